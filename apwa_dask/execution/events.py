@@ -1,0 +1,100 @@
+"""What happens in a run, as small frozen dataclasses. The engine emits them and draws nothing itself.
+
+Progress, history, reports and dashboards are subscribers (`apwa_dask.observe`). Counts are deltas since the last
+event of the same process, so that adding them up is all a subscriber has to do. No row text travels in an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+__all__ = ["Event", "PartitionDone", "Progress", "RunFinished", "RunStarted", "StageFinished", "StageStarted", "State", "Subscriber"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run, at ``time`` (Unix seconds)."""
+
+    run_id: str
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    """The run begins: its plan's hash, the number of stages, the ceiling in USD (None: no ceiling)."""
+
+    plan_hash: str = ""
+    stages: int = 0
+    budget_usd: float | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted(Event):
+    """A stage begins. ``rows`` is None where the source does not know its row count."""
+
+    stage: int = 0
+    name: str = ""
+    partitions: int = 0
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """Deltas of one process since its last report (at most two a second), and its gauges now."""
+
+    stage: int = 0
+    rows_done: int = 0
+    rows_failed: int = 0
+    rows_cached: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    cost_unknown: bool = False
+    throttled_s: float = 0.0
+    in_flight: int = 0
+    worker: str = ""
+    failures: dict[str, int] = field(default_factory=dict)
+    """New failures by ``class: safe message``."""
+
+
+@dataclass(frozen=True, slots=True)
+class State(Event):
+    """The run's state in words: running, paused (with until-when and why), stopping, ..."""
+
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionDone(Event):
+    """A partition is committed. ``reused`` when an earlier attempt had committed it already."""
+
+    stage: int = 0
+    partition: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished(Event):
+    """All partitions of a stage are committed."""
+
+    stage: int = 0
+    rows_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished(Event):
+    """The run ended: ``done``, ``stopped``, ``failed`` or ``budget``."""
+
+    status: str = "done"
+    message: str = ""
+
+
+class Subscriber(Protocol):
+    """Receives every event of a run, in the client's process, from one thread."""
+
+    def __call__(self, event: Event) -> None: ...

@@ -1,0 +1,250 @@
+"""The steps of a plan: closed, typed, plain data.
+
+Steps that call a model carry a `Contract`. Frame steps never call one. Each step names its input (a source
+alias or an earlier step), so that a plan is a small directed acyclic graph.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from apwa_dask.plan.contract import Contract
+from apwa_dask.plan.schema import Schema
+
+__all__ = [
+    "Aggregate",
+    "Aggregation",
+    "Assign",
+    "Chunk",
+    "Concat",
+    "Distinct",
+    "Explode",
+    "Filter",
+    "FlatMap",
+    "FrameStep",
+    "Limit",
+    "LLMStep",
+    "Map",
+    "Merge",
+    "Reduce",
+    "Sample",
+    "Select",
+    "Sort",
+    "SortKey",
+    "Step",
+    "Where",
+]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class _Step(BaseModel):
+    """Traits have conservative defaults: an unknown step is a barrier that reads and may change everything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Name
+    input: Name
+    reason: str = ""
+
+    row_local: ClassVar[bool] = False
+    """Each output row depends on one input row: partitions and rows may be worked on alone."""
+    calls_model: ClassVar[bool] = False
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        """Names of the tables or steps this step reads."""
+        return (self.input,)
+
+
+class LLMStep(_Step):
+    """A step that calls a model under a contract."""
+
+    calls_model: ClassVar[bool] = True
+    contract: Contract
+
+
+class FrameStep(_Step):
+    """A step that never calls a model."""
+
+
+class Map(LLMStep):
+    """One row in, the same row out with new typed columns."""
+
+    op: Literal["map"] = "map"
+    row_local: ClassVar[bool] = True
+
+
+class Filter(LLMStep):
+    """Keep the rows for which the model answers true. ``contract.output`` is ``{"keep": boolean}``."""
+
+    op: Literal["filter"] = "filter"
+    row_local: ClassVar[bool] = True
+
+    @field_validator("contract")
+    @classmethod
+    def _answers_keep(cls, contract: Contract) -> Contract:
+        if contract.output.names == ("keep",) and contract.output.fields[0].type == "boolean":
+            return contract
+        raise ValueError("the output of a filter is exactly {keep: boolean}")
+
+    @staticmethod
+    def verdict() -> Schema:
+        """The one output schema a filter has."""
+        return Schema.of({"keep": bool})
+
+
+class FlatMap(LLMStep):
+    """One row in, zero to many rows out; the answer is a list of ``contract.output`` rows."""
+
+    op: Literal["flat_map"] = "flat_map"
+    row_local: ClassVar[bool] = True
+    max_rows: int = Field(default=100, ge=1)
+
+
+class Reduce(LLMStep):
+    """A group, or the whole table, in; one row out. Runs as a tree of bounded prompts.
+
+    With ``unit: partition`` and no `by`, each partition gives one row.
+    """
+
+    op: Literal["reduce"] = "reduce"
+    by: tuple[str, ...] = ()
+
+
+class Where(FrameStep):
+    """Keep the rows for which a SQL scalar expression is true."""
+
+    op: Literal["where"] = "where"
+    row_local: ClassVar[bool] = True
+    condition: str = Field(min_length=1)
+
+
+class Assign(FrameStep):
+    """New or replaced columns, each a SQL scalar expression over the row as it came in."""
+
+    op: Literal["assign"] = "assign"
+    row_local: ClassVar[bool] = True
+    columns: dict[Name, str] = Field(min_length=1)
+
+
+class Select(FrameStep):
+    """Keep these columns, in this order, some under a new name (``rename`` maps old to new)."""
+
+    op: Literal["select"] = "select"
+    row_local: ClassVar[bool] = True
+    columns: tuple[str, ...] = Field(min_length=1)
+    rename: dict[str, Name] = {}
+
+
+class Explode(FrameStep):
+    """One row for each element of a list column; an empty or null list gives one row with null."""
+
+    op: Literal["explode"] = "explode"
+    row_local: ClassVar[bool] = True
+    column: str
+
+
+class Chunk(FrameStep):
+    """Cut a long text column into overlapping pieces, one row each.
+
+    Adds the integer column ``<column>_chunk`` (0-based) and replaces ``column`` by the piece.
+    """
+
+    op: Literal["chunk"] = "chunk"
+    row_local: ClassVar[bool] = True
+    column: str
+    tokens: int = Field(default=1_000, ge=16)
+    overlap_tokens: int = Field(default=50, ge=0)
+
+
+class Aggregation(BaseModel):
+    """One aggregate: a function over a column (``count`` without a column counts rows)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fn: Literal["count", "count_distinct", "sum", "mean", "min", "max", "median", "std", "any", "all"]
+    column: str | None = None
+
+
+class Aggregate(FrameStep):
+    """Numbers by group, or one row for the whole table when `by` is empty."""
+
+    op: Literal["aggregate"] = "aggregate"
+    by: tuple[str, ...] = ()
+    aggregates: dict[Name, Aggregation] = Field(min_length=1)
+
+
+class SortKey(BaseModel):
+    """One sort column. Nulls come last in both directions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    column: str
+    descending: bool = False
+
+
+class Sort(FrameStep):
+    """Stable order by one or several columns; ties keep the order of the input."""
+
+    op: Literal["sort"] = "sort"
+    by: tuple[SortKey, ...] = Field(min_length=1)
+
+
+class Limit(FrameStep):
+    """The first n rows of the table in its order."""
+
+    op: Literal["limit"] = "limit"
+    n: int = Field(ge=0)
+
+
+class Distinct(FrameStep):
+    """The first row of each distinct combination of `columns` (all columns when empty)."""
+
+    op: Literal["distinct"] = "distinct"
+    columns: tuple[str, ...] = ()
+
+
+class Sample(FrameStep):
+    """A seeded random sample: `n` rows, or a `fraction` of them."""
+
+    op: Literal["sample"] = "sample"
+    n: int | None = Field(default=None, ge=0)
+    fraction: float | None = Field(default=None, ge=0, le=1)
+    seed: int = 0
+
+
+class Merge(FrameStep):
+    """Equality join with another table. Clashing right columns get `suffix`."""
+
+    op: Literal["merge"] = "merge"
+    right: Name
+    how: Literal["inner", "left", "right", "outer"] = "inner"
+    left_on: tuple[str, ...] = Field(min_length=1)
+    right_on: tuple[str, ...] = Field(min_length=1)
+    suffix: str = Field(default="_right", min_length=1)
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, self.right)
+
+
+class Concat(FrameStep):
+    """The rows of several tables under one another; columns by name, missing ones null."""
+
+    op: Literal["concat"] = "concat"
+    others: tuple[Name, ...] = Field(min_length=1)
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, *self.others)
+
+
+Step = Annotated[
+    Map | Filter | FlatMap | Reduce
+    | Where | Assign | Select | Explode | Chunk
+    | Aggregate | Sort | Limit | Distinct | Sample | Merge | Concat,
+    Field(discriminator="op"),
+]  # fmt: skip
