@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from apwa_dask.plan.contract import Contract
-from apwa_dask.plan.schema import Schema
+from apwa_dask.plans.contract import Contract
+from apwa_dask.plans.schema import Schema
 
 __all__ = [
     "Aggregate",

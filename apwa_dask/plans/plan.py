@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from apwa_dask.plan.steps import LLMStep, Name, Step
+from apwa_dask.plans.steps import LLMStep, Name, Step
 
 __all__ = ["PLAN_VERSION", "Plan"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from apwa_dask.plan.schema import Schema
+from apwa_dask.plans.schema import Schema
 
 __all__ = ["Contract", "Example", "Limits", "Unit"]
 
