@@ -60,7 +60,9 @@ class Weights:
     @property
     def size_text(self) -> str:
         """Size for people, in decimal units as download tools show it."""
-        return f"{self.size_bytes / 1e9:.1f} GB" if self.size_bytes >= 1e9 else f"{self.size_bytes / 1e6:.0f} MB"
+        return (
+            f"{self.size_bytes / 1e9:.1f} GB" if self.size_bytes >= 1e9 else f"{self.size_bytes / 1e6:.0f} MB"
+        )
 
     def parts(self) -> tuple[Part, ...]:
         """The wheels whose contents joined are this file, in numeric order (part10 comes after part9)."""

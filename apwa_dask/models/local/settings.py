@@ -1,0 +1,116 @@
+"""What a server of the embedded model is started with, and where it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from apwa_dask.errors import LocalModelError
+
+__all__ = ["LocalEndpoint", "ServerSettings", "usable_cores"]
+
+_MIN_N_CTX = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Everything that decides how a server answers; processes with equal settings share one server.
+
+    Parameters
+    ----------
+    model_path : str
+        Absolute path of a GGUF file.
+    model_name : str
+        What the server calls itself.
+    slots : int
+        Requests worked on at a time. Keep the calls in flight, over all processes, at or below it: requests
+        beyond the slots starve. On a CPU more slots give fairness and overlap, hardly more throughput.
+    n_ctx : int
+        Tokens of prompt and answer together, per slot.
+    threads : int
+        Compute threads.
+    grace_s : float
+        How long the server stays after its last user has left or died.
+    cache_ram_mib : int
+        Memory for prompts kept beyond the slots.
+    """
+
+    model_path: str
+    model_name: str
+    slots: int = 4
+    n_ctx: int = 4096
+    threads: int = 0
+    grace_s: float = 30.0
+    cache_ram_mib: int = 256
+
+    def __post_init__(self) -> None:
+        if self.slots < 1 or self.n_ctx < _MIN_N_CTX or self.threads < 0 or self.grace_s < 0:
+            raise LocalModelError(
+                f"bad settings: slots={self.slots}, n_ctx={self.n_ctx}, threads={self.threads}, "
+                f"grace_s={self.grace_s}",
+                why=f"needed: slots >= 1, n_ctx >= {_MIN_N_CTX} tokens per slot, threads >= 0, grace_s >= 0",
+                code="LOCAL-SETTINGS",
+            )
+        if not self.threads:
+            object.__setattr__(self, "threads", usable_cores())
+
+    @property
+    def key(self) -> str:
+        """Name of the server's folder. A file that was replaced by another is another model."""
+        found = Path(self.model_path).stat()
+        identity = {**dataclasses.asdict(self), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Write the settings for the server process; they hold no secret."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerSettings:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LocalEndpoint:
+    """A running server of the embedded model, as an OpenAI-compatible endpoint on loopback.
+
+    Parameters
+    ----------
+    base_url : str
+        Ends in ``/v1``.
+    api_key : str
+        Random, known only to this user's processes; not in the repr.
+    slots : int
+        Calls in flight that the server works on at a time.
+    model_name : str
+    n_ctx : int
+        Tokens per slot, prompt and answer together.
+    pid : int
+    """
+
+    base_url: str
+    api_key: str = dataclasses.field(repr=False)
+    slots: int
+    model_name: str
+    n_ctx: int
+    pid: int
+
+    def to_json(self) -> str:
+        """Write the endpoint for the 0600 file that this user's other processes read."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> LocalEndpoint:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def usable_cores() -> int:
+    """Cores this process may run on (containers and ``taskset`` give fewer than the machine has)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
