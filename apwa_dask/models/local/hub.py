@@ -17,7 +17,8 @@ from apwa_dask.models.local.wheels import FetchFailed
 
 __all__ = ["download_from_hub", "hub_address"]
 
-_OPEN_TIMEOUT_S = 6.0
+_OPEN_TIMEOUT_S = 5.0
+_GIVE_UP_S = 8.0
 _TRIES = 5
 _CHUNK_BYTES = 1 << 20
 
@@ -89,9 +90,9 @@ def _opened(url: str, from_byte: int) -> http.client.HTTPResponse:
 
     threading.Thread(target=open_it, name="apwa-hub", daemon=True).start()
     try:
-        answer = answers.get(timeout=_OPEN_TIMEOUT_S * 2)
+        answer = answers.get(timeout=_GIVE_UP_S)
     except queue.Empty:
-        raise FetchFailed(f"no answer from the hub in {_OPEN_TIMEOUT_S * 2:.0f} s") from None
+        raise FetchFailed(f"no answer from the hub in {_GIVE_UP_S:.0f} s") from None
     if isinstance(answer, urllib.error.HTTPError):
         raise FetchFailed(f"the hub answered {answer.code}") from answer
     if isinstance(answer, Exception):

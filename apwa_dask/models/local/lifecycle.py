@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from apwa_dask.errors import LocalModelError
@@ -30,6 +31,7 @@ __all__ = ["acquire", "local_server", "release"]
 
 _START_TIMEOUT_S = 300.0
 _POLL_S = 0.05
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 @dataclasses.dataclass(slots=True)
@@ -160,8 +162,6 @@ def _joined(
 def _spawn(folder: ServerFolder, settings: ServerSettings) -> subprocess.Popen[bytes]:
     folder.endpoint.unlink(missing_ok=True)  # left by a server that was killed
     folder.settings.write_text(settings.to_json(), encoding="utf-8")
-    root = str(Path(__file__).resolve().parents[3])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     with folder.log.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "apwa_dask.models.local.server_main", str(folder.path)],
@@ -169,12 +169,20 @@ def _spawn(folder: ServerFolder, settings: ServerSettings) -> subprocess.Popen[b
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=folder.path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=_server_environment(os.environ),
             start_new_session=True,  # Ctrl-C in the user's terminal must not reach it while rows drain
         )
     # The server outlives this call and often this process; the thread only keeps it from staying a zombie.
     threading.Thread(target=process.wait, name="apwa-local-server-wait", daemon=True).start()
     return process
+
+
+def _server_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Our environment without its secrets, and with this package importable from wherever we have it."""
+    kept = {name: value for name, value in ours.items() if not _SECRET.search(name)}
+    root = str(Path(__file__).resolve().parents[3])
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, ours.get("PYTHONPATH")]))
+    return kept
 
 
 def _wait_ready(
@@ -184,9 +192,9 @@ def _wait_ready(
         endpoint = folder.read_endpoint()
         if endpoint is not None:
             return endpoint
-        if process is None or process.poll() is not None:
-            if not folder.is_alive():
-                raise _did_not_start(folder, _how_it_ended(process))
+        ended = process is None or process.poll() is not None
+        if ended and not folder.is_alive():
+            raise _did_not_start(folder, _how_it_ended(process))
         time.sleep(_POLL_S)
     if process is not None:
         process.kill()
@@ -218,11 +226,9 @@ def _did_not_start(folder: ServerFolder, why: str) -> LocalModelError:
 
 
 def _forget_in_child() -> None:
-    """A forked child is no user until it asks itself; closing its copies leaves the parent's lease as it is."""
+    """A forked child is no user until it asks itself; its copies of the locks are closed by `locks`."""
     global _guard
-    _guard = threading.Lock()
-    for lease in _leases.values():
-        lease.users.close()
+    _guard = threading.Lock()  # the parent's may have been held by a thread that does not exist here
     _leases.clear()
 
 

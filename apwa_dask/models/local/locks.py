@@ -8,14 +8,24 @@ hold "the same" lock on two inodes.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import tempfile
 import time
+import weakref
 from pathlib import Path
 
 from apwa_dask.errors import LocalModelError
+
+try:
+    import fcntl
+except ImportError:
+    raise LocalModelError(
+        "the embedded model runs on Linux and macOS only",
+        why="one server is shared by all worker processes through POSIX file locks",
+        fix="use another endpoint: set OPENAI_BASE_URL and OPENAI_API_KEY",
+        code="LOCAL-SYSTEM",
+    ) from None
 
 __all__ = ["FileLock", "private_folder", "runtime_folder"]
 
@@ -23,7 +33,7 @@ _POLL_S = 0.1
 
 
 class FileLock:
-    """One open lock file. `try_exclusive`, `try_shared` and `close`; a child made by fork only closes it.
+    """One open lock file, exclusive or shared. A child made by fork holds none of its parent's locks.
 
     Parameters
     ----------
@@ -34,6 +44,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _open_locks.add(self)
 
     def try_exclusive(self) -> bool:
         """Take the lock alone, or return False at once if anybody else holds it."""
@@ -56,7 +67,13 @@ class FileLock:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close the file. The lock is free once every process that inherited the open file has closed it."""
+        """Give the lock back, for good; closing again does nothing."""
+        if self._fd >= 0:
+            self.unlock()  # closing alone would leave it to a child that was forked meanwhile
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the file and leave the lock to the process that this one was forked from."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -86,6 +103,18 @@ class FileLock:
 
     def __repr__(self) -> str:
         return f"FileLock({str(self._path)!r})"
+
+
+_open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for lock in list(_open_locks):
+        lock.abandon()
+    _open_locks.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 def private_folder(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 from pathlib import Path
 
@@ -16,20 +15,13 @@ _OTHER_ENDPOINT = "use another endpoint: set OPENAI_BASE_URL and OPENAI_API_KEY"
 
 
 def check_machine() -> None:
-    """Check the system, the processor and the runtime.
+    """Check the processor and the runtime.
 
     Raises
     ------
     LocalModelError
-        No POSIX system, no AVX2, or the runtime is not installed.
+        No AVX2, or the runtime is not installed.
     """
-    if os.name != "posix":
-        raise LocalModelError(
-            "the embedded model runs on Linux and macOS only",
-            why="one server is shared by all worker processes through POSIX file locks",
-            fix=_OTHER_ENDPOINT,
-            code="LOCAL-SYSTEM",
-        )
     missing = missing_instructions(_cpuinfo()) if platform.machine().lower() in ("x86_64", "amd64") else []
     if missing:
         raise LocalModelError(
@@ -47,7 +39,7 @@ def check_machine() -> None:
 
 
 def missing_instructions(cpuinfo: str) -> list[str]:
-    """Return which of the needed x86 instruction sets ``/proc/cpuinfo`` does not list; none if it says nothing."""
+    """Return the needed x86 instruction sets that ``/proc/cpuinfo`` does not list; none if it says nothing."""
     for line in cpuinfo.splitlines():
         name, _, flags = line.partition(":")
         if name.strip() == "flags":

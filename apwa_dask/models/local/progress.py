@@ -49,7 +49,7 @@ def announcement(progress: FetchProgress) -> str:
     weights = progress.weights
     return (
         f"fetching the embedded model {weights.name}: {weights.size_text}, licence {weights.licence}, "
-        f"into {progress.target.parent} (from {progress.source}; once)"
+        f"into {progress.target.parent} (once; later runs use the cached file)"
     )
 
 
@@ -66,28 +66,29 @@ def default_report() -> Iterator[Report]:
 @contextlib.contextmanager
 def _bar() -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console) as bar:
-        tasks = {}
+        task: TaskID | None = None
 
         def report(progress: FetchProgress) -> None:
-            if progress.source not in tasks:
+            nonlocal task
+            if task is None:
                 console.print(announcement(progress), highlight=False)
-                tasks[progress.source] = bar.add_task(progress.source, total=progress.total_bytes)
-            bar.update(tasks[progress.source], completed=progress.done_bytes)
+                task = bar.add_task(progress.weights.name, total=progress.total_bytes)
+            bar.update(task, completed=progress.done_bytes)
 
         yield report
 
 
 def _log_lines(clock: Callable[[], float] = time.monotonic) -> Report:
-    last_s = clock()
+    last_s: float | None = None
 
     def report(progress: FetchProgress) -> None:
         nonlocal last_s
-        if progress.done_bytes == 0:
+        if last_s is None:
             # A warning, so that it is seen where nobody set logging up: it is a gigabyte.
             _logger.warning("%s", announcement(progress))
         elif clock() - last_s >= _LOG_EVERY_S or progress.done_bytes == progress.total_bytes:

@@ -62,8 +62,11 @@ def _start(settings: ServerSettings) -> tuple[object, LocalEndpoint]:
     params.fit_params = False
     params.ui = False
     params.offline = True
-    params.verbosity = 1
-    server = xllamacpp.Server(params)
+    params.verbosity = 1  # errors only: never prompts
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(str(error))  # the library has written its reasons above; its frames would hide them
     endpoint = LocalEndpoint(
         base_url=f"{server.listening_address}/v1",
         api_key=api_key,
@@ -84,7 +87,7 @@ def _publish(folder: ServerFolder, endpoint: LocalEndpoint) -> None:
 
 
 def _exit_when_unused(folder: ServerFolder, grace_s: float, *, keep: object) -> NoReturn:
-    """Leave the process when nobody has used the server for `grace_s` seconds; `keep` holds the server till then."""
+    """Leave when nobody has used the server for `grace_s` seconds; `keep` is the server, alive till then."""
     users = folder.users_lock()
     poll_s = min(_LONGEST_POLL_S, max(grace_s / 4, 0.05))
     unused_since_s: float | None = None

