@@ -1,0 +1,126 @@
+"""The process of a scripted server: ``python -m apwa_dask.testing.server --port 0 --script script.json``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from apwa_dask.testing.connection import Connection
+from apwa_dask.testing.log import Call
+from apwa_dask.testing.script import Script
+from apwa_dask.testing.service import Service
+
+__all__ = ["Listener", "main", "new_loop"]
+
+PARENT_CHECK_S = 0.5
+HOST = "127.0.0.1"
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A uvloop loop where uvloop is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+class Listener:
+    """A service bound to a port of the loopback interface."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.connections: set[Connection] = set()
+
+    async def open(self, port: int) -> int:
+        """Listen; returns the port, which the system chooses for 0."""
+        loop = asyncio.get_running_loop()
+        self.server = await loop.create_server(
+            lambda: Connection(self.service, self.connections), HOST, port, backlog=4096
+        )
+        chosen: int = self.server.sockets[0].getsockname()[1]
+        return chosen
+
+    async def close(self) -> None:
+        """Stop listening and cut every connection; calls in flight are logged as aborted."""
+        self.server.close()
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+        while self.connections:  # each is taken out when its loss is reported, in the next turns of the loop
+            await asyncio.sleep(0)
+
+
+async def _serve(port: int, script: Script, sink: Callable[[Call], None] | None, watch_stdin: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if watch_stdin:
+        loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_input, stop)
+    listener = Listener(Service(script, sink))
+    chosen = await listener.open(port)
+    sys.stdout.write(f"READY http://{HOST}:{chosen}/v1\n")
+    sys.stdout.flush()
+    parent = os.getppid()
+    while not stop.is_set() and (not watch_stdin or os.getppid() == parent):
+        # The end of stdin tells of a parent's death unless one of its forks still holds the other end.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), PARENT_CHECK_S)
+    await listener.close()
+
+
+def _stop_at_end_of_input(stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Prints one line, ``READY <base url>``, when calls can come."""
+    parser = argparse.ArgumentParser(prog="python -m apwa_dask.testing.server", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
+    parser.add_argument(
+        "--script", default="", help="JSON file; '-' reads one line from stdin and stops at its end"
+    )
+    parser.add_argument("--log", type=Path, help="JSON lines file that gets each call when it ends")
+    given = parser.parse_args(arguments)
+    watch_stdin = given.script == "-"
+    if watch_stdin:
+        script = Script.from_json(sys.stdin.buffer.readline())
+    else:
+        script = Script.from_json(Path(given.script).read_bytes()) if given.script else Script()
+    with contextlib.ExitStack() as stack:
+        sink: Callable[[Call], None] | None = None
+        if given.log is not None:
+            file = stack.enter_context(given.log.open("ab", buffering=0))
+
+            def sink(call: Call) -> None:
+                file.write(orjson.dumps(call) + b"\n")
+
+        loop = new_loop()
+        stack.callback(loop.close)
+        loop.run_until_complete(_serve(given.port, script, sink, watch_stdin))
+    return 0
+
+
+def _first_line(descriptor: int) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(descriptor, 1)
+        if not byte:
+            break
+        line += byte
+    return bytes(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
