@@ -7,8 +7,8 @@
 ...     assert server.log().billed.distinct_texts == 100
 
 The server answers with values derived from the prompt, so that each row's right answer is known
-(`expected_answer`); it really limits, fails, drips and truncates; and its log is the bill. Fixtures for pytest are
-in `apwa_dask.testing.fixtures`.
+(`expected_answer`); it really limits, fails, drips and truncates; and its log is the bill. Fixtures for
+pytest are in `apwa_dask.testing.fixtures`.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def chat_request(body: dict[str, Any]) -> ChatRequest:
 
 
 def answer_for(script: Script, request: ChatRequest) -> Answer | None:
-    """The answer that the script gives, before faults and limits; None if nothing fits and the mode is ``fail``.
+    """The script's answer before faults and limits; None if nothing fits and the mode is ``fail``.
 
     Raises
     ------

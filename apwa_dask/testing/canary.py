@@ -20,8 +20,8 @@ def grep_canary(places: bytes | str | Path | Iterable[bytes | str | Path], canar
     Parameters
     ----------
     places : bytes, str, Path or iterable of these
-        Bytes and strings are searched as they are; a `Path` is a file, or a folder searched to its depth. Members
-        of zip files and the content of gzip files are searched too.
+        Bytes and strings are searched as they are; a `Path` is a file, or a folder searched to its depth.
+        Members of zip files and the content of gzip files are searched too.
     canary : str
         The key. It is looked for as UTF-8, UTF-16, base64 (at any offset) and percent-encoded.
 

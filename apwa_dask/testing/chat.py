@@ -1,4 +1,4 @@
-"""The life of one chat call: checked, limited, struck by a fault, queued for a slot, answered. No sockets here."""
+"""The life of one chat call: checked, limited, struck by a fault, queued for a slot, answered."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ class Desk:
         wanted = call.prompt_tokens + (_max_tokens(asked) or 0)
         if script.context_tokens is not None and wanted > script.context_tokens:
             message = (
-                f"This model's maximum context length is {script.context_tokens} tokens. However, you requested "
-                f"{wanted} tokens. Please reduce the length of the messages or completion."
+                f"This model's maximum context length is {script.context_tokens} tokens. However, you "
+                f"requested {wanted} tokens. Please reduce the length of the messages or completion."
             )
             return error_reply(400, message, code="context_length_exceeded", param="messages")
         return None
@@ -192,7 +192,7 @@ class Desk:
         return error_reply(429, message, kind=verdict.limit, code="rate_limit_exceeded", extra=extra)
 
     def _attempt(self, asked: ChatRequest) -> int:
-        """Count the attempts of a conversation. Re-asks append messages, so its first user message names it."""
+        """Count a conversation's attempts. Re-asks append messages: its first user message names it."""
         messages: list[dict[str, Any]] = asked.body["messages"]
         first_user = next((i for i, message in enumerate(messages) if message.get("role") == "user"), 0)
         head = orjson.dumps([asked.model, messages[: first_user + 1]])

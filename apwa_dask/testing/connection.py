@@ -35,6 +35,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the transport."""
         self.transport = cast(asyncio.Transport, transport)
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connections.add(self)
 
     def connection_lost(self, why: Exception | None) -> None:
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
         if self.timer is not None:
             self.timer.cancel()
         self._end(aborted=True)
+        self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes in; while a request is being answered the next ones wait in the buffer."""
@@ -105,8 +107,8 @@ class Connection(asyncio.Protocol):
                 self.transport.close()
 
     def _reset(self) -> None:
-        # Lingering for zero seconds makes the kernel send RST. The option belongs to the open socket, which the
-        # duplicate shares; uvloop's own socket object does not let it be set.
+        # Lingering for zero seconds makes the kernel send RST. The option belongs to the open socket, which
+        # the duplicate shares; uvloop's own socket object does not let it be set.
         with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

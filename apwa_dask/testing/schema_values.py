@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import uuid
 from itertools import zip_longest
 from typing import Any
 
 __all__ = ["SchemaNotScripted", "resolve", "row_property", "schema_value"]
 
 ROW_NAMES = ("row", "row_id", "rowid", "id", "item", "index")
+MAX_DEPTH = 8
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "harbor")
 
 
@@ -31,13 +33,13 @@ def schema_value(schema: dict[str, Any], text: str, prompt: str, row_id: str) ->
         Searched for the numbers of rows when `text` lists none.
     row_id : str
         Regular expression whose first group is a row's number. An array whose items carry an integer property
-        called row, id or alike gets one item a number; the item's values derive from that row's own text, so they
-        do not depend on its neighbours.
+        called row, id or alike gets one item a number; the item's values derive from that row's own text, so
+        they do not depend on its neighbours.
 
     Raises
     ------
     SchemaNotScripted
-        For ``pattern``, remote references and unknown types.
+        For ``pattern``, ``multipleOf`` of a float, remote references and unknown types.
     """
     rows = _rows(text, row_id) or _rows(prompt, row_id)
     return _Maker(schema, rows).value(schema, text, "$")
@@ -87,6 +89,7 @@ class _Maker:
             return schema["enum"][pick % len(schema["enum"])]
         branches = schema.get("anyOf") or schema.get("oneOf")
         if branches:
+            branches = self._scripted(branches, path)
             return self.value(branches[pick % len(branches)], seed, path + "|")
         if "allOf" in schema:
             merged: dict[str, Any] = {k: v for k, v in schema.items() if k != "allOf"}
@@ -97,6 +100,14 @@ class _Maker:
         if isinstance(kind, list):
             kind = kind[pick % len(kind)]
         return self._typed(kind, schema, seed, path, pick)
+
+    def _scripted(self, branches: list[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+        """The branches for which a value can be made; below MAX_DEPTH only those that end a recursion."""
+        resolved = [resolve(branch, self.root) for branch in branches]
+        fit = [branch for branch in resolved if "pattern" not in branch]
+        if _depth(path) > MAX_DEPTH:
+            fit = [branch for branch in fit if branch.get("type") not in ("object", "array")] or fit
+        return fit or resolved
 
     def _typed(self, kind: str, schema: dict[str, Any], seed: str, path: str, pick: int) -> Any:
         if kind == "object":
@@ -126,9 +137,14 @@ class _Maker:
                 item[numbered] = number
                 made.append(item)
             return made
-        least = schema.get("minItems", 1)
-        most = max(least, schema.get("maxItems", least + 2))
+        deep = _depth(path) > MAX_DEPTH
+        least = schema.get("minItems", 0 if deep else min(1, schema.get("maxItems", 1)))
+        most = least if deep else min(schema.get("maxItems", least + 2), least + 2)
         return [self.value(items, seed, f"{path}[{i}]") for i in range(least + pick % (most - least + 1))]
+
+
+def _depth(path: str) -> int:
+    return path.count(".") + path.count("[")
 
 
 def _hash(seed: str, path: str) -> int:
@@ -144,6 +160,8 @@ def _integer(schema: dict[str, Any], pick: int) -> int:
 
 
 def _number(schema: dict[str, Any], pick: int) -> float:
+    if "multipleOf" in schema:
+        raise SchemaNotScripted("multipleOf of a number that is not an integer: give the answer by a rule")
     low, high = _bounds(schema, default_span=1.0, step=1e-3)
     return min(high, max(low, round(low + (high - low) * (pick % 1001) / 1000, 3)))
 
@@ -171,7 +189,7 @@ def _string(schema: dict[str, Any], pick: int) -> str:
         "date-time": f"{day}T{clock}Z",
         "email": f"{hexadecimal[:8]}@example.com",
         "uri": f"https://example.com/{hexadecimal[:8]}",
-        "uuid": f"{hexadecimal[:8]}-{hexadecimal[8:12]}-4{hexadecimal[12:15]}-8{hexadecimal[:3]}-{hexadecimal[:12]}",
+        "uuid": str(uuid.UUID(int=pick, version=4)),
         "duration": f"PT{pick % 60 + 1}M",
     }
     text: str = formats.get(schema.get("format", ""), f"{_WORDS[pick % len(_WORDS)]}-{hexadecimal[:6]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -13,15 +14,15 @@ from apwa_dask.errors import ConfigError, candidates
 
 __all__ = ["AnswerMode", "ChatRequest", "Fault", "FaultKind", "Json", "Lognormal", "On", "Rule", "Script"]
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 AnswerMode = Literal["auto", "echo", "fail"]
 FaultKind = Literal[
     # refused before any token is made
     "status", "insufficient_quota", "content_filter", "error_in_200", "html_200", "hang", "disconnect",
     # the model's answer is not what was asked for
-    "content_filter_finish", "refusal", "length", "null_content", "wrong_enum", "extra_field", "missing_field",
-    "nan", "drop_item", "duplicate_item", "content",
+    "content_filter_finish", "refusal", "length", "null_content", "content",
+    "wrong_enum", "extra_field", "missing_field", "nan", "drop_item", "duplicate_item",
     # the answer is right, the envelope is not
     "no_usage", "other_model", "no_choices", "broken_json", "empty_body", "slow",
     # the answer was made, and the wire loses, slows or swells it
@@ -96,7 +97,7 @@ class On:
     every : int, optional
         Each call whose number is a multiple of this.
     fraction : float, optional
-        Share of texts, 0 to 1, chosen by a hash of `seed` and the last user message: the same texts each time.
+        Share of texts, 0 to 1, chosen by a hash of `seed` and the last user message: always the same texts.
     between_s : (float, float), optional
         Seconds since the server started, or was last reset.
     """
@@ -109,6 +110,10 @@ class On:
     fraction: float | None = None
     seed: int = 0
     between_s: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        _regular(self.text)
+        _regular(self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ class Fault:
     """
 
     kind: FaultKind
-    on: On | str = On()
+    on: On | str = field(default_factory=On)
     times: int | None = None
     status: int = 500
     retry_after: str | None = None
@@ -161,9 +166,8 @@ class Fault:
     size_bytes: int = 50_000_000
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(FaultKind):
-            hint = candidates(str(self.kind), get_args(FaultKind), noun="kinds")
-            raise ConfigError(f"no fault is called {self.kind!r}", why=hint)
+        _one_of("kind of fault", self.kind, get_args(FaultKind))
+        _regular(self.on if isinstance(self.on, str) else None)
 
     @property
     def selector(self) -> On:
@@ -180,8 +184,8 @@ class Rule:
     match : str
         Regular expression, searched.
     answer : Json
-        A string is sent as it is; ``{"tool_calls": [{"name": ..., "arguments": {...}}]}`` makes the model call
-        tools; any other value is sent as JSON.
+        A string is sent as it is; ``{"tool_calls": [{"name": ..., "arguments": {...}}]}`` makes the model
+        call tools; any other value is sent as JSON.
     where : {"text", "prompt", "last"}
         Searched in the last user message, the whole prompt, or the last message of any role.
     model : str, optional
@@ -196,6 +200,10 @@ class Rule:
     model: str | None = None
     turn: int | None = None
 
+    def __post_init__(self) -> None:
+        _one_of("place to match", self.where, ("text", "prompt", "last"))
+        _regular(self.match)
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -204,8 +212,8 @@ class Script:
     Parameters
     ----------
     answers : {"auto", "echo", "fail"}
-        When no mapping or rule fits: an answer made from the hash of the text (valid for the schema), the text
-        itself, or HTTP 500 that says so and is logged as fault ``unmatched``.
+        When no mapping or rule fits: an answer made from the hash of the text (valid for the schema), the
+        text itself, or HTTP 500 that says so and is logged as fault ``unmatched``.
     mapping : mapping of str to Json
         Exact last user message -> answer. Looked up before the rules.
     rules : tuple of Rule
@@ -277,6 +285,12 @@ class Script:
     keep_bodies: bool = True
     keep_calls: int | None = None
 
+    def __post_init__(self) -> None:
+        _one_of("answer mode", self.answers, get_args(AnswerMode))
+        _one_of("dialect of limit headers", self.limit_headers, ("openai", "anthropic", "none"))
+        _one_of("dialect of retry-after", self.retry_after, ("seconds", "ms", "date", "none"))
+        _regular(self.row_id)
+
     def to_json(self) -> bytes:
         """The script as JSON, for another process or a file.
 
@@ -312,6 +326,18 @@ class Script:
     def but(self, **changes: Any) -> Script:
         """A copy with other values, for a change while the server runs."""
         return dataclasses.replace(self, **changes)
+
+
+def _one_of(noun: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ConfigError(f"no {noun} is called {name!r}", why=candidates(str(name), known, noun="known"))
+
+
+def _regular(pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as why:
+        raise ConfigError(f"{pattern!r} is not a regular expression", why=str(why)) from why
 
 
 _Record = TypeVar("_Record")

@@ -7,8 +7,10 @@ import http.client
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +21,9 @@ import orjson
 
 import apwa_dask
 from apwa_dask.errors import RunError
+from apwa_dask.testing.listener import Listener, new_loop
 from apwa_dask.testing.log import ServerLog, Stats
 from apwa_dask.testing.script import Script
-from apwa_dask.testing.server import Listener, new_loop
 from apwa_dask.testing.service import Service
 
 __all__ = ["ScriptedServer"]
@@ -188,36 +190,42 @@ class _Process:
     """A server in a process of its own, which ends when its stdin does: when this process closes or dies."""
 
     def __init__(self, script: Script, port: int) -> None:
-        text = orjson.dumps(orjson.loads(script.to_json())) + b"\n"
+        line = orjson.dumps(orjson.loads(script.to_json())) + b"\n"
         root = str(Path(apwa_dask.__file__).parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        # A file, not a pipe: nobody reads it while the server runs, and a full pipe would block the server.
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "apwa_dask.testing.server", "--port", str(port), "--script", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._complaints,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             # Ctrl-C in a terminal goes to the whole group; the server must outlive its client's interrupt.
             start_new_session=True,
         )
         self.pid = self._process.pid
-        assert self._process.stdin is not None and self._process.stdout is not None
-        # A timer, as a pipe has no deadline: a server that hangs at its start is killed, and the read below ends.
+        ready = self._first_words(line)
+        if not ready.startswith("READY "):
+            self._kill()
+            raise RunError("the scripted server did not start", why=self._complained())
+        self.base_url = ready.split()[1]
+
+    def _first_words(self, line: bytes) -> str:
+        to_server, from_server = self._process.stdin, self._process.stdout
+        if to_server is None or from_server is None:
+            raise RunError("the scripted server has no pipes")
+        # A pipe has no deadline: a server that hangs at its start is killed by the timer, and the read ends.
         guard = threading.Timer(START_TIMEOUT_S, self._process.kill)
         guard.start()
         try:
-            self._process.stdin.write(text)
-            self._process.stdin.flush()
-            ready = self._process.stdout.readline().decode()
+            to_server.write(line)
+            to_server.flush()
+            return from_server.readline().decode()
         except BrokenPipeError:
-            ready = ""
+            return ""
         finally:
             guard.cancel()
-        if not ready.startswith("READY "):
-            self._process.kill()
-            _, complaint = self._process.communicate()
-            raise RunError("the scripted server did not start", why=complaint.decode()[-2000:])
-        self.base_url = ready.split()[1]
 
     def set(self, script: Script) -> None:
         control(self.base_url, "POST", "script", script.to_json())
@@ -227,8 +235,19 @@ class _Process:
         try:
             self._process.communicate(timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+            self._kill()
+        complaints = self._complained()
+        self._complaints.close()
+        if complaints:
+            warnings.warn(f"the scripted server complained: {complaints}", RuntimeWarning, stacklevel=3)
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _complained(self) -> str:
+        self._complaints.seek(0)
+        return self._complaints.read().decode(errors="replace")[-2000:]
 
 
 class _Thread:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 in bytes: reading requests and building responses, without a framework (its CPU would be in the figures)."""
+"""HTTP/1.1 in bytes: read requests, build responses. No framework: its CPU would show in benchmarks."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Request:
 class Reply:
     """Bytes to send, and what to do with the connection after them.
 
-    ``keep`` it open, ``close`` it, ``reset`` it (RST), send the payload as a ``drip`` byte by byte, or ``hang``:
-    send nothing until the client gives up.
+    ``keep`` it open, ``close`` it, ``reset`` it (RST), send the payload as a ``drip`` byte by byte, or
+    ``hang``: send nothing until the client gives up.
     """
 
     status: int
