@@ -1,0 +1,29 @@
+"""Reading: from files anywhere to partitions of one declared schema, and to the bounded profile of a table."""
+
+from __future__ import annotations
+
+from .manifest import Manifest
+from .partition import read_partition
+from .pieces import FileInfo, Layout, Partition, Piece, Slice
+from .report import FileReport, ReadReport
+from .schema import ROW_ID, type_name
+from .sources import Source, Sources, read_sources
+from .tokens import estimate_tokens
+
+__all__ = [
+    "ROW_ID",
+    "FileInfo",
+    "FileReport",
+    "Layout",
+    "Manifest",
+    "Partition",
+    "Piece",
+    "ReadReport",
+    "Slice",
+    "Source",
+    "Sources",
+    "estimate_tokens",
+    "read_partition",
+    "read_sources",
+    "type_name",
+]

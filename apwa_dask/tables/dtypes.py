@@ -1,0 +1,104 @@
+"""Arrow in the store, pandas in the user's hands: one mapping between the two, the same for every partition.
+
+Missing values stay missing: integers and booleans use pandas' nullable dtypes, so that an all-failed partition
+has the dtypes of a full one. Columns that came from a frame keep its dtype: it travels in the Arrow field's
+metadata, and so through every step that keeps the column.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow as pa
+
+__all__ = ["DTYPE_KEY", "arrow_schema_of", "empty_frame", "to_arrow", "to_pandas"]
+
+DTYPE_KEY = b"apwa:dtype"
+"""Field metadata: the pandas dtype a frame's column had, as text."""
+
+_NULLABLE: dict[pa.DataType, pd.api.extensions.ExtensionDtype] = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.float32(): pd.Float32Dtype(),
+    pa.float64(): pd.Float64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+
+
+def _dtype_of(arrow_type: pa.DataType) -> pd.api.extensions.ExtensionDtype | None:
+    """The pandas dtype of an Arrow type; None where pyarrow's own choice is right (timestamps)."""
+    if arrow_type in _NULLABLE:
+        return _NULLABLE[arrow_type]
+    if pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type):
+        return pd.StringDtype("pyarrow")
+    if pa.types.is_timestamp(arrow_type) or pa.types.is_dictionary(arrow_type):
+        return None
+    return pd.ArrowDtype(arrow_type)
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """A frame with a default index and one dtype for each Arrow type, whatever the values.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+
+    Returns
+    -------
+    pandas.DataFrame
+        Same columns and rows.
+    """
+    frame = table.replace_schema_metadata(None).to_pandas(types_mapper=_dtype_of, ignore_metadata=True)
+    for field in table.schema:
+        wanted = (field.metadata or {}).get(DTYPE_KEY, b"").decode()
+        if wanted and str(frame[field.name].dtype) != wanted:
+            frame[field.name] = _restore(frame[field.name], wanted)
+    return frame
+
+
+def _restore(column: pd.Series, dtype: str) -> pd.Series:
+    if dtype.startswith(("int", "uint", "bool")) and column.isna().any():
+        return column  # plain NumPy integers cannot hold the missing values that a step has brought in
+    if dtype == "object":
+        return column.astype(object).where(column.notna(), None)
+    return column.astype(dtype)  # type: ignore[call-overload]
+
+
+def empty_frame(schema: pa.Schema) -> pd.DataFrame:
+    """The meta of a table: no rows, exact columns and dtypes."""
+    return to_pandas(schema.empty_table())
+
+
+def arrow_schema_of(frame: pd.DataFrame) -> pa.Schema:
+    """Arrow schema of a frame's columns (not its index), each with the pandas dtype in its metadata.
+
+    An object column without values is taken for text, as Dask does.
+    """
+    fields = []
+    for name, column in frame.items():
+        inferred = pa.Array.from_pandas(column).type
+        if column.dtype == object and pa.types.is_null(inferred):
+            inferred = pa.string()
+        if pa.types.is_large_string(inferred):
+            inferred = pa.string()
+        fields.append(pa.field(str(name), inferred, metadata={DTYPE_KEY: str(column.dtype).encode()}))
+    return pa.schema(fields)
+
+
+def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` from a frame, cast to it; the index is not read.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        A value does not fit the declared type.
+    """
+    columns = [pa.Array.from_pandas(frame[field.name], type=field.type) for field in schema]
+    return pa.Table.from_arrays(
+        [c if isinstance(c, pa.ChunkedArray) else pa.chunked_array([c]) for c in columns], schema=schema
+    )
