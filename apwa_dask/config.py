@@ -1,0 +1,110 @@
+"""Settings, by Dask's own convention: the namespace ``apwa`` of ``dask.config``; keyword arguments win.
+
+A setting comes from ``apwa.yaml`` beside this file, then from Dask's configuration files, then from the environment
+(``DASK_APWA__MAX_CONCURRENCY=32``), then from ``dask.config.set``. Settings name an endpoint and the variable of
+its key; they never hold a key.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import dask.config
+import yaml
+
+from apwa_dask.errors import ConfigError, candidates
+
+__all__ = ["NAMESPACE", "defaults", "describe", "get", "misplaced"]
+
+NAMESPACE = "apwa"
+
+
+def get(name: str, override: Any = None) -> Any:
+    """The value of a setting, or `override` where one is given (not None); checked against the schema.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"max-concurrency"``; dashes and underscores are alike.
+    override : optional
+        A keyword argument of the caller.
+
+    Raises
+    ------
+    ConfigError
+        There is no such setting, or its value does not fit; the message names what does.
+    """
+    key = name.replace("_", "-")
+    rules = _rules()
+    if key not in rules:
+        raise ConfigError(
+            f"there is no setting {name!r}",
+            why=candidates(key, rules, noun="settings"),
+            code="CONFIG-NAME",
+        )
+    value = override if override is not None else dask.config.get(f"{NAMESPACE}.{key}", default=defaults()[key])
+    _check(key, value, given=override is not None)
+    return value
+
+
+@cache
+def defaults() -> Mapping[str, Any]:
+    """The settings as shipped."""
+    return dict(_shipped("apwa.yaml")[NAMESPACE])
+
+
+def describe(name: str) -> str:
+    """What a setting means, in a sentence or two."""
+    return " ".join(str(_rules()[name.replace("_", "-")]["description"]).split())
+
+
+def misplaced() -> dict[str, str]:
+    """Names under ``apwa`` in the configuration that are no settings, each with a hint; a typo does nothing."""
+    configured = dask.config.get(NAMESPACE, default={}) or {}
+    known = _rules()
+    return {
+        name: candidates(name.replace("_", "-"), known, noun="settings")
+        for name in sorted(configured)
+        if name.replace("_", "-") not in known
+    }
+
+
+def _check(key: str, value: Any, *, given: bool) -> None:
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_rules()[key]).iter_errors(value))
+    if error is None:
+        return
+    raise ConfigError(
+        f"the value of {key!r} does not fit: {_reason(error.validator, error.validator_value)}",
+        where="the argument you gave" if given else f"setting {NAMESPACE}.{key} (file, environment or dask.config.set)",
+        why=describe(key),
+        code="CONFIG-VALUE",
+    )
+
+
+def _reason(rule: str, wanted: Any) -> str:
+    """What was wanted. The value itself is not quoted: it may be a key that somebody put in the wrong place."""
+    if rule == "enum":
+        return "it is one of " + ", ".join(map(str, wanted))
+    if rule == "type":
+        names = wanted if isinstance(wanted, list) else [wanted]
+        return "it is " + " or ".join(names)
+    return {"minimum": "at least", "maximum": "at most", "minLength": "characters, at least"}.get(rule, rule) + f" {wanted}"
+
+
+@cache
+def _rules() -> Mapping[str, Mapping[str, Any]]:
+    schema = _shipped("apwa-schema.yaml")
+    return dict(schema["properties"][NAMESPACE]["properties"])
+
+
+def _shipped(file_name: str) -> dict[str, Any]:
+    text = importlib.resources.files("apwa_dask").joinpath(file_name).read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+dask.config.update_defaults({NAMESPACE: dict(defaults())})

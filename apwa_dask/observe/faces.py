@@ -1,0 +1,133 @@
+"""Where progress is drawn: a terminal's line, a notebook's display, a plain log. No thread, no widget."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any, Protocol, TextIO
+
+from apwa_dask.observe.lines import live_line, log_line, summary_lines
+from apwa_dask.observe.state import ProgressState
+
+__all__ = ["Face", "LogFace", "NotebookFace", "SilentFace", "TerminalFace"]
+
+_CLEAR_LINE = "\r\x1b[2K"
+_NOTEBOOK_COLUMNS = 160
+
+
+class Face(Protocol):
+    """Draws a state, and puts the last word in its place. ``interval_s`` is the least time between two drawings."""
+
+    interval_s: float
+
+    def draw(self, state: ProgressState, now_s: float) -> None:
+        """Show `state` in the place of what was shown before."""
+
+    def finish(self, state: ProgressState, now_s: float) -> None:
+        """Replace the live display by the static summary."""
+
+
+class SilentFace:
+    """Shows nothing."""
+
+    interval_s = float("inf")
+
+    def draw(self, state: ProgressState, now_s: float) -> None:
+        """Show nothing."""
+
+    def finish(self, state: ProgressState, now_s: float) -> None:
+        """Show nothing."""
+
+
+class TerminalFace:
+    """One line of a terminal, written over at most twice a second."""
+
+    interval_s = 0.5
+
+    def __init__(self, stream: TextIO, *, columns: Callable[[], int] | None = None) -> None:
+        self._stream = stream
+        self._columns = columns or (lambda: shutil.get_terminal_size().columns)
+        self._ascii_only = not _can_encode(stream, "▕█▏…")
+
+    def draw(self, state: ProgressState, now_s: float) -> None:
+        """Write the line over the one before."""
+        line = live_line(state, max(self._columns() - 1, 20), ascii_only=self._ascii_only)
+        self._write(_CLEAR_LINE + line)
+
+    def finish(self, state: ProgressState, now_s: float) -> None:
+        """Clear the line and leave the summary."""
+        self._write(_CLEAR_LINE + "\n".join(summary_lines(state, now_s)) + "\n")
+
+    def _write(self, text: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        self._stream.flush()
+
+
+class LogFace:
+    """A whole line at the start, every half minute, and the summary at the end: for files, CI and jobs."""
+
+    interval_s = 30.0
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
+
+    def draw(self, state: ProgressState, now_s: float) -> None:
+        """Write one line."""
+        self._write_line(log_line(state, now_s))
+
+    def finish(self, state: ProgressState, now_s: float) -> None:
+        """Write the summary."""
+        for line in summary_lines(state, now_s):
+            self._write_line(line)
+
+
+class NotebookFace:
+    """One output of fixed height under the cell, updated through its display handle.
+
+    Parameters
+    ----------
+    display : callable, optional
+        ``IPython.display.display``, or something that looks like it: called with ``display_id=True`` it returns
+        a handle with ``update``. The handle is taken here, in the thread of the cell, because the events may
+        come from another thread, whose first output would land under whichever cell runs then.
+    """
+
+    interval_s = 0.5
+
+    def __init__(self, display: Callable[..., Any] | None = None) -> None:
+        if display is None:
+            from IPython.display import display
+        assert display is not None
+        self._handle = display(_Shown(["apwa: starting"]), display_id=True)
+
+    def draw(self, state: ProgressState, now_s: float) -> None:
+        """Update the output in place."""
+        self._handle.update(_Shown([live_line(state, _NOTEBOOK_COLUMNS)]))
+
+    def finish(self, state: ProgressState, now_s: float) -> None:
+        """Put the summary in place, which a saved notebook keeps."""
+        self._handle.update(_Shown(summary_lines(state, now_s)))
+
+
+class _Shown:
+    """Text with an HTML form; no script, no outside style, readable on light and dark pages."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._lines = list(lines)
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines)
+
+    def _repr_html_(self) -> str:
+        style = "margin:0;font-family:monospace;font-variant-numeric:tabular-nums;white-space:pre;overflow-x:auto"
+        return f'<pre style="{style}">{escape(repr(self))}</pre>'
+
+
+def _can_encode(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

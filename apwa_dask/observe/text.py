@@ -1,0 +1,122 @@
+"""Text of models and users, made safe for terminals and logs; and how numbers are written for people. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+__all__ = ["count_text", "duration_text", "money_text", "rate_text", "safe_text", "shortened"]
+
+_SEQUENCE = re.compile(
+    r"""
+      (?:\x1b\[|\x9b) [0-?]* [ -/]* [@-~]?                      # CSI: colours, cursor, clearing
+    | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]) .*? (?:\x07|\x1b\\|\x9c|\Z)  # OSC (titles, links), DCS, SOS, PM, APC
+    | \x1b [ -/]* [0-~]?                                        # the other escapes
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+# Characters that reorder or hide what is around them: bidirectional controls, tag characters, line separators.
+_HIDING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+_BREAKS = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
+_SCAN_CHARS = 4
+
+
+def safe_text(value: object, *, max_chars: int | None = None, keep_lines: bool = False) -> str:
+    """Text that cannot steer a terminal, forge a log line, or reorder what stands beside it.
+
+    Escape sequences, control characters, bidirectional controls and tag characters are removed; runs of
+    white space become one space; lone surrogates become U+FFFD, so that any stream can encode the result.
+
+    Parameters
+    ----------
+    value : object
+        Anything; None is shown as an empty text.
+    max_chars : int, optional
+        Longer text is cut, and ends in an ellipsis.
+    keep_lines : bool
+        Keep line feeds and indentation (tabs become four spaces).
+
+    Examples
+    --------
+    >>> safe_text("\\x1b[31mred\\x1b[0m\\nalert\\x07")
+    'red alert'
+    """
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else str(value)
+    if max_chars is not None and not keep_lines:
+        text = text[: max_chars * _SCAN_CHARS + 1_000]  # a cell may have 10 MB; only its beginning is shown
+    text = _HIDING.sub("", _SEQUENCE.sub("", text))
+    if keep_lines:
+        lines = text.expandtabs(4).splitlines()
+        text = "\n".join(_printable(line) for line in lines)
+    else:
+        text = _printable(_BREAKS.sub(" ", text).strip())
+    return text if max_chars is None else shortened(text, max_chars)
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """`text`, or its beginning and an ellipsis, at most `max_chars` long."""
+    return text if len(text) <= max_chars else text[: max(max_chars - 1, 0)].rstrip() + "…"
+
+
+def _printable(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    kept = (c for c in text if unicodedata.category(c) != "Cc")
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in kept)
+
+
+def count_text(n: int) -> str:
+    """A number of things: ``1,234``."""
+    return f"{n:,}"
+
+
+def rate_text(per_s: float) -> str:
+    """A rate of rows: ``41/s``, or ``12/min`` where it is slow.
+
+    Examples
+    --------
+    >>> rate_text(41.3), rate_text(0.2), rate_text(0.004)
+    ('41/s', '12/min', '14/h')
+    """
+    if per_s >= 1:
+        return f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s"
+    if per_s * 60 >= 1:
+        return f"{per_s * 60:.0f}/min"
+    return f"{per_s * 3600:.0f}/h"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration of two units at most: ``42 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 4 h``."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 1 or seconds == 0 else f"{seconds:.1f} s"
+    if whole < 3600:
+        minutes, rest = divmod(whole, 60)
+        return f"{minutes} min {rest:02d} s" if minutes < 10 else f"{minutes} min"
+    if whole < 48 * 3600:
+        hours, rest = divmod(whole, 3600)
+        return f"{hours} h {rest // 60:02d} min"
+    days, rest = divmod(whole, 86_400)
+    return f"{days} d {rest // 3600} h"
+
+
+def money_text(usd: float | None) -> str:
+    """US dollars with as many digits as matter; None is an unknown price.
+
+    Examples
+    --------
+    >>> money_text(12.5), money_text(0.0123), money_text(0.0), money_text(None)
+    ('$12.50', '$0.0123', '$0', 'unknown')
+    """
+    if usd is None or not math.isfinite(usd):
+        return "unknown"
+    if usd == 0:
+        return "$0"
+    if abs(usd) < 0.0001:
+        return "<$0.0001"
+    return f"${usd:,.2f}" if abs(usd) >= 1 else f"${usd:.4f}"
