@@ -100,12 +100,13 @@ def acquire(
 def release(endpoint: LocalEndpoint) -> None:
     """Say that one `acquire` of this process needs the server no more. Unknown endpoints are left alone."""
     with _guard:
-        for key, lease in list(_leases.items()):
-            if lease.endpoint == endpoint:
-                lease.count -= 1
-                if lease.count <= 0:
-                    lease.users.close()
-                    del _leases[key]
+        lease = _leases.get(endpoint.server)
+        if lease is None:
+            return
+        lease.count -= 1
+        if lease.count <= 0:
+            lease.users.close()
+            del _leases[endpoint.server]
 
 
 @contextlib.contextmanager
@@ -154,9 +155,7 @@ def _joined(
     with folder.start_lock() as start:
         if not (users.wait_shared(deadline_s) and start.wait_exclusive(deadline_s)):
             raise _did_not_start(folder, f"another process has been starting it for {_START_TIMEOUT_S:.0f} s")
-        if folder.is_alive():
-            return _wait_ready(folder, None, deadline_s)
-        return _wait_ready(folder, _spawn(folder, settings), deadline_s)
+        return _wait_ready(folder, settings, deadline_s)
 
 
 def _spawn(folder: ServerFolder, settings: ServerSettings) -> subprocess.Popen[bytes]:
@@ -185,26 +184,25 @@ def _server_environment(ours: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def _wait_ready(
-    folder: ServerFolder, process: subprocess.Popen[bytes] | None, deadline_s: float
-) -> LocalEndpoint:
+def _wait_ready(folder: ServerFolder, settings: ServerSettings, deadline_s: float) -> LocalEndpoint:
+    """Return the endpoint of the running server; start one if there is none, or if it ends while we wait."""
+    process: subprocess.Popen[bytes] | None = None
     while time.monotonic() < deadline_s:
+        starting = process is not None and process.poll() is None
+        if not starting and not folder.is_alive():
+            if process is not None:
+                raise _did_not_start(folder, _how_it_ended(process.returncode))
+            process = _spawn(folder, settings)
         endpoint = folder.read_endpoint()
         if endpoint is not None:
             return endpoint
-        ended = process is None or process.poll() is not None
-        if ended and not folder.is_alive():
-            raise _did_not_start(folder, _how_it_ended(process))
         time.sleep(_POLL_S)
     if process is not None:
         process.kill()
     raise _did_not_start(folder, f"it was not ready after {_START_TIMEOUT_S:.0f} s")
 
 
-def _how_it_ended(process: subprocess.Popen[bytes] | None) -> str:
-    code = process.returncode if process is not None else None
-    if code is None:
-        return "its process ended while loading"
+def _how_it_ended(code: int) -> str:
     if code == -signal.SIGILL:
         return "this processor lacks instructions that the prebuilt runtime needs (AVX2, FMA, F16C)"
     if code == -signal.SIGKILL:

@@ -39,7 +39,7 @@ def check_machine() -> None:
 
 
 def missing_instructions(cpuinfo: str) -> list[str]:
-    """Return the needed x86 instruction sets that ``/proc/cpuinfo`` does not list; none if it says nothing."""
+    """Return the needed x86 instructions that ``/proc/cpuinfo`` does not list; none if it says nothing."""
     for line in cpuinfo.splitlines():
         name, _, flags = line.partition(":")
         if name.strip() == "flags":

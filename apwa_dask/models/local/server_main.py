@@ -37,12 +37,12 @@ def main(argv: list[str]) -> int:
     os.environ.update(_OPENMP)  # before the library loads, or OpenMP does not see it
     settings = ServerSettings.from_json(folder.settings.read_text(encoding="utf-8"))
     signal.signal(signal.SIGTERM, lambda *_: _exit(folder))
-    server, endpoint = _start(settings)
+    server, endpoint = _start(folder, settings)
     _publish(folder, endpoint)
     _exit_when_unused(folder, settings.grace_s, keep=server)
 
 
-def _start(settings: ServerSettings) -> tuple[object, LocalEndpoint]:
+def _start(folder: ServerFolder, settings: ServerSettings) -> tuple[object, LocalEndpoint]:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -74,6 +74,7 @@ def _start(settings: ServerSettings) -> tuple[object, LocalEndpoint]:
         model_name=settings.model_name,
         n_ctx=settings.n_ctx,
         pid=os.getpid(),
+        server=folder.path.name,
     )
     return server, endpoint
 

@@ -98,6 +98,8 @@ class LocalEndpoint:
     n_ctx : int
         Tokens per slot, prompt and answer together.
     pid : int
+    server : str
+        Name of the server's folder. It stays when a server that died is started anew, at another address.
     """
 
     base_url: str
@@ -106,6 +108,7 @@ class LocalEndpoint:
     model_name: str
     n_ctx: int
     pid: int
+    server: str
 
     def to_json(self) -> str:
         """Write the endpoint for the 0600 file that this user's other processes read."""

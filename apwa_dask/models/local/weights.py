@@ -218,7 +218,8 @@ def _cannot_have(weights: Weights, reasons: list[str]) -> LocalModelError:
         why="; ".join(reasons),
         fix=(
             "run `apwa setup` where there is network, or name a GGUF file: "
-            "APWA_LOCAL_MODEL=/path/to/model.gguf, or use another endpoint: set OPENAI_BASE_URL and OPENAI_API_KEY"
+            "APWA_LOCAL_MODEL=/path/to/model.gguf, or use another endpoint: "
+            "set OPENAI_BASE_URL and OPENAI_API_KEY"
         ),
         code="LOCAL-WEIGHTS",
     )
