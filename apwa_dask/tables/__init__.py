@@ -1,10 +1,10 @@
-"""Reading: from files anywhere to partitions of one declared schema, and to the bounded profile of a table."""
+"""Reading: from files anywhere to partitions of one declared schema, and to a bounded profile."""
 
 from __future__ import annotations
 
 from .manifest import Manifest
-from .partition import read_partition
 from .pieces import FileInfo, Layout, Partition, Piece, Slice
+from .reading import read_partition
 from .report import FileReport, ReadReport
 from .schema import ROW_ID, type_name
 from .sources import Source, Sources, read_sources

@@ -13,7 +13,15 @@ from ..errors import SourceError
 
 __all__ = ["COMPRESSIONS", "decompress", "detect_compression", "detect_encoding", "read_all", "text_stream"]
 
-COMPRESSIONS = {"gz": "gzip", "gzip": "gzip", "zst": "zstd", "zstd": "zstd", "bz2": "bz2", "xz": "xz", "lzma": "xz"}
+COMPRESSIONS = {
+    "gz": "gzip",
+    "gzip": "gzip",
+    "zst": "zstd",
+    "zstd": "zstd",
+    "bz2": "bz2",
+    "xz": "xz",
+    "lzma": "xz",
+}
 """Suffix -> compression."""
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
@@ -68,7 +76,9 @@ def read_all(stream: BinaryIO, limit_bytes: int = MAX_WHOLE_FILE_BYTES) -> bytes
     """
     data = stream.read(limit_bytes + 1)
     if len(data) > limit_bytes:
-        raise SourceError(f"the file holds more than {limit_bytes >> 20} MiB and its format must be read whole")
+        raise SourceError(
+            f"the file holds more than {limit_bytes >> 20} MiB and its format must be read whole"
+        )
     return data
 
 
@@ -119,8 +129,13 @@ def _guess_legacy(sample: bytes) -> str:
         return "cp1252"
     from charset_normalizer import from_bytes
 
-    best = from_bytes(sample[:65536], cp_isolation=_LEGACY).best()
-    return best.encoding if best is not None else "cp1252"
+    matches = from_bytes(sample[:65536], cp_isolation=_LEGACY)
+    best = matches.best()
+    if best is None:
+        return "cp1252"
+    # Central European is a frequent wrong answer for Western text; where both fit, Western is commoner.
+    western = best.encoding == "cp1250" and any(match.encoding == "cp1252" for match in matches)
+    return "cp1252" if western else best.encoding
 
 
 def is_wide(encoding: str) -> bool:

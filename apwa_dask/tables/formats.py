@@ -25,7 +25,24 @@ FORMATS = tuple(dict.fromkeys(BY_SUFFIX.values()))
 DOCUMENTS = ("text", "html", "pdf", "image")
 DELIMITER_OF_SUFFIX = {"tsv": "\t", "tab": "\t", "psv": "|", "ssv": ";"}
 
-_OTHER_SUFFIXES = ("docx", "xlsx", "pptx", "odt", "ods", "epub", "xls", "doc", "tar", "tgz", "7z", "rar", "sz", "zlib", "br", "lz4")
+_OTHER_SUFFIXES = (
+    "docx",
+    "xlsx",
+    "pptx",
+    "odt",
+    "ods",
+    "epub",
+    "xls",
+    "doc",
+    "tar",
+    "tgz",
+    "7z",
+    "rar",
+    "sz",
+    "zlib",
+    "br",
+    "lz4",
+)
 _PROOFS = (
     (b"PAR1", "parquet"),
     (b"PARE", "parquet"),
@@ -63,7 +80,9 @@ def detect_format(path: str, head: bytes) -> str:
     """
     found = suffixes(path)
     if found and found[0] in _OTHER_SUFFIXES:
-        raise SourceError(f"no reader for .{found[0]} files", fix="convert it, or name its format: format='text'")
+        raise SourceError(
+            f"no reader for .{found[0]} files", fix="convert it, or name its format: format='text'"
+        )
     proof = _proven(head)
     if proof:
         return proof
@@ -82,7 +101,9 @@ def _proven(head: bytes) -> str:
 
 def _by_looks(head: bytes) -> str:
     encoding, _ = detect_encoding(head, complete=False)
-    text = head.decode(encoding if encoding.startswith("utf-16") else text_codec(encoding), "replace").lstrip("\ufeff \t\r\n")
+    text = head.decode(encoding if encoding.startswith("utf-16") else text_codec(encoding), "replace").lstrip(
+        "\ufeff \t\r\n"
+    )
     control = sum(char < " " and char not in "\t\r\n\f" for char in text[:4096])
     if control > len(text[:4096]) / 50:
         raise SourceError("format not recognised: binary content", fix="name it: format='parquet', ...")

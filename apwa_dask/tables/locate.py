@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,15 +46,17 @@ class Opener:
     def __init__(self, storage_options: Mapping[str, Any] | None = None) -> None:
         self._options = dict(storage_options or {})
         self._systems: dict[str, Any] = {}
+        self._lock = threading.Lock()
 
     def fs(self, url: str) -> tuple[Any, str]:
         """Return the file system of `url` and the path inside it."""
         head, _, outer = url.partition("::")
         protocol = _protocol(head)
         key = f"{protocol}::{outer}" if outer else f"{protocol}://{urlsplit(head).netloc}"
-        if key not in self._systems:
-            self._systems[key] = url_to_fs(url, **self._kwargs(url))[0]
-        system = self._systems[key]
+        with self._lock:
+            if key not in self._systems:
+                self._systems[key] = url_to_fs(url, **self._kwargs(url))[0]
+            system = self._systems[key]
         return system, system._strip_protocol(head)
 
     def _kwargs(self, url: str) -> dict[str, Any]:
@@ -107,8 +110,20 @@ def split_userinfo(url: str) -> tuple[str, dict[str, Any]]:
 
 def identity(info: Mapping[str, Any]) -> tuple[int, str, str]:
     """Return size in bytes, etag and modification time, as text and "" where unknown."""
-    etag = next((str(info[key]) for key in ("ETag", "etag", "e_tag", "md5Hash", "checksum", "CRC") if info.get(key)), "")
-    keys = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created", "date_time")
+    etag = next(
+        (str(info[key]) for key in ("ETag", "etag", "e_tag", "md5Hash", "checksum", "CRC") if info.get(key)),
+        "",
+    )
+    keys = (
+        "mtime",
+        "LastModified",
+        "last_modified",
+        "Last-Modified",
+        "updated",
+        "modified",
+        "created",
+        "date_time",
+    )
     modified = next((str(info[key]) for key in keys if info.get(key)), "")
     return int(info.get("size") or 0), etag, modified
 

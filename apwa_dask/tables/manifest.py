@@ -61,11 +61,12 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over file identities, slices and schema: equal when the same data would be read."""
+        """SHA-256, in hex, over file identities, slices and schema: equal when the same data is read."""
         return hashlib.sha256(orjson.dumps(self._content())).hexdigest()
 
     def __repr__(self) -> str:
-        return f"Manifest({len(self.files)} files, {self.npartitions} partitions, {self.rows} rows, {len(self.schema)} columns)"
+        shape = f"{self.npartitions} partitions, {self.rows} rows, {len(self.schema)} columns"
+        return f"Manifest({len(self.files)} files, {shape})"
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -76,15 +77,19 @@ class Manifest:
         Parameters
         ----------
         url : str
-            A folder, any fsspec URL; or the exact name, ending in ``.manifest.json.gz``.
+            A folder, any fsspec URL; or the exact name, ending in ``.json`` or ``.json.gz``.
         storage_options : mapping, optional
             For `url`. Neither these nor those of the source are written.
         """
-        target = url if url.endswith(_SUFFIX) else f"{url.rstrip('/')}/{self.fingerprint[:32]}{_SUFFIX}"
-        data = gzip.compress(orjson.dumps(self._content()), 6, mtime=0)
-        with fsspec.open(target, "wb", auto_mkdir=True, **dict(storage_options or {})) if _is_local(target) else fsspec.open(
-            target, "wb", **dict(storage_options or {})
-        ) as stream:
+        named = url.endswith((".json", ".json.gz"))
+        target = url if named else f"{url.rstrip('/')}/{self.fingerprint[:32]}{_SUFFIX}"
+        data = orjson.dumps(self._content())
+        if target.endswith(".gz"):
+            data = gzip.compress(data, 6, mtime=0)
+        options = dict(storage_options or {})
+        if _is_local(target):
+            options["auto_mkdir"] = True
+        with fsspec.open(target, "wb", **options) as stream:
             stream.write(data)
         return target
 
@@ -104,10 +109,14 @@ class Manifest:
             if known is not None:
                 return known
             with opener.open(url) as stream:
-                content = orjson.loads(gzip.decompress(stream.read()))
+                data = stream.read()
+            content = orjson.loads(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data)
         except (OSError, orjson.JSONDecodeError, EOFError) as error:
             raise SourceError(
-                "the list of partitions cannot be read", where=url, why=f"{type(error).__name__}", code="SOURCE-MANIFEST"
+                "the list of partitions cannot be read",
+                where=url,
+                why=f"{type(error).__name__}",
+                code="SOURCE-MANIFEST",
             ) from None
         manifest = cls._from_content(content, url)
         _cache.put(key, manifest)
@@ -119,20 +128,12 @@ class Manifest:
             "schema": base64.b64encode(self.schema.serialize().to_pybytes()).decode(),
             "documents": self.documents,
             "layouts": [dataclasses.asdict(layout) for layout in self.layouts],
-            "files": [
-                [f.url, f.path, f.size, f.etag, f.modified, f.compression, f.layout] for f in self.files
-            ],
+            "files": [list(dataclasses.astuple(file)) for file in self.files],
             "partitions": [
-                [
-                    [
-                        [p.file, p.slice.kind, p.slice.start, p.slice.stop, p.slice.group, p.rows, p.first_row]
-                        for p in partition.pieces
-                    ],
-                    partition.est_tokens,
-                ]
+                [[_piece_fields(piece) for piece in partition.pieces], partition.est_tokens]
                 for partition in self.partitions
             ],
-        }  # fmt: skip
+        }
 
     @classmethod
     def _from_content(cls, content: dict[str, Any], url: str) -> Manifest:
@@ -143,19 +144,27 @@ class Manifest:
                 fix="read the source again with this version",
                 code="SOURCE-MANIFEST",
             )
-        lists = ("names", "keys", "text_columns")
         return cls(
             schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(content["schema"]))),
             documents=content["documents"],
-            layouts=tuple(
-                Layout(**{key: tuple(value) if key in lists else value for key, value in layout.items()})
-                for layout in content["layouts"]
-            ),
+            layouts=tuple(_layout(layout) for layout in content["layouts"]),
             files=tuple(FileInfo(*fields) for fields in content["files"]),
             partitions=tuple(
-                _partition(ordinal, pieces, tokens) for ordinal, (pieces, tokens) in enumerate(content["partitions"])
+                _partition(ordinal, pieces, tokens)
+                for ordinal, (pieces, tokens) in enumerate(content["partitions"])
             ),
         )
+
+
+def _layout(fields: dict[str, Any]) -> Layout:
+    for name in ("names", "keys", "text_columns"):
+        fields[name] = tuple(fields[name])
+    return Layout(**fields)
+
+
+def _piece_fields(piece: Piece) -> list[Any]:
+    part = piece.slice
+    return [piece.file, part.kind, part.start, part.stop, part.group, piece.rows, piece.first_row]
 
 
 def _partition(ordinal: int, rows: list[list[Any]], est_tokens: int) -> Partition:

@@ -67,7 +67,7 @@ class Layout:
     format : str
         ``parquet arrow csv json jsonl text html pdf image``.
     kind : str
-        Variant of the format: ``records``, ``object`` or ``values`` for JSON, ``page`` or ``document`` for PDF.
+        Variant: ``records``, ``object`` or ``values`` for JSON, ``page`` or ``document`` for PDF.
     encoding, delimiter, terminator : str
         Of the text; `terminator` is ``"\\n"`` (also for CRLF) or ``"\\r"``.
     quoted : bool

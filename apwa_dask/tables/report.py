@@ -66,12 +66,16 @@ class ReadReport:
         import pandas as pd
 
         columns = ["path", "status", "format", "reason", "rows"]
-        frame = pd.DataFrame([[getattr(file, name) for name in columns] for file in self.files], columns=columns)
+        frame = pd.DataFrame(
+            [[getattr(file, name) for name in columns] for file in self.files], columns=columns
+        )
         return frame.astype({"rows": "Int64"})
 
     def __repr__(self) -> str:
         counts = Counter(file.status for file in self.files)
-        said = ", ".join(f"{counts[status]} {status}" for status in ("ok", "empty", "skipped", "failed") if counts[status])
+        said = ", ".join(
+            f"{counts[status]} {status}" for status in ("ok", "empty", "skipped", "failed") if counts[status]
+        )
         lines = [f"ReadReport({len(self.files)} files: {said or 'none'})"]
         lines += [f"  failed: {file.path}: {file.reason}" for file in self.failed[:5]]
         if len(self.failed) > 5:

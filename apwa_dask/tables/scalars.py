@@ -13,17 +13,19 @@ from .schema import misfit
 __all__ = ["NULL_WORDS", "ColumnGuess", "scalar_kind", "text_to_type"]
 
 NULL_WORDS = ("null", "none", "nan", "na", "n/a")
-"""Words, in any case, that mean "missing" in a column that is otherwise not text. In a text column they are text."""
+"""Words, in any case, that mean "missing" in a column that is otherwise not text; in a text column, text."""
 
 # No leading zeros (codes stay text), at most 18 digits (fits 64 bits), no thousands separators.
+_DAY = r"[0-9]{4}-[01][0-9]-[0-3][0-9]"
+_CLOCK = r"[T ][0-2][0-9]:[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
 _PATTERNS = {
     "boolean": r"(?i:true|false)",
     "integer": r"-?(?:0|[1-9][0-9]{0,17})",
     "number": r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?",
-    "date": r"[0-9]{4}-[01][0-9]-[0-3][0-9]",
-    "timestamp": r"[0-9]{4}-[01][0-9]-[0-3][0-9](?:[T ][0-2][0-9]:[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?)?",
-    "instant": r"[0-9]{4}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})",
-}  # fmt: skip
+    "date": _DAY,
+    "timestamp": f"{_DAY}(?:{_CLOCK})?",
+    "instant": f"{_DAY}{_CLOCK}(?:Z|[+-][0-9]{{2}}:?[0-9]{{2}})",
+}
 _COMPILED = {name: re.compile(pattern) for name, pattern in _PATTERNS.items()}
 _TYPES = {
     "boolean": pa.bool_(),
@@ -54,7 +56,9 @@ class ColumnGuess:
         """Take note of more cells; blank cells and null words say nothing."""
         if not self.possible:
             return
-        values = [stripped for cell in cells if (stripped := cell.strip()) and stripped.lower() not in NULL_WORDS]
+        values = [
+            stripped for cell in cells if (stripped := cell.strip()) and stripped.lower() not in NULL_WORDS
+        ]
         if not values:
             return
         self.seen_any = True
@@ -113,7 +117,9 @@ def text_to_type(column: Any, field: pa.Field, *, path: str, first_row: int) -> 
         try:
             _cast_text(pa.array([cell], pa.string()), field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise misfit(field, path=path, row=first_row + row, found=scalar_kind(cell or "") or "string") from None
+            raise misfit(
+                field, path=path, row=first_row + row, found=scalar_kind(cell or "") or "string"
+            ) from None
     raise misfit(field, path=path, row=first_row)
 
 

@@ -1,4 +1,4 @@
-"""Names and types: unique column names, one type for a column over all files, and casts that never lose a value."""
+"""Names and types: unique column names, one type for a column over all files, casts that lose nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from ..errors import ConfigError, SourceError, candidates
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["ROW_ID", "SURPLUS", "conform", "declared_type", "json_text", "plain_type", "type_name", "unify", "unique_names"]
+__all__ = [
+    "ROW_ID",
+    "SURPLUS",
+    "conform",
+    "declared_type",
+    "json_text",
+    "plain_type",
+    "type_name",
+    "unify",
+    "unique_names",
+]
 
 ROW_ID = "_apwa_row"
 """Column of stable row ids, when asked for; no file's own column is given this name."""
@@ -71,7 +81,9 @@ def type_name(kind: pa.DataType) -> str:
     return next((name for name, test in tests if test(kind)), "string")
 
 
-def unique_names(raw: Iterable[str], *, reserved: Iterable[str] = (ROW_ID, SURPLUS)) -> tuple[list[str], list[str]]:
+def unique_names(
+    raw: Iterable[str], *, reserved: Iterable[str] = (ROW_ID, SURPLUS)
+) -> tuple[list[str], list[str]]:
     """Make column names unique and not blank.
 
     The rule: a blank name becomes ``column_<position from 1>``; a name that occurred before, ignoring case
@@ -276,7 +288,9 @@ def _json_default(value: bytes | Decimal | object) -> Any:
     return str(value)
 
 
-def merge_schemas(schemas: Sequence[pa.Schema], overrides: Mapping[str, pa.DataType]) -> tuple[pa.Schema, list[str]]:
+def merge_schemas(
+    schemas: Sequence[pa.Schema], overrides: Mapping[str, pa.DataType]
+) -> tuple[pa.Schema, list[str]]:
     """Merge the schemas of files of one shape; `overrides` wins.
 
     Returns

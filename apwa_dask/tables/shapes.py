@@ -13,7 +13,7 @@ from .pieces import Probe
 
 __all__ = ["Probed", "Shape", "group", "source_name"]
 
-SHARED_NAMES = 0.5
+SHARED_NAMES = 2 / 3
 """Two tabular files have one shape when they share at least this part of all their column names."""
 
 

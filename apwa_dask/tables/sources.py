@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,11 +17,11 @@ from .formats import FORMATS, detect_format
 from .locate import Located, Opener, archive_members, expand, split_userinfo
 from .manifest import Manifest
 from .packing import pack
-from .partition import reason_of
 from .pieces import FileInfo, Layout, Limits
 from .readers.documents import DOCUMENT_SCHEMA
 from .readers.registry import READERS
 from .readers.source import ReadOptions, SourceFile
+from .reading import reason_of
 from .report import FileReport, ReadReport
 from .schema import declared_type, merge_schemas
 from .shapes import Probed, Shape, group, source_name
@@ -116,7 +117,8 @@ def read_sources(
     -------
     Sources
         One `Source` for each shape of files: documents (text, HTML, PDF), images, and tabular files that
-        share at least half of their column names. Types that disagree between files widen, or become string.
+        share at least two thirds of their column names. Types that disagree between files widen, or
+        become string.
 
     Raises
     ------
@@ -136,7 +138,9 @@ def read_sources(
     )
     if format is not None:
         _one_of(format, FORMATS, "format")
-    urls, secrets = _without_userinfo([urlpath] if isinstance(urlpath, str) else list(urlpath), storage_options)
+    urls, secrets = _without_userinfo(
+        [urlpath] if isinstance(urlpath, str) else list(urlpath), storage_options
+    )
     opener = Opener(secrets)
     located = _with_unique_paths(_open_archives(list(expand(urls, opener)), opener, format))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="apwa-read") as pool:
@@ -154,13 +158,17 @@ def read_sources(
 
 def _limits(rows: int, tokens: int) -> Limits:
     if rows < 1 or tokens < 1:
-        raise ConfigError("a partition holds at least one row and one token", where="partition_rows, partition_tokens")
+        raise ConfigError(
+            "a partition holds at least one row and one token", where="partition_rows, partition_tokens"
+        )
     return Limits(rows, tokens)
 
 
 def _one_of(value: str, known: Sequence[str], where: str) -> str:
     if value not in known:
-        raise ConfigError(f"{value!r} is not known", where=f"{where}=", fix=candidates(value, known, noun=f"{where}s"))
+        raise ConfigError(
+            f"{value!r} is not known", where=f"{where}=", fix=candidates(value, known, noun=f"{where}s")
+        )
     return value
 
 
@@ -174,9 +182,7 @@ def _without_userinfo(urls: list[str], given: Mapping[str, Any] | None) -> tuple
     return clean, options
 
 
-def _open_archives(
-    located: list[Located], opener: Opener, said: str | None
-) -> list[tuple[Located, str]]:
+def _open_archives(located: list[Located], opener: Opener, said: str | None) -> list[tuple[Located, str]]:
     """Replace zip archives by their members; a damaged archive stays, with its reason."""
     files: list[tuple[Located, str]] = []
     for file in located:
@@ -210,7 +216,10 @@ def _with_unique_paths(files: list[tuple[Located, str]]) -> list[tuple[Located, 
     seen: dict[str, int] = {}
     for file, _ in files:
         seen[file.path] = seen.get(file.path, 0) + 1
-    return [(dataclasses.replace(file, path=file.url) if seen[file.path] > 1 else file, why) for file, why in files]
+    return [
+        (dataclasses.replace(file, path=file.url) if seen[file.path] > 1 else file, why)
+        for file, why in files
+    ]
 
 
 def _probe(
@@ -228,7 +237,9 @@ def _probe(
         source = SourceFile(file.path, file.size, compression, lambda: opener.open(file.url))
         found = found or detect_format(file.path, source.head(_HEAD_BYTES))
         if found not in READERS:
-            return None, FileReport(file.path, "failed", found, f"an archive inside an archive is not opened", None)
+            return None, FileReport(
+                file.path, "failed", found, "an archive inside an archive is not opened", None
+            )
         probe = READERS[found].probe(source, options)
     except Exception as error:
         # A damaged file may raise anything from any library; it becomes a row of the report with its reason.
@@ -266,7 +277,9 @@ def _source(
     missing = [] if documents or shape.family != "table" else _missing_columns(shape, declared)
     if columns is not None:
         declared = _select(declared, columns, name)
-    partitions = pack(((index, member.probe.cuts) for index, member in enumerate(shape.members)), options.limits)
+    partitions = pack(
+        ((index, member.probe.cuts) for index, member in enumerate(shape.members)), options.limits
+    )
     manifest = Manifest(declared, partitions, files, tuple(layouts), documents)
     paths = {file.path for file in files}
     rows = [row for row in report.files if row.path in paths]
@@ -281,11 +294,13 @@ def _file_info(member: Probed, layouts: dict[Layout, int]) -> FileInfo:
 
 
 def _missing_columns(shape: Shape, declared: pa.Schema) -> list[str]:
-    notes = []
-    for column in declared.names:
-        lacking = sum(column not in member.probe.schema.names for member in shape.members)
-        if lacking:
-            notes.append(f"column {column!r} is missing in {lacking} of {len(shape.members)} files: null there")
+    present = Counter(column for member in shape.members for column in member.probe.schema.names)
+    files = len(shape.members)
+    notes = [
+        f"column {column!r} is missing in {files - present[column]} of {files} files: null there"
+        for column in declared.names
+        if present[column] < files
+    ]
     return notes[:20]
 
 

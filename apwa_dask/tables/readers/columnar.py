@@ -22,22 +22,29 @@ _VERIFY_UNPACKED_BYTES = 256 << 20
 
 
 def probe_parquet(file: SourceFile, options: ReadOptions) -> Probe:
-    """Take schema, rows and sizes from the footer; small files are also read once, so that damage is found now."""
+    """Take schema, rows and sizes from the footer; small files are also read once, to find damage now."""
     with file.seekable() as stream:
         reader = pq.ParquetFile(stream)
         groups = [reader.metadata.row_group(index) for index in range(reader.num_row_groups)]
         layout, schema, notes = _layout("parquet", reader.schema_arrow, options)
         biggest = max([group.total_byte_size for group in groups], default=0)
         if biggest > _MAX_GROUP_BYTES - (1 << 20):
-            raise SourceError(f"a row group unpacks to {biggest >> 20} MiB", fix="rewrite it with smaller row groups")
+            raise SourceError(
+                f"a row group unpacks to {biggest >> 20} MiB", fix="rewrite it with smaller row groups"
+            )
         rows = [group.num_rows for group in groups]
-        if file.size <= options.verify_bytes and sum(group.total_byte_size for group in groups) <= _VERIFY_UNPACKED_BYTES:
+        if (
+            file.size <= options.verify_bytes
+            and sum(group.total_byte_size for group in groups) <= _VERIFY_UNPACKED_BYTES
+        ):
             rows = [reader.read_row_group(index, use_threads=False).num_rows for index in range(len(groups))]
     cuts: list[Cut] = []
     for index, group in enumerate(groups):
         tokens = group.total_byte_size // BYTES_PER_TOKEN
         first_row = sum(rows[:index])
-        cuts += row_cuts(rows[index], tokens, options.limits, kind="row_group", group=index, first_row=first_row)
+        cuts += row_cuts(
+            rows[index], tokens, options.limits, kind="row_group", group=index, first_row=first_row
+        )
     return Probe(schema, layout, tuple(cuts), tuple(notes))
 
 
@@ -57,7 +64,7 @@ def _layout(name: str, physical: pa.Schema, options: ReadOptions) -> tuple[Layou
 
 
 def read_parquet(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> pa.Table:
-    """Read rows of one row group; batches before the slice are decoded and dropped, those after it not read."""
+    """Read rows of one row group; batches before the slice are decoded and dropped, later ones not read."""
     wanted = [position for position, name in enumerate(layout.names) if name in schema.names]
     start, stop, group = piece.slice.start, piece.slice.stop, piece.slice.group
     with file.seekable() as stream:
@@ -67,7 +74,9 @@ def read_parquet(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Sche
         if start == 0:
             return _renamed(_first_rows(reader, group, names, stop), layout)
         taken, seen = [], 0
-        for batch in reader.iter_batches(batch_size=min(65536, max(1024, stop - start)), row_groups=[group], columns=names):
+        for batch in reader.iter_batches(
+            batch_size=min(65536, max(1024, stop - start)), row_groups=[group], columns=names
+        ):
             if seen + batch.num_rows > start:
                 first = max(0, start - seen)
                 taken.append(batch.slice(first, stop - seen - first))
@@ -105,7 +114,9 @@ def probe_arrow(file: SourceFile, options: ReadOptions) -> Probe:
         layout, declared, notes = _layout("arrow", schema, options)
         for index, batch in enumerate(batches):
             tokens = batch.nbytes // BYTES_PER_TOKEN
-            cuts += row_cuts(batch.num_rows, tokens, options.limits, kind="row_group", group=index, first_row=first_row)
+            cuts += row_cuts(
+                batch.num_rows, tokens, options.limits, kind="row_group", group=index, first_row=first_row
+            )
             first_row += batch.num_rows
     return Probe(declared, layout, tuple(cuts), tuple(notes))
 
@@ -129,5 +140,3 @@ def _batches(stream: BinaryIO, only: int | None = None) -> tuple[pa.Schema, Any]
     flow = pyarrow.ipc.open_stream(stream)
     numbered = enumerate(flow)
     return flow.schema, (batch for index, batch in numbered if only is None or index == only)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 from collections.abc import Iterator
@@ -64,7 +65,9 @@ def probe(file: SourceFile, options: ReadOptions) -> Probe:
     found = suffixes(file.path)
     hint = DELIMITER_OF_SUFFIX.get(found[0], "") if found else ""
     dialect = sniff(text, complete=complete, delimiter=options.delimiter, hint=hint, header=options.header)
-    raw_names = dialect.header if dialect.header is not None else ("",) * (dialect.width if text.strip() else 0)
+    raw_names = (
+        dialect.header if dialect.header is not None else ("",) * (dialect.width if text.strip() else 0)
+    )
     names, renamed = unique_names(raw_names)
     layout = Layout(
         format="csv",
@@ -98,7 +101,12 @@ def _text_of(sample: bytes, encoding: str) -> tuple[str, str]:
 
 
 def _scan(
-    stream: BinaryIO, file: SourceFile, layout: Layout, dialect: Dialect, options: ReadOptions, notes: list[str]
+    stream: BinaryIO,
+    file: SourceFile,
+    layout: Layout,
+    dialect: Dialect,
+    options: ReadOptions,
+    notes: list[str],
 ) -> Probe:
     lines = _Lines(stream, text_codec(layout.encoding))
     rows = records(lines, layout.delimiter, quoted=layout.quoted)
@@ -133,7 +141,8 @@ def _scan(
     if lines.damaged:
         notes.append(f"{lines.damaged} line(s) hold bytes that are not {layout.encoding}: read as U+FFFD")
     fields = [
-        pa.field(name, options.schema.get(name, guess.type)) for name, guess in zip(layout.names, guesses, strict=True)
+        pa.field(name, options.schema.get(name, guess.type))
+        for name, guess in zip(layout.names, guesses, strict=True)
     ]
     if surplus:
         fields.append(pa.field(SURPLUS, pa.string()))
@@ -142,8 +151,6 @@ def _scan(
 
 
 def _finished(layout: Layout, fields: list[pa.Field], *, surplus: bool, whole: bool) -> Layout:
-    import dataclasses
-
     text = tuple(field.name for field in fields if pa.types.is_string(field.type))
     return dataclasses.replace(layout, text_columns=text, surplus=surplus, whole=whole)
 
@@ -156,7 +163,7 @@ def _see(guesses: list[ColumnGuess], batch: list[list[str]]) -> None:
 
 def read(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> pa.Table:
     """Read one byte range; columns of `schema` that the file has, converted to their declared types."""
-    cells = read_cells(file, layout, piece, [name for name in schema.names if name in _columns(layout)])
+    cells = read_cells(file, layout, piece, _wanted(schema, layout))
     columns, fields = [], []
     for name in cells.column_names:
         field = schema.field(name)
@@ -165,8 +172,9 @@ def read(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> p
     return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
-def _columns(layout: Layout) -> tuple[str, ...]:
-    return (*layout.names, SURPLUS) if layout.surplus else layout.names
+def _wanted(schema: pa.Schema, layout: Layout) -> list[str]:
+    present = {*layout.names, SURPLUS} if layout.surplus else set(layout.names)
+    return [name for name in schema.names if name in present]
 
 
 def read_cells(file: SourceFile, layout: Layout, piece: Piece, names: list[str]) -> pa.Table:
@@ -209,7 +217,9 @@ def _read_fast(text: str, layout: Layout, names: list[str]) -> pa.Table | None:
                 newlines_in_values=layout.quoted,
             ),
             pacsv.ConvertOptions(
-                column_types=dict.fromkeys(layout.names, pa.string()), strings_can_be_null=False, include_columns=names
+                column_types=dict.fromkeys(layout.names, pa.string()),
+                strings_can_be_null=False,
+                include_columns=names,
             ),
         )
     except pa.ArrowInvalid:

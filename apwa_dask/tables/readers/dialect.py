@@ -1,8 +1,9 @@
-"""Find out how a delimited file is written: delimiter, quoting, title lines, header. Pure functions over text."""
+"""Find out how a delimited file is written: delimiter, quoting, title lines, header. Pure functions."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -40,15 +41,19 @@ class Dialect:
     notes: tuple[str, ...] = ()
 
 
-def records(lines: Iterable[str], delimiter: str, *, quoted: bool, strict: bool = False) -> Iterator[list[str]]:
+def records(
+    lines: Iterable[str], delimiter: str, *, quoted: bool, strict: bool = False
+) -> Iterator[list[str]]:
     """Split lines into records of cells; blank lines are left out.
 
     The standard library's parser: a quote opens a cell only at its start, two quotes inside stand for one.
     """
     if csv.field_size_limit() < MAX_CELL_CHARS:
         csv.field_size_limit(MAX_CELL_CHARS)  # the default of 128 kB refuses long documents
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=strict)
+    if quoted:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL, strict=strict)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     return (record for record in reader if record)
 
 
@@ -121,7 +126,9 @@ def _delimiter(lines: list[str], hint: str) -> str:
         widths = [len(row) for row in rows]
         modal = _modal(widths)
         agree = sum(width == modal for width in widths) / max(1, len(widths))
-        scores[candidate] = (agree * min(modal, 50) if modal > 1 else 0.0) + (modal > 1 and candidate == hint) * 100
+        scores[candidate] = (agree * min(modal, 50) if modal > 1 else 0.0) + (
+            modal > 1 and candidate == hint
+        ) * 100
     best = max(DELIMITERS, key=lambda candidate: scores[candidate])
     if scores[best] > 0:
         return best
@@ -131,8 +138,8 @@ def _delimiter(lines: list[str], hint: str) -> str:
 def _is_quoted(lines: list[str], delimiter: str) -> bool:
     """Decide whether double quotes delimit cells, by which reading gives records of one width.
 
-    Unbalanced quotes in plain text swallow line ends when taken as delimiters, so fewer records come out; where
-    every line is a well-formed record without quoting, quoting is off.
+    Unbalanced quotes in plain text swallow line ends when taken as delimiters, so fewer records come out;
+    where every line is a well-formed record without quoting, quoting is off.
     """
     if not any('"' in line for line in lines):
         return True
@@ -168,7 +175,7 @@ def _title_lines(rows: list[list[str]], width: int) -> int:
         return 0
     for index, row in enumerate(rows):
         filled = sum(bool(cell.strip()) for cell in row)
-        if filled > 1 or (len(row) >= width and filled > 0):
+        if filled > 0 and 2 * len(row) >= width and (filled > 1 or len(row) >= width):
             return index
     return 0
 
@@ -183,7 +190,7 @@ def _has_header(rows: list[list[str]]) -> bool:
         return False
     first, rest = rows[0], rows[1:]
     if any(scalar_kind(cell) for cell in first):
-        return _mostly_years(first, rest)
+        return _values_as_names(first, rest)
     if any(len(cell) > _LONG_FOR_A_NAME for cell in first):
         return False
     for position, cell in enumerate(first):
@@ -195,14 +202,33 @@ def _has_header(rows: list[list[str]]) -> bool:
     return True
 
 
-def _mostly_years(first: list[str], rest: list[list[str]]) -> bool:
-    """Let numbers such as years name columns when most of the first row is text over numbers."""
+def _values_as_names(first: list[str], rest: list[list[str]]) -> bool:
+    """Whether a first row that holds numbers still names the columns.
+
+    It does when the cells below are of other kinds, or when its numbers are years in order (a wide table).
+    """
     if not rest:
         return False
-    return any(
-        _is_word(cell) and position < len(rest[0]) and bool(scalar_kind(rest[0][position]))
-        for position, cell in enumerate(first)
-    )
+    like_below = unlike_below = 0
+    for position, cell in enumerate(first):
+        below = {
+            scalar_kind(row[position]) for row in rest[:20] if position < len(row) and row[position].strip()
+        }
+        kind = scalar_kind(cell)
+        if kind and below:
+            like_below += kind in below
+            unlike_below += kind not in below
+        elif _is_word(cell):
+            unlike_below += bool(below) and "" not in below
+    return unlike_below > like_below or _years_in_order(first, rest)
+
+
+def _years_in_order(first: list[str], rest: list[list[str]]) -> bool:
+    years = [int(cell) for cell in first if re.fullmatch(r"(?:19|20)[0-9]{2}", cell.strip())]
+    numbers = sum(bool(scalar_kind(cell)) for cell in first)
+    below = [cell for row in rest[:20] for cell in row if re.fullmatch(r"(?:19|20)[0-9]{2}", cell.strip())]
+    ascending = all(left < right for left, right in itertools.pairwise(years))
+    return len(years) >= 2 and len(years) == numbers and ascending and len(below) < len(years)
 
 
 def _is_word(cell: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from typing import Any
@@ -16,7 +17,17 @@ from ..tokens import BYTES_PER_TOKEN, estimate_tokens
 from .slicing import row_cuts
 from .source import ReadOptions, SourceFile
 
-__all__ = ["DOCUMENT_SCHEMA", "probe_html", "probe_image", "probe_pdf", "probe_text", "read_html", "read_image", "read_pdf", "read_text"]
+__all__ = [
+    "DOCUMENT_SCHEMA",
+    "probe_html",
+    "probe_image",
+    "probe_pdf",
+    "probe_text",
+    "read_html",
+    "read_image",
+    "read_pdf",
+    "read_text",
+]
 
 DOCUMENT_SCHEMA = pa.schema(
     [("path", pa.string()), ("page", pa.int64()), ("text", pa.string()), ("media", pa.binary())]
@@ -31,6 +42,7 @@ _IMAGE = pa.schema([("path", pa.string()), ("media", pa.binary())])
 # An image costs a model some hundred to a thousand tokens, but weighs its bytes on the wire.
 _MIN_IMAGE_TOKENS = 1000
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]+)", re.IGNORECASE)
+_SILENT = logging.NullHandler()
 _DROPPED_TAGS = ["script", "style", "noscript", "template", "svg"]
 
 
@@ -58,7 +70,9 @@ def probe_html(file: SourceFile, options: ReadOptions) -> Probe:
     """Find the encoding of an HTML file: byte-order mark, then its own declaration, then a guess."""
     data = file.read()
     encoding, note = (options.encoding, "") if options.encoding else _html_encoding(data)
-    layout = Layout(format="html", encoding=encoding, names=("path", "title", "text"), text_columns=("title", "text"))
+    layout = Layout(
+        format="html", encoding=encoding, names=("path", "title", "text"), text_columns=("title", "text")
+    )
     if not data:
         return Probe(_HTML, layout, (), ("no bytes at all",))
     _, text = _html_text(data.decode(encoding, "replace"))
@@ -103,7 +117,9 @@ def probe_pdf(file: SourceFile, options: ReadOptions) -> Probe:
         count = len(pages)
         sample = pages[0].extract_text() if count else ""
     note = "" if sample.strip() else "no text on the first page: perhaps scanned images"
-    layout = Layout(format="pdf", kind=options.pdf_rows, names=("path", "page", "text"), text_columns=("text",))
+    layout = Layout(
+        format="pdf", kind=options.pdf_rows, names=("path", "page", "text"), text_columns=("text",)
+    )
     tokens = max(1, estimate_tokens(sample), math.ceil(file.size / max(1, count) / 200)) * count
     if count == 0:
         return Probe(_PDF, layout, (), ("no pages",))
@@ -115,6 +131,9 @@ def probe_pdf(file: SourceFile, options: ReadOptions) -> Probe:
 
 def _pdf_pages(stream: Any) -> Any:
     import pypdf
+
+    # A library's duty: without a handler Python prints its warnings, a line for every odd font, to stderr.
+    logging.getLogger("pypdf").addHandler(_SILENT)
 
     reader = pypdf.PdfReader(stream)
     if reader.is_encrypted and not reader.decrypt(""):
@@ -131,7 +150,11 @@ def read_pdf(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) 
             return _table(_PDF, {"path": [file.path], "page": [None], "text": [_encodable(text)]})
         numbers = range(piece.slice.start, piece.slice.stop)
         texts = [_encodable(pages[number].extract_text()) for number in numbers]
-    columns = {"path": [file.path] * len(texts), "page": [number + 1 for number in numbers], "text": texts}
+    columns: dict[str, list[Any]] = {
+        "path": [file.path] * len(texts),
+        "page": [number + 1 for number in numbers],
+        "text": texts,
+    }
     return _table(_PDF, columns)
 
 

@@ -46,7 +46,9 @@ def parse(data: bytes, encoding: str = "utf-8") -> Any:
         value = json.loads(data.decode("utf-8", "replace"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"not valid JSON: {type(error).__name__}") from None
-    return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return orjson.loads(
+        json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
 
 
 def _refuse_constant(name: str) -> Any:
@@ -103,7 +105,8 @@ def _layout(base: Layout, observed: Observed, options: ReadOptions) -> tuple[Lay
     keys = list(observed.keys)
     names, notes = unique_names(keys)
     fields = [
-        pa.field(name, options.schema.get(name, observed.keys[key].type())) for key, name in zip(keys, names, strict=True)
+        pa.field(name, options.schema.get(name, observed.keys[key].type()))
+        for key, name in zip(keys, names, strict=True)
     ]
     if base.kind == "object" and fields and PATH not in names:
         fields.insert(0, pa.field(PATH, pa.string()))
@@ -113,7 +116,9 @@ def _layout(base: Layout, observed: Observed, options: ReadOptions) -> tuple[Lay
         encoding=base.encoding,
         names=tuple(names),
         keys=tuple(keys),
-        text_columns=tuple(field.name for field in fields if pa.types.is_string(field.type) and field.name != PATH),
+        text_columns=tuple(
+            field.name for field in fields if pa.types.is_string(field.type) and field.name != PATH
+        ),
         whole=base.whole,
     )
     return layout, pa.schema(fields), notes
@@ -121,7 +126,9 @@ def _layout(base: Layout, observed: Observed, options: ReadOptions) -> tuple[Lay
 
 def probe_lines(file: SourceFile, options: ReadOptions) -> Probe:
     """Learn schema and cuts of JSON Lines in one pass; all lines must be JSON, within the inferred bytes."""
-    encoding, note = (options.encoding, "") if options.encoding else detect_encoding(file.head(), complete=False)
+    encoding, note = (
+        (options.encoding, "") if options.encoding else detect_encoding(file.head(), complete=False)
+    )
     observed, kind, offset = Observed(), "records", 0
     cuts = CutBuilder(options.limits, 0)
     with file.stream() as raw:
@@ -197,7 +204,9 @@ def _table(rows: list[Any], file: SourceFile, layout: Layout, piece: Piece, sche
     for key, name in zip(layout.keys, layout.names, strict=True):
         if name in schema.names:
             field = schema.field(name)
-            columns.append(_column([record.get(key) for record in records], field, file.path, piece.first_row))
+            columns.append(
+                _column([record.get(key) for record in records], field, file.path, piece.first_row)
+            )
             fields.append(field)
     if layout.kind == "object" and PATH not in layout.names and PATH in schema.names:
         columns.insert(0, pa.array([file.path] * len(records), pa.string()))

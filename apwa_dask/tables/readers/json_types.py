@@ -86,7 +86,9 @@ def fits(value: Any, kind: pa.DataType) -> bool:
         return True
     if pa.types.is_struct(kind):
         known = {inner.name: inner.type for inner in kind}
-        return isinstance(value, dict) and all(key in known and fits(inner, known[key]) for key, inner in value.items())
+        return isinstance(value, dict) and all(
+            key in known and fits(inner, known[key]) for key, inner in value.items()
+        )
     if pa.types.is_list(kind):
         return isinstance(value, list) and all(fits(inner, kind.value_type) for inner in value)
     if pa.types.is_boolean(kind):

@@ -46,7 +46,9 @@ class CutBuilder:
         self._rows = self._tokens = 0
 
 
-def row_cuts(rows: int, tokens: int, limits: Limits, *, kind: str = "rows", group: int = 0, first_row: int = 0) -> list[Cut]:
+def row_cuts(
+    rows: int, tokens: int, limits: Limits, *, kind: str = "rows", group: int = 0, first_row: int = 0
+) -> list[Cut]:
     """Cut `rows` rows of about equal size into slices within the limits.
 
     Slices count from 0 inside `group`; `first_row` is the offset of the group inside the file.

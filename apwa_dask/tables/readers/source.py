@@ -77,7 +77,7 @@ class ReadOptions:
     schema : dict of str to pyarrow.DataType
         Declared column types, winning over inference.
     infer_bytes : int
-        Up to this many (decompressed) bytes the whole file is looked at to infer types; past it, this much of it.
+        Types are inferred from a whole file up to this many decompressed bytes, else from this much of it.
     verify_bytes : int
         Parquet and Arrow files up to this size are read once while planning, so that damage is found early.
     """

@@ -59,7 +59,11 @@ def read_partition(
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     if not row_ids:
         return table
-    ids = [f"{piece.file}:{row}" for piece in pieces for row in range(piece.first_row, piece.first_row + piece.rows)]
+    ids = [
+        f"{piece.file}:{row}"
+        for piece in pieces
+        for row in range(piece.first_row, piece.first_row + piece.rows)
+    ]
     return table.add_column(0, pa.field(ROW_ID, pa.string()), pa.array(ids, pa.string()))
 
 
@@ -69,7 +73,9 @@ def _pruned(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     for name in columns:
         if name not in schema.names:
             raise SourceError(
-                f"there is no column {name!r}", fix=candidates(name, schema.names, noun="columns"), code="SOURCE-COLUMN"
+                f"there is no column {name!r}",
+                fix=candidates(name, schema.names, noun="columns"),
+                code="SOURCE-COLUMN",
             )
     return pa.schema([schema.field(name) for name in columns])
 
@@ -131,7 +137,12 @@ def _as_documents(source: SourceFile, layout: Layout, piece: Piece) -> pa.Table:
     rows = _with_rows(reader(source, layout, piece, wanted), wanted, source, piece)
     texts = [row_text(row) for row in rows.to_pylist()]
     pages = range(piece.first_row, piece.first_row + len(texts))
-    columns = {"path": [source.path] * len(texts), "page": list(pages), "text": texts, "media": [None] * len(texts)}
+    columns = {
+        "path": [source.path] * len(texts),
+        "page": list(pages),
+        "text": texts,
+        "media": [None] * len(texts),
+    }
     return pa.table(columns, schema=DOCUMENT_SCHEMA)
 
 
