@@ -19,7 +19,7 @@ from apwa_dask.testing.faults import Strike, refused, spoiled_answer, spoiled_re
 from apwa_dask.testing.limits import Limiter, Verdict, retry_hint
 from apwa_dask.testing.log import Call, CallBook
 from apwa_dask.testing.script import ChatRequest, Fault, Lognormal, Script
-from apwa_dask.testing.wire import Header, Reply, Request, error_reply, html_reply
+from apwa_dask.testing.wire import Header, Reply, Request, error_reply, html_reply, json_reply
 
 __all__ = ["Client", "Desk", "Exchange", "key_refusal"]
 
@@ -204,41 +204,53 @@ class Desk:
         if self.filling:  # an instant answer frees its slot inside this loop, which then goes on by itself
             return
         self.filling = True
-        while self.waiting and (self.script.slots is None or self.answering < self.script.slots):
-            exchange = self.waiting.popleft()
-            begin, exchange.begin = exchange.begin, None
-            exchange.holds_slot = True
-            self.answering += 1
-            self.max_answering = max(self.max_answering, self.answering)
-            if begin is not None:
-                begin()
-        self.filling = False
+        try:
+            while self.waiting and (self.script.slots is None or self.answering < self.script.slots):
+                self._start(self.waiting.popleft())
+        finally:
+            self.filling = False
+
+    def _start(self, exchange: Exchange) -> None:
+        begin, exchange.begin = exchange.begin, None
+        exchange.holds_slot = True
+        self.answering += 1
+        self.max_answering = max(self.max_answering, self.answering)
+        if begin is not None:
+            begin()
 
     def _begin(
         self, exchange: Exchange, asked: ChatRequest, fault: Fault | None, extra: tuple[Header, ...]
     ) -> None:
         call = exchange.call
         try:
-            answer = answer_for(self.script, asked)
-            if fault is not None and answer is not None:
-                answer = spoiled_answer(fault, answer, asked.schema)
-        except (
-            Exception
-        ) as why:  # a scripted callable may raise anything: its client must hear of it, not hang
+            reply = self._answer(call, asked, fault, extra)
+        except Exception as why:  # a scripted callable may raise anything: its client must hear of it
             call.fault = "script_error"
             exchange.reply(error_reply(500, f"the script has no answer: {why!r}", kind="script_error"))
             return
+        delay_s = self._latency_s() + (fault.delay_s if fault is not None else 0.0)
+        exchange.after(delay_s, lambda: exchange.reply(reply))
+
+    def _answer(
+        self, call: Call, asked: ChatRequest, fault: Fault | None, extra: tuple[Header, ...]
+    ) -> Reply:
+        """Make the tokens, and with them the bill."""
+        answer = answer_for(self.script, asked)
         if answer is None:
             call.fault = "unmatched"
             message = "no mapping and no rule of the script matches this prompt, and answers='fail'"
-            exchange.reply(error_reply(500, message, kind="script_error", code="unmatched"))
-            return
+            return error_reply(500, message, kind="script_error", code="unmatched")
+        if fault is not None:
+            answer = spoiled_answer(fault, answer, asked.schema)
         limit = _max_tokens(asked)
         if limit is None:
             self.limiter.charge(answer.tokens)
         elif answer.tokens > limit:
             answer = _cut(answer, limit)
         call.billed, call.completion_tokens = True, answer.tokens
+        call.finish_reason = answer.finish_reason
+        if self.script.keep_bodies:
+            call.answer = answer.content or ""
         body = completion_body(
             answer,
             n=call.n,
@@ -246,11 +258,7 @@ class Desk:
             model=_resolved(self.script, fault, asked),
             prompt_tokens=call.prompt_tokens if self.script.usage else None,
         )
-        reply = json_or_spoiled(fault, body, extra)
-        call.finish_reason = answer.finish_reason
-        if self.script.keep_bodies:
-            call.answer = answer.content or ""
-        exchange.after(self._latency_s() + (fault.delay_s if fault else 0.0), lambda: exchange.reply(reply))
+        return json_reply(200, body, extra) if fault is None else spoiled_reply(fault, body, extra)
 
     def _latency_s(self) -> float:
         latency = self.script.latency_s
@@ -273,14 +281,6 @@ def key_refusal(script: Script, key: bytes) -> Reply | None:
     if not key:
         return error_reply(401, "You didn't provide an API key.")
     return error_reply(401, "Incorrect API key provided.", code="invalid_api_key")
-
-
-def json_or_spoiled(fault: Fault | None, body: bytes, extra: tuple[Header, ...]) -> Reply:
-    """The reply, spoiled by the fault if there is one."""
-    return spoiled_reply(fault if fault is not None else _NO_FAULT, body, extra)
-
-
-_NO_FAULT = Fault("slow")
 
 
 def _resolved(script: Script, fault: Fault | None, asked: ChatRequest) -> str:

@@ -193,7 +193,7 @@ def spoiled_reply(fault: Fault, body: bytes, extra: tuple[Header, ...]) -> Reply
         case "no_usage" | "no_choices":
             document = orjson.loads(body)
             if fault.kind == "no_usage":
-                del document["usage"]
+                document.pop("usage", None)  # the whole script may already send none
             else:
                 document["choices"] = []
             return json_reply(200, orjson.dumps(document), extra)

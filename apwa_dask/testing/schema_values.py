@@ -155,8 +155,10 @@ def _hash(seed: str, path: str) -> int:
 def _integer(schema: dict[str, Any], pick: int) -> int:
     low, high = _bounds(schema, default_span=99.0, step=1.0)
     step = int(schema.get("multipleOf", 1))
-    first = math.ceil(low / step)
-    return (first + pick % (math.floor(high / step) - first + 1)) * step
+    first, last = math.ceil(low / step), math.floor(high / step)
+    if first > last:
+        raise SchemaNotScripted(f"no integer fits {schema}")
+    return (first + pick % (last - first + 1)) * step
 
 
 def _number(schema: dict[str, Any], pick: int) -> float:
