@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .manifest import Manifest
 from .pieces import FileInfo, Layout, Partition, Piece, Slice
+from .profile import ColumnProfile, Profile, TokenLengths, profile_frame, profile_source
 from .reading import read_partition
 from .report import FileReport, ReadReport
 from .schema import ROW_ID, type_name
@@ -12,17 +13,22 @@ from .tokens import estimate_tokens
 
 __all__ = [
     "ROW_ID",
+    "ColumnProfile",
     "FileInfo",
     "FileReport",
     "Layout",
     "Manifest",
     "Partition",
     "Piece",
+    "Profile",
     "ReadReport",
     "Slice",
     "Source",
     "Sources",
+    "TokenLengths",
     "estimate_tokens",
+    "profile_frame",
+    "profile_source",
     "read_partition",
     "read_sources",
     "type_name",

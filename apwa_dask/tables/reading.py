@@ -16,7 +16,7 @@ from .readers.registry import READERS
 from .readers.source import SourceFile
 from .schema import ROW_ID, conform
 
-__all__ = ["read_partition"]
+__all__ = ["read_partition", "read_pieces"]
 
 
 def read_partition(
@@ -53,10 +53,8 @@ def read_partition(
         When a file is gone, changed since it was listed, is damaged, or holds a value that does not fit.
     """
     schema = _pruned(manifest.schema, columns)
-    opener = Opener(storage_options)
     pieces = manifest.partitions[ordinal].pieces
-    tables = [_read_piece(manifest, piece, schema, opener) for piece in pieces]
-    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    table = read_pieces(manifest, pieces, schema, storage_options=storage_options)
     if not row_ids:
         return table
     ids = [
@@ -65,6 +63,19 @@ def read_partition(
         for row in range(piece.first_row, piece.first_row + piece.rows)
     ]
     return table.add_column(0, pa.field(ROW_ID, pa.string()), pa.array(ids, pa.string()))
+
+
+def read_pieces(
+    manifest: Manifest,
+    pieces: Sequence[Piece],
+    schema: pa.Schema,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """Read any pieces of a manifest, in order, as one table of `schema`."""
+    opener = Opener(storage_options)
+    tables = [_read_piece(manifest, piece, schema, opener) for piece in pieces]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def _pruned(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
