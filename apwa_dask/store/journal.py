@@ -1,0 +1,247 @@
+"""The write-ahead record of every paid answer, keyed by the fingerprint of its request.
+
+Any number of processes share one journal: each writes its own immutable segments and reads all of them. What was
+flushed is never lost and, where it is an "ok", never paid for again. See DESIGN, section 6.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from apwa_dask.errors import StoreError
+from apwa_dask.store.folder import Folder, open_folder
+from apwa_dask.store.killpoints import reach
+from apwa_dask.store.library import SegmentLibrary
+from apwa_dask.store.names import safe_name, safe_namespace
+from apwa_dask.store.record import Record
+from apwa_dask.store.segment import Seal, SegmentKeys, encode
+from apwa_dask.store.write_behind import WriteBehind
+
+__all__ = ["Journal", "JournalStats", "Record"]
+
+_CACHE_BYTES = 128 * 2**20
+_RECENT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStats:
+    """What a journal holds, and what this process did with it."""
+
+    records: int
+    segments: int
+    size_bytes: int
+    index_bytes: int
+    unflushed: int
+    written: int
+    hits: int
+    misses: int
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """Files that are not served, by name, and why."""
+
+    @property
+    def ignored_count(self) -> int:
+        return len(self.ignored)
+
+
+class _SegmentWriter:
+    """Makes batches durable as this process's segments, and shows them to the library."""
+
+    def __init__(self, folder: Folder, seal: Seal, library: SegmentLibrary, writer: str) -> None:
+        self._folder, self._seal, self._library, self._writer = folder, seal, library, writer
+        self._sequence = 0
+        self.written = 0
+
+    def write(self, records: Sequence[Record]) -> None:
+        reach("journal.before_write")
+        data = encode(records)
+        name = self._seal.name(self._writer, self._sequence, data)
+        self._folder.write(name, data, point="journal")
+        self._sequence += 1
+        self.written += len(records)
+        self._library.add(name, len(data), SegmentKeys.of(records))
+
+
+class Journal:
+    """Paid answers under a store URL, for one namespace.
+
+    Parameters
+    ----------
+    url : str
+        The store: a local path or any fsspec URL. The journal is in ``journal/<namespace>/`` under it.
+    namespace : str
+        Tenant. Answers are never shared between namespaces.
+    storage_options : mapping, optional
+        For the filesystem; in memory only.
+    writer : str, optional
+        Name of this writer, unique among living ones (lower-case letters and digits); random by default.
+    flush_records, flush_s
+        A batch is written when so many records wait, or the first has waited so long: the bound of what a
+        crash can cost.
+    store_prompts : bool
+        Keep the prompts too. Off by default: they hold the rows' text.
+    hmac_key : bytes, optional
+        Sign segments, and ignore those that this key did not sign.
+
+    Notes
+    -----
+    ``put``, ``peek`` and ``unflushed`` do no I/O and are safe on an event loop's thread. All other methods
+    block: call them from worker threads. A journal that crossed a fork starts empty-handed in the child: the
+    parent's unflushed records remain the parent's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "default",
+        storage_options: Mapping[str, Any] | None = None,
+        writer: str | None = None,
+        flush_records: int = 256,
+        flush_s: float = 1.0,
+        store_prompts: bool = False,
+        hmac_key: bytes | None = None,
+    ) -> None:
+        if flush_records < 1 or flush_s <= 0:
+            raise ValueError("flush_records and flush_s must be positive")
+        if writer is not None and not (safe_name(writer, "writer").isalnum() and writer.islower()):
+            raise StoreError("a journal's writer is named with lower-case letters and digits", code="STORE-NAME")
+        self.namespace = safe_namespace(namespace)
+        self._folder = open_folder(url, storage_options).child("journal").child(self.namespace)
+        self._seal = Seal(self.namespace, hmac_key)
+        self._chosen_writer = writer
+        self._flush_records, self._flush_s, self._store_prompts = flush_records, flush_s, store_prompts
+        self._begin()
+
+    def _begin(self) -> None:
+        """The state that belongs to one process."""
+        self._pid = os.getpid()
+        # The random part keeps two processes that were given one name from ever writing the same file.
+        self._writer = f"{self._chosen_writer or ''}{secrets.token_hex(6)}"[-40:]
+        self._library = SegmentLibrary(self._folder, self._seal, cache_bytes=_CACHE_BYTES)
+        self._segment_writer = _SegmentWriter(self._folder, self._seal, self._library, self._writer)
+        self._behind = WriteBehind(
+            self._segment_writer.write,
+            flush_records=self._flush_records,
+            flush_s=self._flush_s,
+            recent_bytes=_RECENT_BYTES,
+            where=self._folder.url,
+        )
+        self._counts = threading.Lock()
+        self._hits = self._misses = 0
+        self._closer = weakref.finalize(self, self._behind.close_at_exit)
+
+    def _here(self) -> None:
+        """Start anew where this object was inherited by a fork: its locks and thread are the parent's."""
+        if self._pid != os.getpid():
+            self._closer.detach()
+            self._begin()
+
+    @property
+    def url(self) -> str:
+        """Where the segments are, without credentials."""
+        return self._folder.url
+
+    @property
+    def unflushed(self) -> int:
+        """Records put here and not durable yet."""
+        return self._behind.unflushed if self._pid == os.getpid() else 0
+
+    def put(self, record: Record) -> None:
+        """Take a record, to be written soon. O(1), no I/O.
+
+        Raises
+        ------
+        StoreError
+            Where earlier records cannot be written. This one is kept too and will be tried again, but the
+            caller should stop paying for more.
+        """
+        self._here()
+        if record.prompt is not None and not self._store_prompts:
+            record = replace(record, prompt=None)
+        self._behind.put(record)
+
+    def peek(self, key: bytes) -> Record | None:
+        """The "ok" record of `key` if it is in memory: unflushed, or written here recently. No I/O."""
+        self._here()
+        return self._behind.peek(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Record]:
+        """The "ok" records of those of `keys` that are known. Blocks on I/O.
+
+        Raises
+        ------
+        StoreError
+            Where the store cannot be read. Damaged and foreign segments are ignored and counted instead.
+        """
+        self._here()
+        distinct = list(dict.fromkeys(keys))
+        found: dict[bytes, Record] = {}
+        missing: list[bytes] = []
+        for key in distinct:
+            record = self._behind.peek(key)
+            if record is None:
+                missing.append(key)
+            else:
+                found[key] = record
+        if missing:
+            found.update(self._library.find(missing))
+        with self._counts:
+            self._hits += len(found)
+            self._misses += len(distinct) - len(found)
+        return found
+
+    def flush(self) -> None:
+        """Return when every record put before is durable (on a local disk: fsynced).
+
+        Raises
+        ------
+        StoreError
+            Where they could not be written; they are kept.
+        """
+        self._here()
+        self._behind.flush()
+
+    def refresh(self) -> None:
+        """See what other writers flushed since."""
+        self._here()
+        self._library.refresh()
+
+    def close(self) -> None:
+        """Flush and end the writer's thread."""
+        self._here()
+        self._closer.detach()
+        self._behind.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a Journal belongs to one process and may hold credentials; open it again where it is used")
+
+    def __repr__(self) -> str:
+        return f"Journal({self.url!r}, unflushed={self.unflushed})"
+
+    def stats(self) -> JournalStats:
+        """Counts, from memory."""
+        self._here()
+        segments = self._library.segments
+        return JournalStats(
+            records=self._library.record_count,
+            segments=len(segments),
+            size_bytes=sum(size for _, size in segments),
+            index_bytes=self._library.index_bytes,
+            unflushed=self.unflushed,
+            written=self._segment_writer.written,
+            hits=self._hits,
+            misses=self._misses,
+            ignored=dict(self._library.ignored),
+        )

@@ -1,0 +1,38 @@
+"""Named places where a test can make the process die, as kill -9 would.
+
+``APWA_KILL_AT=journal.before_rename`` kills at the first arrival, ``journal.before_rename:3`` at the third;
+several are separated by commas. Without the variable `reach` does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+__all__ = ["KILL_AT_VARIABLE", "reach"]
+
+KILL_AT_VARIABLE = "APWA_KILL_AT"
+
+
+def _armed(text: str) -> dict[str, int]:
+    points: dict[str, int] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, arrival = item.partition(":")
+        points[name] = int(arrival or 1)
+    return points
+
+
+_ARMED = _armed(os.environ.get(KILL_AT_VARIABLE, ""))
+_ARRIVALS: Counter[str] = Counter()
+
+
+def reach(point: str) -> None:
+    """Die here, at once and without any clean-up, if `point` is armed and this is the arrival asked for."""
+    if not _ARMED or point not in _ARMED:
+        return
+    _ARRIVALS[point] += 1
+    if _ARRIVALS[point] < _ARMED[point]:
+        return
+    # SIGKILL cannot be caught, so no `finally`, atexit hook or buffered write runs: a true crash.
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

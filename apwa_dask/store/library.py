@@ -1,0 +1,214 @@
+"""The durable segments of one namespace, read: an index of keys, and a bounded cache of decoded segments."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from apwa_dask.store.folder import Entry, Folder
+from apwa_dask.store.index import KeyIndex
+from apwa_dask.store.record import Record, records_at
+from apwa_dask.store.segment import BadSegment, Seal, SegmentKeys, SegmentName, decode, read_keys
+
+__all__ = ["SegmentLibrary"]
+
+_REMOTE_READERS = 16
+_VANISHED_RETRIES = 3
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    name: SegmentName
+    size_bytes: int
+    row_count: int
+    served_count: int
+    is_gone: bool = False
+    loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+
+class SegmentLibrary:
+    """Finds records by key in all segments of a folder. Safe from several threads; every method may do I/O.
+
+    Parameters
+    ----------
+    folder : Folder
+        Where the segments are.
+    seal : Seal
+        Checks them.
+    cache_bytes : int
+        Bound of the decoded segments kept in memory.
+    """
+
+    def __init__(self, folder: Folder, seal: Seal, *, cache_bytes: int) -> None:
+        self._folder, self._seal, self._cache_limit = folder, seal, cache_bytes
+        self._lock = threading.Lock()  # guards the fields below; never held during I/O
+        self._refreshing = threading.Lock()
+        self._segments: list[_Segment] = []
+        self._by_name: dict[str, _Segment] = {}
+        self._index = KeyIndex()
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._cache_bytes = 0
+        self._is_open = False
+        self.ignored: dict[str, str] = {}
+        """Files that are not served, by name, and why."""
+
+    @property
+    def segments(self) -> list[tuple[str, int]]:
+        """Names and sizes in bytes of the segments in use."""
+        with self._lock:
+            return [(name, segment.size_bytes) for name, segment in self._by_name.items()]
+
+    @property
+    def record_count(self) -> int:
+        """Records in the segments in use, failed ones too."""
+        with self._lock:
+            return sum(segment.row_count for segment in self._by_name.values())
+
+    @property
+    def index_bytes(self) -> int:
+        return self._index.size_bytes
+
+    def open(self) -> None:
+        """Read the keys of all segments, once."""
+        if not self._is_open:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """See segments that other writers added, and forget those that are gone."""
+        with self._refreshing:
+            with self._lock:
+                before = set(self._by_name)
+            listed = {entry.name: entry for entry in self._folder.entries()}
+            fresh = [entry for name, entry in listed.items() if name not in before and name not in self.ignored]
+            keys = self._read_keys(fresh)
+            with self._lock:
+                self._drop(before - set(listed))
+                self._insert([(entry, keys[entry.name]) for entry in fresh if entry.name in keys])
+                self._is_open = True
+
+    def add(self, name: str, size_bytes: int, keys: SegmentKeys) -> None:
+        """Take in a segment that this process has just written."""
+        with self._lock:
+            self._insert([(Entry(name, size_bytes), keys)])
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget segments that this process has just deleted."""
+        with self._lock:
+            self._drop(names)
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, Record]:
+        """The served records of those of `keys` that are known."""
+        self.open()
+        found: dict[bytes, Record] = {}
+        missing = list(keys)
+        for _ in range(_VANISHED_RETRIES):
+            has_vanished = self._collect(missing, found)
+            missing = [key for key in missing if key not in found]
+            if not missing or not has_vanished:
+                break
+            self.refresh()  # another process compacted: the records are in a new segment
+        return found
+
+    def _collect(self, keys: Sequence[bytes], found: dict[bytes, Record]) -> bool:
+        """Add what is known of `keys` to `found`; True where a segment had vanished."""
+        with self._lock:
+            index, segments = self._index, self._segments
+        has_vanished = False
+        for number, places in sorted(index.locate(keys).items()):
+            segment = segments[number]
+            places = [place for place in places if place[1] not in found]
+            if segment.is_gone or not places:
+                continue
+            try:
+                table = self._table(segment)
+            except FileNotFoundError:
+                has_vanished = True
+                continue
+            except BadSegment as error:
+                self._ignore(segment, str(error))
+                continue
+            records = records_at(table, [row for row, _ in places])
+            for (_, key), record in zip(places, records, strict=True):
+                if record.key == key and record.is_served:
+                    found.setdefault(key, record)
+        return has_vanished
+
+    def _table(self, segment: _Segment) -> pa.Table:
+        with segment.loading:
+            with self._lock:
+                table = self._cache.get(segment.number)
+                if table is not None:
+                    self._cache.move_to_end(segment.number)
+                    return table
+            data = self._folder.read(str(segment.name))
+            self._seal.check(segment.name, data)
+            table = decode(data)
+            with self._lock:
+                self._cache[segment.number] = table
+                self._cache_bytes += table.nbytes
+                while self._cache_bytes > self._cache_limit and len(self._cache) > 1:
+                    _, evicted = self._cache.popitem(last=False)
+                    self._cache_bytes -= evicted.nbytes
+            return table
+
+    def _ignore(self, segment: _Segment, reason: str) -> None:
+        with self._lock:
+            self.ignored[str(segment.name)] = reason
+            self._drop([str(segment.name)])
+
+    def _read_keys(self, entries: Sequence[Entry]) -> Mapping[str, SegmentKeys]:
+        if self._folder.is_local or len(entries) < 2:
+            read = map(self._keys_of, entries)
+            return {entry.name: keys for entry, keys in zip(entries, read, strict=True) if keys is not None}
+        with ThreadPoolExecutor(min(_REMOTE_READERS, len(entries)), "apwa-journal-open") as pool:
+            read = pool.map(self._keys_of, entries)
+            return {entry.name: keys for entry, keys in zip(entries, read, strict=True) if keys is not None}
+
+    def _keys_of(self, entry: Entry) -> SegmentKeys | None:
+        name = SegmentName.parse(entry.name)
+        if name is None:
+            self.ignored[entry.name] = "not a segment's name"
+            return None
+        refusal = self._seal.refusal(name)
+        if refusal is not None:
+            self.ignored[entry.name] = refusal
+            return None
+        try:
+            with self._folder.open(entry.name) as file:
+                return read_keys(file)
+        except BadSegment as error:
+            self.ignored[entry.name] = str(error)
+            return None
+        except FileNotFoundError:
+            return None  # compacted away since the listing; the next refresh sees its successor
+
+    def _insert(self, entries: Sequence[tuple[Entry, SegmentKeys]]) -> None:
+        added = []
+        for entry, keys in entries:
+            name = SegmentName.parse(entry.name)
+            if name is None or entry.name in self._by_name:
+                continue
+            number = len(self._segments)
+            segment = _Segment(number, name, entry.size_bytes, keys.row_count, len(keys.rows))
+            self._segments.append(segment)
+            self._by_name[entry.name] = segment
+            added.append((number, keys))
+        self._index = self._index.adding(added)
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            segment = self._by_name.pop(name, None)
+            if segment is None:
+                continue
+            segment.is_gone = True
+            table = self._cache.pop(segment.number, None)
+            self._cache_bytes -= table.nbytes if table is not None else 0
+        alive = sum(segment.served_count for segment in self._by_name.values())
+        if len(self._index) > 2 * alive + 4096:
+            self._index = self._index.without(s.number for s in self._segments if s.is_gone)

@@ -1,0 +1,171 @@
+"""One paid answer, as the journal keeps it, and its Arrow form."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["KEY_BYTES", "OK", "SCHEMA", "Record", "records_at", "to_table"]
+
+KEY_BYTES = 32
+OK = "ok"
+"""The only outcome that is ever served again."""
+
+_TEXT_FIELDS = ("outcome", "finish_reason", "model", "request_id", "run_id", "step_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How one request to a model ended.
+
+    Parameters
+    ----------
+    key : bytes
+        The request's fingerprint, 32 bytes (SHA-256 of its canonical form).
+    outcome : str
+        Outcome class; only ``"ok"`` records are served to later requests.
+    text : str or None
+        The answer, exactly as it came.
+    finish_reason, request_id : str or None
+        As the endpoint said.
+    model : str or None
+        The model that answered, as the endpoint resolved it.
+    input_tokens, cached_tokens, output_tokens : int
+        What was billed.
+    estimated : bool
+        True where the endpoint gave no usage and the tokens were counted here.
+    cost_usd : float or None
+        None where no price is known.
+    attempts : int
+        Requests made for this answer.
+    created_s : float
+        Unix time.
+    run_id, step_id : str
+        Who paid for it.
+    prompt : str or None
+        Kept only by a journal with ``store_prompts``.
+    """
+
+    key: bytes
+    outcome: str
+    text: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+    cost_usd: float | None = None
+    attempts: int = 1
+    request_id: str | None = None
+    created_s: float = 0.0
+    run_id: str = ""
+    step_id: str = ""
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        # A value that Parquet cannot hold would block the whole batch it is written with, so it stops here.
+        if type(self.key) is not bytes or len(self.key) != KEY_BYTES:
+            raise ValueError(f"a record's key is {KEY_BYTES} bytes")
+        for count in (self.input_tokens, self.cached_tokens, self.output_tokens, self.attempts):
+            if type(count) is not int or not 0 <= count < 2**63:
+                raise ValueError("tokens and attempts of a record are whole numbers, not negative")
+        for value in (self.text, self.finish_reason, self.model, self.request_id, self.prompt):
+            if value is not None and not isinstance(value, str):
+                raise ValueError("text fields of a record are str or None")
+        if not (isinstance(self.outcome, str) and isinstance(self.run_id, str) and isinstance(self.step_id, str)):
+            raise ValueError("outcome, run_id and step_id of a record are str")
+        if not isinstance(self.created_s, float | int) or not isinstance(self.estimated, bool):
+            raise ValueError("created_s of a record is a Unix time, estimated a bool")
+        if self.cost_usd is not None and not isinstance(self.cost_usd, float | int):
+            raise ValueError("cost_usd of a record is a number or None")
+
+    @property
+    def is_served(self) -> bool:
+        return self.outcome == OK
+
+    @property
+    def size_bytes(self) -> int:
+        """A bound of the memory it holds, near enough to budget a cache."""
+        return 600 + 4 * (len(self.text or "") + len(self.prompt or ""))
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+        # JSON answers can hold lone surrogates, which are no valid UTF-8: these few rows are kept here instead.
+        pa.field("text_raw", pa.binary()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("input_tokens", pa.int64(), nullable=False),
+        pa.field("cached_tokens", pa.int64(), nullable=False),
+        pa.field("output_tokens", pa.int64(), nullable=False),
+        pa.field("estimated", pa.bool_(), nullable=False),
+        pa.field("cost_usd", pa.float64()),
+        pa.field("attempts", pa.int64(), nullable=False),
+        pa.field("request_id", pa.string()),
+        pa.field("created_s", pa.float64(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("step_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string()),
+    ]
+)
+_FIELDS = tuple(field.name for field in fields(Record))
+_get = operator.attrgetter(*_FIELDS)
+
+
+def to_table(records: Sequence[Record]) -> pa.Table:
+    """`records` as a table of `SCHEMA`, in order. Total: whatever a `Record` can hold has a form here."""
+    columns: dict[str, Any] = dict(zip(_FIELDS, zip(*map(_get, records), strict=True), strict=True))
+    columns["text_raw"] = [None] * len(records)
+    try:
+        return _table(columns)
+    except UnicodeEncodeError:
+        texts = [_split_text(text) for text in columns["text"]]
+        columns["text"] = [text for text, _ in texts]
+        columns["text_raw"] = [raw for _, raw in texts]
+        for name in (*_TEXT_FIELDS, "prompt"):
+            columns[name] = [None if value is None else _encodable(value) for value in columns[name]]
+        return _table(columns)
+
+
+def _table(columns: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_arrays(
+        [pa.array(columns[field.name], type=field.type) for field in SCHEMA], schema=SCHEMA
+    )
+
+
+def _split_text(text: str | None) -> tuple[str | None, bytes | None]:
+    if text is None or _is_encodable(text):
+        return text, None
+    return None, text.encode("utf-8", "surrogatepass")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def records_at(table: pa.Table, rows: Sequence[int]) -> list[Record]:
+    """The records at `rows` of a table of `SCHEMA`."""
+    picked = table.take(pa.array(rows, type=pa.int64()))
+    columns = {name: picked.column(name).to_pylist() for name in (*_FIELDS, "text_raw")}
+    if picked.column("text_raw").null_count < len(rows):
+        columns["text"] = [
+            text if raw is None else raw.decode("utf-8", "surrogatepass")
+            for text, raw in zip(columns["text"], columns["text_raw"], strict=True)
+        ]
+    return [Record(*values) for values in zip(*(columns[name] for name in _FIELDS), strict=True)]

@@ -1,0 +1,206 @@
+"""One immutable file of records: Parquet with page checksums, and a hash of the whole in its name.
+
+The hash is SHA-256 of the content. With an HMAC key it is instead an HMAC over content, namespace and file
+identity, so that a segment can neither be forged nor carried from one tenant to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from apwa_dask.errors import StoreError
+from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA, Record, to_table
+
+__all__ = ["BadSegment", "Seal", "SegmentKeys", "SegmentName", "decode", "encode", "read_keys", "replaced_by"]
+
+FORMAT = b"apwa-journal/1"
+_FORMAT_KEY, _REPLACES_KEY = b"apwa.format", b"apwa.replaces"
+_NAME = re.compile(
+    r"seg-(?P<writer>[a-z0-9]{1,40})-(?P<sequence>[0-9]{8})-(?P<digest>[0-9a-f]{32})(?P<signed>\.signed)?\.parquet"
+)
+_DICTIONARY_COLUMNS = ["outcome", "finish_reason", "model", "run_id", "step_id"]
+# A hostile file may promise more than memory holds; ours are a hundredth of these.
+_MAX_ROWS, _MAX_UNCOMPRESSED_BYTES = 5_000_000, 4 * 2**30
+
+Prefixes = npt.NDArray[np.uint64]
+Rows = npt.NDArray[np.uint32]
+
+
+class BadSegment(Exception):
+    """A file that is not a segment we may serve from; the message says why. Never leaves this room."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentName:
+    """What a segment's file name says."""
+
+    writer: str
+    sequence: int
+    digest: str
+    is_signed: bool
+
+    def __str__(self) -> str:
+        return f"seg-{self.writer}-{self.sequence:08d}-{self.digest}{'.signed' if self.is_signed else ''}.parquet"
+
+    @classmethod
+    def parse(cls, name: str) -> SegmentName | None:
+        """None where `name` is not a segment's."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(match["writer"], int(match["sequence"]), match["digest"], match["signed"] is not None)
+
+
+class Seal:
+    """Names segments by their content, and checks content against names."""
+
+    def __init__(self, namespace: str, hmac_key: bytes | None) -> None:
+        self._namespace, self._key = namespace.encode(), hmac_key
+
+    def __repr__(self) -> str:
+        return f"Seal(signed={self._key is not None})"
+
+    def name(self, writer: str, sequence: int, data: bytes) -> str:
+        """The file name under which `data` is to be stored."""
+        signed = self._key is not None
+        return str(SegmentName(writer, sequence, self._digest(writer, sequence, data), signed))
+
+    def refusal(self, name: SegmentName) -> str | None:
+        """Why a file of this name is not even read; None where it may be."""
+        if self._key is None and name.is_signed:
+            return "signed, and no key was given"
+        if self._key is not None and not name.is_signed:
+            return "unsigned, and a key is set"
+        return None
+
+    def check(self, name: SegmentName, data: bytes) -> None:
+        """Raise `BadSegment` unless `data` is what was stored under `name`."""
+        if not hmac.compare_digest(self._digest(name.writer, name.sequence, data), name.digest):
+            raise BadSegment("wrong signature" if name.is_signed else "content differs from its checksum")
+
+    def _digest(self, writer: str, sequence: int, data: bytes) -> str:
+        if self._key is None:
+            return hashlib.sha256(data).hexdigest()[:32]
+        identity = b"\0".join([FORMAT, self._namespace, writer.encode(), str(sequence).encode(), b""])
+        mac = hmac.new(self._key, identity, hashlib.sha256)
+        mac.update(data)
+        return mac.hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKeys:
+    """What the index needs of one segment: the served rows' key prefixes."""
+
+    prefixes: Prefixes
+    """First 8 bytes of each key, big-endian, of the rows that may be served."""
+    rows: Rows
+    """Their row numbers."""
+    row_count: int
+    """All rows, the failed ones too."""
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> SegmentKeys:
+        rows = [row for row, record in enumerate(records) if record.is_served]
+        return cls(prefixes_of(records[row].key for row in rows), np.array(rows, dtype=np.uint32), len(records))
+
+
+def prefixes_of(keys: Iterable[bytes]) -> Prefixes:
+    """The keys' first 8 bytes as numbers."""
+    return np.frombuffer(b"".join(key[:8] for key in keys), dtype=">u8").astype(np.uint64)
+
+
+def encode(records: Sequence[Record] | pa.Table, *, replaces: Sequence[str] = ()) -> bytes:
+    """The bytes of a segment. `replaces` names the segments whose records it took over (compaction)."""
+    table = records if isinstance(records, pa.Table) else to_table(records)
+    metadata = {_FORMAT_KEY: FORMAT}
+    if replaces:
+        metadata[_REPLACES_KEY] = orjson.dumps(list(replaces))
+    sink = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        sink,
+        compression="zstd",
+        use_dictionary=_DICTIONARY_COLUMNS,
+        write_page_checksum=True,
+        write_statistics=False,
+    )
+    return sink.getvalue()
+
+
+def decode(data: bytes) -> pa.Table:
+    """The records of a segment whose checksum was verified.
+
+    Raises
+    ------
+    BadSegment
+        Where it is not a readable segment of ours.
+    """
+    try:
+        return _open(io.BytesIO(data)).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadSegment(_brief(error)) from None
+
+
+def read_keys(file: BinaryIO) -> SegmentKeys:
+    """The keys of a segment, reading no other column.
+
+    Raises
+    ------
+    BadSegment
+        Where it is not a readable segment of ours.
+    """
+    try:
+        table = _open(file).read(columns=["key", "outcome"])
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadSegment(_brief(error)) from None
+    return keys_of(table)
+
+
+def keys_of(table: pa.Table) -> SegmentKeys:
+    """The served keys of a decoded segment, or of its key columns."""
+    served = pc.equal(table.column("outcome"), OK).to_numpy()
+    keys = table.column("key").combine_chunks()
+    if isinstance(keys, pa.ChunkedArray):
+        keys = pa.concat_arrays(keys.chunks) if keys.num_chunks else pa.array([], pa.binary(KEY_BYTES))
+    if len(keys) == 0:
+        return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0)
+    words = np.frombuffer(keys.buffers()[1], dtype=">u8", count=4 * len(keys), offset=KEY_BYTES * keys.offset)
+    rows = np.flatnonzero(served).astype(np.uint32)
+    return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys))
+
+
+def replaced_by(data: bytes) -> tuple[str, ...]:
+    """Names of the segments that this one took over."""
+    metadata = pq.read_schema(io.BytesIO(data)).metadata or {}
+    return tuple(orjson.loads(metadata.get(_REPLACES_KEY, b"[]")))
+
+
+def _open(file: BinaryIO) -> pq.ParquetFile:
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    schema = parquet.schema_arrow
+    if (schema.metadata or {}).get(_FORMAT_KEY) != FORMAT or not schema.equals(SCHEMA):
+        raise BadSegment("not a journal segment of this version")
+    metadata = parquet.metadata
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if metadata.num_rows > _MAX_ROWS or size > _MAX_UNCOMPRESSED_BYTES:
+        raise BadSegment("larger than any segment of ours")
+    return parquet
+
+
+def _brief(error: BaseException) -> str:
+    return f"unreadable ({type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''})"
