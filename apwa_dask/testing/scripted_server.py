@@ -208,7 +208,8 @@ class _Process:
         ready = self._first_words(line)
         if not ready.startswith("READY "):
             self._kill()
-            raise RunError("the scripted server did not start", why=self._complained())
+            with self._complaints:
+                raise RunError("the scripted server did not start", why=self._complained())
         self.base_url = ready.split()[1]
 
     def _first_words(self, line: bytes) -> str:
@@ -264,9 +265,9 @@ class _Thread:
             chosen = asyncio.run_coroutine_threadsafe(self._listener.open(port), self._loop).result(
                 START_TIMEOUT_S
             )
-        except OSError:
+        except OSError as why:
             self._stop_loop()
-            raise
+            raise RunError("the scripted server did not start", why=str(why)) from why
         self.base_url = f"http://127.0.0.1:{chosen}/v1"
 
     def set(self, script: Script) -> None:

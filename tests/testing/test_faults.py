@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import socket
+import sys
 import zlib
 from urllib.parse import urlsplit
 
@@ -41,7 +42,7 @@ def strike(
     return Strike(n, since_start_s, attempt, chat_request(body))
 
 
-# -- which calls are struck --------------------------------------------------------------------------------------
+# -- which calls are struck ------------------------------------------------------------------------
 
 
 def test_a_fault_strikes_all_calls_unless_told_otherwise() -> None:
@@ -125,7 +126,7 @@ def test_unknown_kinds_and_bad_patterns_are_refused_with_the_nearest_name() -> N
         Fault("reset", on="(")
 
 
-# -- refused before any token is made ----------------------------------------------------------------------------
+# -- refused before any token is made --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 429, 500, 503, 529])
@@ -200,7 +201,7 @@ def test_a_disconnect_sends_nothing(scripted_server, post) -> None:
     assert (call.fault, call.billed, call.status) == ("disconnect", False, 0)
 
 
-# -- the model's answer is not what was asked for ----------------------------------------------------------------
+# -- the model's answer is not what was asked for --------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_a_fault_that_does_not_fit_the_answer_says_so(scripted_server, post) -> 
     assert server.log()[0].fault == "script_error"
 
 
-# -- the envelope ------------------------------------------------------------------------------------------------
+# -- the envelope ----------------------------------------------------------------------------------
 
 
 def test_usage_can_be_missing_for_some_calls_or_all(scripted_server, post) -> None:
@@ -313,7 +314,7 @@ def test_a_200_can_hold_no_answer_and_is_billed(scripted_server, post, kind) -> 
     assert server.log()[0].billed
 
 
-# -- the wire ----------------------------------------------------------------------------------------------------
+# -- the wire --------------------------------------------------------------------------------------
 
 
 def raw_exchange(server, text: str, *, until: int = 1 << 30) -> tuple[bytes, str]:
@@ -337,6 +338,13 @@ def test_a_reset_comes_in_the_middle_of_the_body_and_is_billed(scripted_server) 
     assert ending == "reset"
     [call] = server.log()
     assert (call.fault, call.billed) == ("reset", True)
+
+
+def test_a_reset_works_on_the_loop_of_asyncio_as_well(scripted_server, post, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    server = scripted_server(in_process=True, latency_s=0.01, faults=(Fault("reset", on="bad"),))
+    assert raw_exchange(server, "bad")[1] == "reset"
+    assert post(server, "good")[0].status == 200
 
 
 def test_a_short_body_is_shorter_than_its_content_length(scripted_server, post) -> None:

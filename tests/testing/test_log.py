@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ def test_the_log_holds_each_call_in_order_of_arrival(scripted_server, post, labe
     log = server.log()
     assert log.texts == texts
     assert [call.n for call in log] == list(range(1, 51))
-    assert all(earlier.t_end <= later.t_start for earlier, later in zip(log, log[1:], strict=False))
+    assert all(earlier.t_end <= later.t_start for earlier, later in pairwise(log))
     call = log[7]
     assert call.messages == [{"role": "user", "content": "text 7"}]
     assert call.body["temperature"] == 0
