@@ -1,8 +1,8 @@
 """Settings, by Dask's own convention: the namespace ``apwa`` of ``dask.config``; keyword arguments win.
 
-A setting comes from ``apwa.yaml`` beside this file, then from Dask's configuration files, then from the environment
-(``DASK_APWA__MAX_CONCURRENCY=32``), then from ``dask.config.set``. Settings name an endpoint and the variable of
-its key; they never hold a key.
+A setting comes from ``apwa.yaml`` beside this file, then from Dask's configuration files, then from the
+environment (``DASK_APWA__MAX_CONCURRENCY=32``), then from ``dask.config.set``. Settings name an endpoint and
+the variable of its key; they never hold a key.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ def get(name: str, override: Any = None) -> Any:
             why=candidates(key, rules, noun="settings"),
             code="CONFIG-NAME",
         )
-    value = override if override is not None else dask.config.get(f"{NAMESPACE}.{key}", default=defaults()[key])
-    _check(key, value, given=override is not None)
+    if override is not None:
+        _check(key, override, where="the argument you gave")
+        return override
+    value = dask.config.get(f"{NAMESPACE}.{key}", default=defaults()[key])
+    _check(key, value, where=f"setting {NAMESPACE}.{key} (file, environment or dask.config.set)")
     return value
 
 
@@ -62,7 +65,7 @@ def describe(name: str) -> str:
 
 
 def misplaced() -> dict[str, str]:
-    """Names under ``apwa`` in the configuration that are no settings, each with a hint; a typo does nothing."""
+    """Names under ``apwa`` in the configuration that are no settings (they do nothing), each with a hint."""
     configured = dask.config.get(NAMESPACE, default={}) or {}
     known = _rules()
     return {
@@ -72,28 +75,35 @@ def misplaced() -> dict[str, str]:
     }
 
 
-def _check(key: str, value: Any, *, given: bool) -> None:
-    import jsonschema
+def _check(key: str, value: Any, *, where: str) -> None:
+    import jsonschema  # type: ignore[import-untyped]
 
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_rules()[key]).iter_errors(value))
+    errors = jsonschema.Draft202012Validator(_rules()[key]).iter_errors(value)
+    error = jsonschema.exceptions.best_match(errors)
     if error is None:
         return
     raise ConfigError(
-        f"the value of {key!r} does not fit: {_reason(error.validator, error.validator_value)}",
-        where="the argument you gave" if given else f"setting {NAMESPACE}.{key} (file, environment or dask.config.set)",
+        f"the value of {key!r} does not fit: it must be {_wanted(error.validator, error.validator_value)}",
+        where=where,
         why=describe(key),
         code="CONFIG-VALUE",
     )
 
 
-def _reason(rule: str, wanted: Any) -> str:
-    """What was wanted. The value itself is not quoted: it may be a key that somebody put in the wrong place."""
-    if rule == "enum":
-        return "it is one of " + ", ".join(map(str, wanted))
-    if rule == "type":
-        names = wanted if isinstance(wanted, list) else [wanted]
-        return "it is " + " or ".join(names)
-    return {"minimum": "at least", "maximum": "at most", "minLength": "characters, at least"}.get(rule, rule) + f" {wanted}"
+def _wanted(rule: str, limit: Any) -> str:
+    """What fits. The value itself is not quoted: it may be a key that somebody put in the wrong place."""
+    match rule:
+        case "enum":
+            return "one of " + ", ".join(map(str, limit))
+        case "type":
+            return " or ".join(limit) if isinstance(limit, list) else str(limit)
+        case "minimum":
+            return f"at least {limit}"
+        case "maximum":
+            return f"at most {limit}"
+        case "pattern":
+            return "the name of a variable"
+    return f"such that {rule} is {limit}"
 
 
 @cache

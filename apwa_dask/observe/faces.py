@@ -17,7 +17,7 @@ _NOTEBOOK_COLUMNS = 160
 
 
 class Face(Protocol):
-    """Draws a state, and puts the last word in its place. ``interval_s`` is the least time between two drawings."""
+    """Draws a state, and puts the last word in its place, at most once in ``interval_s``."""
 
     interval_s: float
 
@@ -26,6 +26,9 @@ class Face(Protocol):
 
     def finish(self, state: ProgressState, now_s: float) -> None:
         """Replace the live display by the static summary."""
+
+    def clear(self, state: ProgressState, now_s: float) -> None:
+        """Take the live display away: somebody else says how the run ended."""
 
 
 class SilentFace:
@@ -37,6 +40,9 @@ class SilentFace:
         """Show nothing."""
 
     def finish(self, state: ProgressState, now_s: float) -> None:
+        """Show nothing."""
+
+    def clear(self, state: ProgressState, now_s: float) -> None:
         """Show nothing."""
 
 
@@ -58,6 +64,10 @@ class TerminalFace:
     def finish(self, state: ProgressState, now_s: float) -> None:
         """Clear the line and leave the summary."""
         self._write(_CLEAR_LINE + "\n".join(summary_lines(state, now_s)) + "\n")
+
+    def clear(self, state: ProgressState, now_s: float) -> None:
+        """Clear the line."""
+        self._write(_CLEAR_LINE)
 
     def _write(self, text: str) -> None:
         encoding = self._stream.encoding or "utf-8"
@@ -82,6 +92,10 @@ class LogFace:
         for line in summary_lines(state, now_s):
             self._write_line(line)
 
+    def clear(self, state: ProgressState, now_s: float) -> None:
+        """Write one last line, for a log is not taken back."""
+        self._write_line(log_line(state, now_s))
+
 
 class NotebookFace:
     """One output of fixed height under the cell, updated through its display handle.
@@ -89,18 +103,15 @@ class NotebookFace:
     Parameters
     ----------
     display : callable, optional
-        ``IPython.display.display``, or something that looks like it: called with ``display_id=True`` it returns
-        a handle with ``update``. The handle is taken here, in the thread of the cell, because the events may
-        come from another thread, whose first output would land under whichever cell runs then.
+        ``IPython.display.display``, or its like: called with ``display_id=True`` it returns a handle with
+        ``update``. The handle is taken here, in the thread of the cell, because the events may come from
+        another thread, whose first output would land under whichever cell runs then.
     """
 
     interval_s = 0.5
 
     def __init__(self, display: Callable[..., Any] | None = None) -> None:
-        if display is None:
-            from IPython.display import display
-        assert display is not None
-        self._handle = display(_Shown(["apwa: starting"]), display_id=True)
+        self._handle = (display or _ipython_display())(_Shown(["apwa: starting"]), display_id=True)
 
     def draw(self, state: ProgressState, now_s: float) -> None:
         """Update the output in place."""
@@ -109,6 +120,16 @@ class NotebookFace:
     def finish(self, state: ProgressState, now_s: float) -> None:
         """Put the summary in place, which a saved notebook keeps."""
         self._handle.update(_Shown(summary_lines(state, now_s)))
+
+    def clear(self, state: ProgressState, now_s: float) -> None:
+        """Leave an output of one line: frontends keep the place of an output that was shown."""
+        self._handle.update(_Shown([live_line(state, _NOTEBOOK_COLUMNS)]))
+
+
+def _ipython_display() -> Callable[..., Any]:
+    from IPython.display import display
+
+    return display  # type: ignore[no-any-return]
 
 
 class _Shown:
@@ -121,7 +142,7 @@ class _Shown:
         return "\n".join(self._lines)
 
     def _repr_html_(self) -> str:
-        style = "margin:0;font-family:monospace;font-variant-numeric:tabular-nums;white-space:pre;overflow-x:auto"
+        style = "margin:0;font-family:monospace;white-space:pre;overflow-x:auto"
         return f'<pre style="{style}">{escape(repr(self))}</pre>'
 
 

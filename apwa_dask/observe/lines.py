@@ -52,8 +52,7 @@ def log_line(state: ProgressState, now_s: float) -> str:
         rate_text(state.rate_per_s) if state.rate_per_s and not state.is_over else "",
         _eta(state),
         _cost(state),
-        f"{duration_text(state.elapsed_s(now_s))} so far" if not state.is_over else "",
-        f"took {duration_text(state.elapsed_s(now_s))}" if state.is_over and state.started_s is not None else "",
+        _elapsed(state, now_s),
         _stage(state),
         _last_failure(state),
     ]
@@ -109,6 +108,13 @@ def _eta(state: ProgressState) -> str:
     low, high = (duration_text(max(seconds, 1.0)) for seconds in eta_s)
     more = " + later stages" if state.stages_planned > len(state.stages) else ""
     return f"ETA {low}{more}" if low == high else f"ETA {low} to {high}{more}"
+
+
+def _elapsed(state: ProgressState, now_s: float) -> str:
+    if state.started_s is None:
+        return ""
+    took = duration_text(state.elapsed_s(now_s))
+    return f"took {took}" if state.is_over else f"{took} so far"
 
 
 def _stage(state: ProgressState) -> str:

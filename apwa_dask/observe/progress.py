@@ -29,6 +29,8 @@ class ProgressDisplay:
     ----------
     face : Face
         Where to draw.
+    summary : bool
+        Leave a summary at the end; otherwise the display goes without a trace.
     clock : callable
         Unix seconds; injected by tests.
 
@@ -38,8 +40,9 @@ class ProgressDisplay:
     cannot be written to any more (closed pipe) goes silent, for a run is worth more than its progress line.
     """
 
-    def __init__(self, face: Face, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, face: Face, *, summary: bool = True, clock: Callable[[], float] = time.time) -> None:
         self._face = face
+        self._summary = summary
         self._clock = clock
         self._state = ProgressState()
         self._drawn_s = float("-inf")
@@ -81,7 +84,7 @@ class ProgressDisplay:
 
     def _finish(self, now_s: float) -> None:
         self._closed = True
-        self._draw(self._face.finish, now_s)
+        self._draw(self._face.finish if self._summary else self._face.clear, now_s)
 
     def _draw(self, drawing: Callable[[ProgressState, float], None], now_s: float) -> None:
         try:
@@ -111,7 +114,7 @@ def progress_for_environment(
     target = sys.stderr if stream is None else stream
     if chosen == "auto":
         chosen = _mode_here(target, asked_for_stream=stream is not None)
-    return ProgressDisplay(_face(chosen, target), clock=clock)
+    return ProgressDisplay(_face(chosen, target), summary=config.get("progress-summary"), clock=clock)
 
 
 def _mode_here(stream: TextIO | None, *, asked_for_stream: bool) -> ProgressMode:
@@ -124,8 +127,9 @@ def _mode_here(stream: TextIO | None, *, asked_for_stream: bool) -> ProgressMode
 
 def _in_notebook() -> bool:
     """A Jupyter kernel runs this code; a terminal's IPython is a terminal. Imports nothing."""
-    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    return bool(shell) and shell.has_trait("kernel")
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and bool(shell.has_trait("kernel"))
 
 
 def _face(mode: str, stream: TextIO | None) -> Face:

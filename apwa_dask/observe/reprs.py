@@ -6,6 +6,7 @@ Callers hand over rows they already have; nothing here touches a lazy frame or a
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import islice
@@ -23,15 +24,17 @@ _TEXT_CELL_CHARS = 60
 # Inline and neutral: it survives sanitising frontends, and reads on light and dark pages alike.
 _BOX = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;max-width:100%"
 _RULE = "1px solid rgba(128,128,128,.35)"
-_CELL = f"padding:3px 10px 3px 0;text-align:left;vertical-align:top;border-bottom:{_RULE};white-space:pre-wrap"
+_CELL = (
+    f"padding:3px 10px 3px 0;text-align:left;vertical-align:top;white-space:pre-wrap;border-bottom:{_RULE}"
+)
 _MUTED = "opacity:.7"
 
 Row = Sequence[Any] | Mapping[str, Any]
 
 
 def cell_text(value: Any, max_chars: int = MAX_CELL_CHARS) -> str:
-    """One cell for people: missing values empty, bytes by their size, long text cut, control characters gone."""
-    if value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType"):
+    """One cell for people: missing values empty, bytes by size, long text cut, control characters gone."""
+    if _is_missing(value):
         return ""
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{count_text(len(value))} bytes>"
@@ -77,7 +80,9 @@ def table_html(
     names = list(columns)[:max_columns]
     head = "".join(f'<th style="{_CELL};font-weight:600">{_cell_html(name, 80)}</th>' for name in names)
     body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{_cell_html(cell, max_cell_chars)}</td>' for cell in row) + "</tr>"
+        "<tr>"
+        + "".join(f'<td style="{_CELL}">{_cell_html(cell, max_cell_chars)}</td>' for cell in row)
+        + "</tr>"
         for row in shown
     )
     title = f'<div style="font-weight:600">{escape(safe_text(caption))}</div>' if caption else ""
@@ -98,7 +103,7 @@ def table_text(
     max_columns: int = MAX_COLUMNS,
     max_cell_chars: int = _TEXT_CELL_CHARS,
 ) -> str:
-    """A table as plain text of at most `width` terminal cells a line; the same rows and rules as `table_html`."""
+    """A table as plain text of at most `width` terminal cells a line; rows and rules as in `table_html`."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
@@ -132,7 +137,9 @@ def facts_html(title: str, facts: Mapping[str, Any], *, body: str = "") -> str:
 def facts_text(title: str, facts: Mapping[str, Any]) -> str:
     """The same facts as text, names aligned."""
     width = max((len(safe_text(name)) for name in facts), default=0)
-    lines = [f"  {safe_text(name):<{width}}  {cell_text(value, 500)}".rstrip() for name, value in facts.items()]
+    lines = [
+        f"  {safe_text(name):<{width}}  {cell_text(value, 500)}".rstrip() for name, value in facts.items()
+    ]
     return "\n".join([safe_text(title, max_chars=200), *lines])
 
 
@@ -143,6 +150,12 @@ def section_html(title: str, body: str, *, is_open: bool = False) -> str:
         f'<details{state} style="{_BOX};margin-top:4px"><summary style="cursor:pointer">'
         f"{_cell_html(title, 200)}</summary>{body}</details>"
     )
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, NaT or NA, without importing pandas."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _cell_html(value: Any, max_chars: int) -> str:

@@ -63,8 +63,8 @@ class FailureGroup:
 class ProgressState:
     """Counts, gauges and words of one run, as far as its events have told.
 
-    `apply` gives the state after one more event; nothing here looks at a clock. ``rows_done`` of an event counts
-    every row that got its outcome, failed and cached ones included.
+    `apply` gives the state after one more event; nothing here looks at a clock. ``rows_done`` of an event
+    counts every row that got its outcome, failed and cached ones included.
     """
 
     run_id: str = ""

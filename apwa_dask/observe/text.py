@@ -1,4 +1,4 @@
-"""Text of models and users, made safe for terminals and logs; and how numbers are written for people. Pure."""
+"""Text of models and users, made safe for terminals and logs; and numbers as people write them. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ __all__ = ["count_text", "duration_text", "money_text", "rate_text", "safe_text"
 
 _SEQUENCE = re.compile(
     r"""
-      (?:\x1b\[|\x9b) [0-?]* [ -/]* [@-~]?                      # CSI: colours, cursor, clearing
-    | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]) .*? (?:\x07|\x1b\\|\x9c|\Z)  # OSC (titles, links), DCS, SOS, PM, APC
-    | \x1b [ -/]* [0-~]?                                        # the other escapes
+      (?:\x1b\[|\x9b) [0-?]* [ -/]* [@-~]?    # CSI: colours, cursor, clearing
+    | (?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])     # OSC (titles, links), DCS, SOS, PM, APC
+      .*? (?:\x07|\x1b\\|\x9c|\Z)             # ... up to their end
+    | \x1b [ -/]* [0-~]?                      # the other escapes
     """,
     re.VERBOSE | re.DOTALL,
 )
-# Characters that reorder or hide what is around them: bidirectional controls, tag characters, line separators.
+# Characters that reorder or hide what is around them: bidirectional controls, tag characters.
 _HIDING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
 _BREAKS = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
 _SCAN_CHARS = 4

@@ -1,0 +1,223 @@
+"""What is looked at before somebody asks for help: versions, settings, key, store, ports, model, cluster.
+
+Each check gives a sentence and never a secret: of a key only the variable's name and whether it is set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import socket
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from apwa_dask import __version__, config
+from apwa_dask.errors import ApwaError
+
+__all__ = ["Check", "checks"]
+
+State = Literal["ok", "note", "fail"]
+_PACKAGE = "apwa_dask"
+_PACKAGES = ("dask", "distributed", "pandas", "pyarrow", "openai", "duckdb", "aiohttp", "pydantic")
+_MUST_AGREE = ("dask", "distributed", "msgpack", "cloudpickle", "pandas", "pyarrow")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. ``note`` is worth knowing, ``fail`` is in the way."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+
+
+def checks(*, store: str | None = None, client: Any = None) -> list[Check]:
+    """All checks, in the order to read them. `client`: a connected ``distributed.Client``, or None."""
+    looked_at: list[Callable[[], Iterable[Check]]] = [
+        _versions,
+        _settings,
+        _endpoint,
+        lambda: [_store(store)],
+        lambda: [_loopback()],
+        _embedded_model,
+    ]
+    if client is not None:
+        looked_at.append(lambda: _cluster(client))
+    return [check for look in looked_at for check in look()]
+
+
+def _versions() -> Iterator[Check]:
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check("apwa_dask", "ok", __version__)
+    bounds = _required()
+    for name in _PACKAGES:
+        found = _version_of(name)
+        bound = bounds.get(name)
+        if found is None:
+            yield Check(name, "fail", "not installed", f"pip install {bound or name}")
+        elif bound is not None and not bound.specifier.contains(found, prereleases=True):
+            yield Check(name, "fail", f"{found}, needed {bound.specifier}", f"pip install '{bound}'")
+        else:
+            yield Check(name, "ok", found)
+
+
+def _required() -> dict[str, Any]:
+    """The package's own bounds, from its metadata; none when it runs from a plain folder."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = importlib.metadata.requires(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    required = [Requirement(line) for line in lines]
+    return {found.name.lower(): found for found in required if found.marker is None}
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _settings() -> Iterator[Check]:
+    problems = [f"apwa.{name} is no setting: {hint}" for name, hint in config.misplaced().items()]
+    for name in config.defaults():
+        try:
+            config.get(name)
+        except ApwaError as error:
+            problems.append(error.what)
+    if not problems:
+        yield Check("settings", "ok", "all known, all of the right kind")
+    for problem in problems:
+        yield Check("settings", "fail", problem, "see Dask's configuration files and DASK_APWA__ variables")
+
+
+def _endpoint() -> Iterator[Check]:
+    url = config.get("base-url") or os.environ.get("OPENAI_BASE_URL")
+    variable = config.get("api-key-env")
+    is_set = bool(os.environ.get(variable))
+    yield Check(
+        "endpoint", "ok", _without_userinfo(url) if url else "the OpenAI API (OPENAI_BASE_URL is not set)"
+    )
+    if is_set:
+        yield Check("key", "ok", f"{variable} is set")
+    else:
+        fix = f"export {variable}=..., on the machines of the Dask workers too"
+        yield Check(
+            "key", "note", f"{variable} is not set: only the embedded model, or an endpoint without keys", fix
+        )
+
+
+def _without_userinfo(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _store(store: str | None) -> Check:
+    """Write, read and delete a small file where runs are kept."""
+    import fsspec
+
+    url = _store_url(store)
+    content = os.urandom(64)
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+        probe = f"{path.rstrip('/')}/.doctor-{uuid.uuid4().hex}"
+        files.makedirs(path, exist_ok=True)
+        files.pipe_file(probe, content)
+        read_back = files.cat_file(probe)
+        files.rm_file(probe)
+    except (OSError, ValueError, ImportError) as error:
+        return Check(
+            "store",
+            "fail",
+            f"{_without_userinfo(url)}: {type(error).__name__}",
+            "name another one with --store or apwa.store",
+        )
+    if read_back != content:
+        return Check("store", "fail", f"{_without_userinfo(url)}: what is read is not what was written")
+    return Check("store", "ok", f"{_without_userinfo(url)} can be written")
+
+
+def _store_url(store: str | None) -> str:
+    configured = config.get("store", store)
+    if configured is not None:
+        return str(configured)
+    import platformdirs
+
+    return str(Path(platformdirs.user_data_path("apwa_dask")))
+
+
+def _loopback() -> Check:
+    """Open a port on loopback and reach it: the embedded model and local clusters need that."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=5) as sent,
+        ):
+            accepted, _ = server.accept()
+            with accepted:
+                sent.sendall(b"x")
+                works = accepted.recv(1) == b"x"
+    except OSError as error:
+        return Check(
+            "loopback", "fail", f"no port on 127.0.0.1: {error}", "allow local connections for this user"
+        )
+    return Check("loopback", "ok" if works else "fail", "ports on 127.0.0.1 can be opened and reached")
+
+
+def _embedded_model() -> Iterator[Check]:
+    from apwa_dask.models.local import DEFAULT_MODEL, cached_weights, known_weights, models_folder
+
+    runtime = _version_of("xllamacpp")
+    if runtime is None:
+        yield Check("local runtime", "note", "xllamacpp is not installed", "pip install 'apwa_dask[local]'")
+    else:
+        yield Check("local runtime", "ok", f"xllamacpp {runtime}")
+    weights = known_weights(DEFAULT_MODEL)
+    own = os.environ.get("APWA_LOCAL_MODEL")
+    if own:
+        is_file = Path(own).expanduser().is_file()
+        detail = f"APWA_LOCAL_MODEL names {own}" + ("" if is_file else ", which is no file")
+        yield Check("local model", "ok" if is_file else "fail", detail)
+    elif cached_weights(weights) is not None:
+        yield Check("local model", "ok", f"{weights.name} is in {models_folder()}")
+    else:
+        yield Check(
+            "local model", "note", f"{weights.name} ({weights.size_text}) is not fetched yet", "apwa setup"
+        )
+
+
+def _cluster(client: Any) -> Iterator[Check]:
+    """Versions of client, scheduler and workers; a difference fails in ways that are hard to read."""
+    here = _version_of(_PACKAGE)
+    there = {"scheduler": client.run_on_scheduler(_version_of, _PACKAGE), **client.run(_version_of, _PACKAGE)}
+    yield Check("cluster", "ok", f"{len(there) - 1} workers at {client.scheduler.address}")
+    yield _agreement("apwa_dask", here, there)
+    versions = client.get_versions(check=False)
+    for name in _MUST_AGREE:
+        ours = versions["client"]["packages"].get(name)
+        theirs = {"scheduler": versions["scheduler"]["packages"].get(name)}
+        theirs |= {address: worker["packages"].get(name) for address, worker in versions["workers"].items()}
+        if any(theirs.values()):
+            yield _agreement(name, ours, theirs)
+
+
+def _agreement(name: str, here: str | None, there: dict[str, str | None]) -> Check:
+    other = {where: version for where, version in there.items() if version != here}
+    if not other:
+        return Check(f"cluster {name}", "ok", f"{here or 'not installed'} everywhere")
+    listed = ", ".join(f"{where} has {version or 'none'}" for where, version in list(other.items())[:3])
+    more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+    return Check(
+        f"cluster {name}",
+        "fail",
+        f"here {here or 'none'}, {listed}{more}",
+        "install the same version on client, scheduler and workers",
+    )

@@ -1,0 +1,115 @@
+"""Commands about this machine: doctor, serve, setup."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from types import FrameType
+
+import click
+
+from apwa_dask.cli import doctor as looking
+from apwa_dask.cli.command import ApwaCommand
+from apwa_dask.cli.exits import Exit
+from apwa_dask.cli.following import leave
+from apwa_dask.cli.options import store_option
+from apwa_dask.cli.output import emit_json, note, show_text
+from apwa_dask.cli.place import connected
+
+__all__ = ["COMMANDS"]
+
+_local_model = click.option(
+    "--model", "-m", help="Name of an embedded model; default the one made for the job."
+)
+_model_file = click.option(
+    "--path", type=click.Path(exists=True, dir_okay=False), help="A GGUF file of your own instead."
+)
+
+
+@click.command(cls=ApwaCommand)
+@store_option
+@click.option("--client", metavar="ADDRESS", help="Compare versions with this Dask cluster.")
+def doctor(store: str | None, client: str | None, as_json: bool) -> None:
+    """Look for what is missing or wrong here. Shows no secret, calls no model."""
+    with connected(client) if client else nullcontext() as cluster:
+        found = looking.checks(store=store, client=cluster)
+    failed = [check for check in found if check.state == "fail"]
+    if as_json:
+        emit_json({"ok": not failed, "checks": [dataclasses.asdict(check) for check in found]})
+    else:
+        width = max(len(check.name) for check in found)
+        for check in found:
+            show_text(f"{check.state:<5} {check.name:<{width}}  {check.detail}")
+            if check.fix and check.state != "ok":
+                show_text(f"{'':<5} {'':<{width}}  do this: {check.fix}")
+    leave(Exit.USAGE if failed else Exit.OK)
+
+
+@click.command(cls=ApwaCommand)
+@_local_model
+@_model_file
+def setup(model: str | None, path: str | None, as_json: bool) -> None:
+    """Fetch the embedded model's weights once, with their size told before, and check them."""
+    from apwa_dask.models.local import DEFAULT_MODEL, ensure_weights
+
+    file = ensure_weights(model or DEFAULT_MODEL, path=path)
+    if as_json:
+        emit_json(
+            {"model": file.name, "path": str(file.path), "verified": file.verified, "label": file.label}
+        )
+    else:
+        note(f"{file.label} is ready")
+        show_text(file.path)
+
+
+@click.command(cls=ApwaCommand)
+@_local_model
+@_model_file
+@click.option(
+    "--slots", default=4, show_default=True, type=click.IntRange(min=1), help="Requests worked on at a time."
+)
+@click.option("--threads", default=0, type=click.IntRange(min=0), help="Compute threads; 0 takes every core.")
+def serve(model: str | None, path: str | None, slots: int, threads: int, as_json: bool) -> None:
+    """Serve the embedded model as an OpenAI-compatible endpoint on loopback, until Ctrl-C."""
+    from apwa_dask.models.local import DEFAULT_MODEL, local_server
+
+    with (
+        _until_signalled() as ended,
+        local_server(model or DEFAULT_MODEL, path=path, slots=slots, threads=threads) as endpoint,
+    ):
+        if as_json:
+            emit_json(
+                {"base_url": endpoint.base_url, "api_key": endpoint.api_key, "model": endpoint.model_name}
+            )
+        else:
+            note(f"{endpoint.model_name} at {endpoint.base_url}, {slots} requests at a time; Ctrl-C ends it")
+            show_text(f"export OPENAI_BASE_URL={endpoint.base_url}")
+            show_text(f"export OPENAI_API_KEY={endpoint.api_key}")
+            show_text(f"export OPENAI_MODEL={endpoint.model_name}")
+        click.get_text_stream("stdout").flush()
+        ended.wait()
+
+
+@contextlib.contextmanager
+def _until_signalled() -> Iterator[threading.Event]:
+    """An event set by Ctrl-C or a polite kill: for a server both are the normal end, exit code 0."""
+    ended = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt  # a second one, while the first is still being obeyed
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+COMMANDS = (doctor, serve, setup)

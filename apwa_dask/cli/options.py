@@ -1,0 +1,225 @@
+"""Options that several commands share, gathered into small values, so that commands take few arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from apwa_dask import config
+from apwa_dask.cli.contracts import Tables, api
+
+__all__ = [
+    "ModelChoice",
+    "Output",
+    "RunChoices",
+    "Sources",
+    "model_options",
+    "output_option",
+    "quiet_option",
+    "run_options",
+    "source_options",
+    "store_option",
+    "yes_option",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl", ".arrow")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sources:
+    """Which files are read, and what of them."""
+
+    paths: tuple[str, ...]
+    hide: tuple[str, ...]
+    documents: bool
+    sample: int | None
+
+    def read(self) -> Tables:
+        """The table, or the tables by name, of these files."""
+        return api().read(
+            list(self.paths), hide=list(self.hide), documents=self.documents, sample=self.sample
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model answers, where."""
+
+    model: str | None
+    base_url: str | None
+    api_key_env: str | None
+
+    def resolve(self) -> Any:
+        """A `Model`, a name, or None for the default."""
+        if self.base_url is None and self.api_key_env is None:
+            return self.model
+        from apwa_dask.models.model import Model
+
+        name = config.get("model", self.model)
+        if name is None:
+            raise click.UsageError(
+                "--base-url and --api-key-env need the name of the model: add --model NAME"
+            )
+        return Model(
+            name,
+            base_url=config.get("base-url", self.base_url),
+            api_key_env=config.get("api-key-env", self.api_key_env),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunChoices:
+    """How a run is carried out. None leaves the settings' value."""
+
+    budget: float | None
+    max_concurrency: int | None
+    on_error: str | None
+    scheduler: str | None
+    workers: int | None
+    client: str | None
+    name: str | None
+    max_failed: float | None
+    show: int | None
+
+    def __post_init__(self) -> None:
+        given = [
+            option
+            for option, value in (
+                ("--scheduler", self.scheduler),
+                ("--workers", self.workers),
+                ("--client", self.client),
+            )
+            if value is not None
+        ]
+        if len(given) > 1:
+            raise click.UsageError(f"{' and '.join(given)} exclude one another: a run has one place")
+
+    def given(self) -> dict[str, Any]:
+        """The options of ``run`` that were given."""
+        names = ("budget", "max_concurrency", "on_error", "name")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """Where the whole result goes."""
+
+    path: str | None
+
+    def __post_init__(self) -> None:
+        """Find what is wrong before anything is paid for."""
+        if self.path is None:
+            return
+        if not self.path.lower().endswith(OUTPUT_SUFFIXES):
+            raise click.UsageError(
+                f"--output {self.path}: the suffix says the format: {', '.join(OUTPUT_SUFFIXES)}"
+            )
+        if "://" in self.path:
+            return
+        folder = Path(self.path).absolute().parent
+        if not folder.is_dir():
+            raise click.UsageError(f"--output {self.path}: there is no folder {folder}")
+        if not os.access(folder, os.W_OK):
+            raise click.UsageError(f"--output {self.path}: the folder {folder} cannot be written to")
+
+
+def _gathered(
+    into: type, keyword: str, *options: Callable[[Command], Command]
+) -> Callable[[Command], Command]:
+    """A decorator that adds `options` and hands their values over as one value of the class `into`."""
+    names = [field.name for field in dataclasses.fields(into)]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def gathered(*args: Any, **values: Any) -> Any:
+            value = into(**{name: values.pop(name) for name in names})
+            return command(*args, **values, **{keyword: value})
+
+        decorated: Any = gathered
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+source_options = _gathered(
+    Sources,
+    "sources",
+    click.argument("paths", nargs=-1, required=True, metavar="FILES..."),
+    click.option("--hide", multiple=True, metavar="COLUMN", help="Drop this column unseen. Repeatable."),
+    click.option("--documents", is_flag=True, help="Read every file as a document: path, page, text."),
+    click.option(
+        "--sample", type=click.IntRange(min=1), metavar="N", help="Only N rows, drawn with a fixed seed."
+    ),
+)
+model_options = _gathered(
+    ModelChoice,
+    "model",
+    click.option("--model", "-m", help="Name of the model at the endpoint; 'local' is the embedded one."),
+    click.option("--base-url", metavar="URL", help="OpenAI-compatible endpoint; default OPENAI_BASE_URL."),
+    click.option(
+        "--api-key-env", metavar="VARIABLE", help="Variable that holds the key; default OPENAI_API_KEY."
+    ),
+)
+run_options = _gathered(
+    RunChoices,
+    "choices",
+    click.option("--budget", type=click.FloatRange(min=0), metavar="USD", help="Never spend more than this."),
+    click.option(
+        "--max-concurrency",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Calls in flight, all processes together.",
+    ),
+    click.option(
+        "--on-error",
+        type=click.Choice(["keep", "drop", "raise"]),
+        help="What becomes of failed rows; default keep.",
+    ),
+    click.option(
+        "--scheduler",
+        type=click.Choice(["threads", "sync"]),
+        help="Run in this process; the default is threads.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Run on a local Dask cluster of N processes.",
+    ),
+    click.option("--client", metavar="ADDRESS", help="Run on a Dask cluster, such as tcp://scheduler:8786."),
+    click.option("--name", help="A name for the run."),
+    click.option(
+        "--max-failed",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Exit code 2 above this share of failed rows.",
+    ),
+    click.option("--show", type=click.IntRange(min=0), metavar="N", help="Rows of the result to print."),
+)
+output_option = _gathered(
+    Output,
+    "output",
+    click.option(
+        "--output",
+        "-o",
+        "path",
+        metavar="FILE",
+        help=f"Write the result; format by suffix: {', '.join(OUTPUT_SUFFIXES)}.",
+    ),
+)
+store_option = click.option(
+    "--store", metavar="URL", help="Folder of journal, runs and results; default: this user's."
+)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Ask nothing.")
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, help="No progress, no plan: only the result and errors."
+)

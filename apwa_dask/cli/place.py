@@ -1,0 +1,59 @@
+"""Where a run is carried out: this process, a local cluster made for it, or a cluster that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from apwa_dask.cli.options import RunChoices
+from apwa_dask.cli.output import note
+from apwa_dask.errors import ConfigError
+
+__all__ = ["connected", "place_of"]
+
+_CONNECT_TIMEOUT_S = 10
+_THREADS_PER_WORKER = 2
+
+
+@contextmanager
+def place_of(choices: RunChoices) -> Iterator[dict[str, Any]]:
+    """The options of ``run`` that say where; what was started or connected is closed at the end."""
+    if choices.client is not None:
+        with connected(choices.client) as client:
+            yield {"client": client}
+    elif choices.workers is not None:
+        from distributed import Client, LocalCluster
+
+        # Port 0: a fixed dashboard port would collide with the next cluster on this machine.
+        with (
+            LocalCluster(
+                n_workers=choices.workers,
+                threads_per_worker=_THREADS_PER_WORKER,
+                dashboard_address="127.0.0.1:0",
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            note(f"local cluster of {choices.workers} processes, dashboard {cluster.dashboard_link}")
+            yield {"client": client}
+    else:
+        yield {} if choices.scheduler is None else {"scheduler": choices.scheduler}
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """A client of the cluster at `address`, or one clear sentence."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=_CONNECT_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "no Dask scheduler answers",
+            where=address,
+            why=f"{type(error).__name__} within {_CONNECT_TIMEOUT_S} s",
+            fix="start one with `dask scheduler` and give its address, or use --workers N",
+            code="CONFIG-CLUSTER",
+        ) from error
+    with client:
+        yield client
