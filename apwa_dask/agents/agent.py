@@ -23,7 +23,7 @@ __all__ = ["Agent"]
 
 
 class Agent:
-    """The agent of one map, filter or flat_map step. Built once per process and step; safe in threads; picklable.
+    """The agent of one map, filter or flat_map step. Built once per process and step; thread-safe; picklable.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ class Agent:
     def begin_many(self, rows: Sequence[Mapping[str, Any]]) -> list[Conversation]:
         """Conversations that together give one outcome for each row, keyed by its position in `rows`.
 
-        For unit ``row`` one each. For ``pack(n)`` and ``partition`` rows share prompts as far as they fit; rows
-        without usable input, and rows with images, are alone.
+        For unit ``row`` one each. For ``pack(n)`` and ``partition`` rows share prompts as far as they fit;
+        rows without usable input, and rows with images, are alone.
         """
         if self._packs is None:
             return [self.begin(row, index) for index, row in enumerate(rows)]
@@ -106,7 +106,7 @@ class Agent:
         return [self._conversation(self._packs, pack) for pack in packs] + alone
 
     def run_tool(self, call: ToolCall) -> ToolResult:
-        """Run one of this agent's declared tools in the calling thread. Failures are results, never raised."""
+        """Run one of this agent's declared tools in this thread. Failures are results, never raised."""
         return self._toolbox.run(call)
 
     def _conversation(self, terms: PackTerms, pack: Sequence[Packed]) -> Conversation:

@@ -1,4 +1,4 @@
-"""From a model's text to typed values: strict JSON first, then JSON found in prose or fences. Never raises."""
+"""From a model's text to typed values: strict JSON first, then JSON in prose or fences. Never raises."""
 
 from __future__ import annotations
 
@@ -50,6 +50,10 @@ class AnswerReader:
             answer = orjson.loads(text)
         except ValueError:
             return self._search(text)
+        return self._read(answer)
+
+    def _read(self, answer: Any) -> dict[str, Any] | Invalid:
+        """A bare value stands for the only field: models often leave the object out."""
         if isinstance(answer, dict) or self._only is None:
             return self.read_object(answer)
         return self.read_object({self._only.name: answer})
@@ -79,11 +83,7 @@ class AnswerReader:
         """The first JSON in the text that fits the schema; else why the first one does not."""
         problem: Invalid | None = None
         for candidate in find_json(text):
-            values = self.read_object(
-                candidate
-                if self._only is None or isinstance(candidate, dict)
-                else {self._only.name: candidate}
-            )
+            values = self._read(candidate)
             if not isinstance(values, Invalid):
                 return values
             problem = problem or values

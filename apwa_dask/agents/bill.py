@@ -44,12 +44,12 @@ class Bill:
         return [
             replace(
                 self,
-                usage=Usage(*counts, estimated=usage.estimated),
+                usage=Usage(into, out, cached, usage.estimated),
                 cost_usd=cost,
                 attempts=self.attempts if row == 0 else 0,
                 calls=self.calls if row == 0 else 0,
             )
-            for row, counts in enumerate(zip(*columns, strict=True))
+            for row, (into, out, cached) in enumerate(zip(*columns, strict=True))
         ]
 
     def added_to(self, outcome: Outcome) -> Outcome:

@@ -1,8 +1,8 @@
 """Capabilities: typed Python functions, registered by name, that an agent may call as tools.
 
-A plan names them; it never carries code. Each declares its power: ``pure`` and ``reads`` may be used by any plan,
-``network`` and ``writes`` only where the caller grants them by name, in code, for this run: an agent that reads
-untrusted rows must not also be able to change or send things.
+A plan names them; it never carries code. Each declares its power: ``pure`` and ``reads`` may be used by any
+plan, ``network`` and ``writes`` only where the caller grants them by name, in code, for this run: an agent
+that reads untrusted rows must not also be able to change or send things.
 """
 
 from __future__ import annotations
@@ -121,11 +121,7 @@ class Capability:
         except Exception as error:  # a tool's failure is the row's, with the reason kept
             words = f"the tool {self.name} raised {type(error).__name__}"
             return ToolResult(f"{words}: {error}"[: self.max_result_chars], error=True, reason=words)
-        text = (
-            result
-            if isinstance(result, str)
-            else orjson.dumps(result, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        )
+        text = result if isinstance(result, str) else _as_json(result)
         if len(text) > self.max_result_chars:
             text = f"{text[: self.max_result_chars]}\n[cut: {len(text):,} characters]"
         return ToolResult(text)
@@ -145,7 +141,7 @@ class Toolbox:
 
     @classmethod
     def of(cls, names: Iterable[str], grants: Iterable[str] = ()) -> Toolbox:
-        """The tools of these names; `grants` are the names whose ``network`` or ``writes`` power is allowed."""
+        """The tools of these names; `grants` names those whose ``network`` or ``writes`` power is allowed."""
         granted = frozenset(grants)
         tools = {name: find_capability(name) for name in names}
         for tool in tools.values():
@@ -230,14 +226,13 @@ def capability(
         _ = entry.arguments  # an unfit signature is told where it is written
         with _registry_lock:
             known = _registry.get(entry.name)
-            if known is not None and (known.version, known.power) != (entry.version, entry.power):
-                if known.function.__module__ != fn.__module__:
-                    raise ConfigError(
-                        f"two capabilities have the name {entry.name!r}",
-                        where=f"{known.function.__module__} and {fn.__module__}",
-                        fix="capability(name=...)",
-                        code="CONFIG-CAPABILITY",
-                    )
+            if known is not None and known.function.__module__ != fn.__module__:
+                raise ConfigError(
+                    f"two capabilities have the name {entry.name!r}",
+                    where=f"{known.function.__module__} and {fn.__module__}",
+                    fix="capability(name=...)",
+                    code="CONFIG-CAPABILITY",
+                )
             _registry[entry.name] = entry
         return fn
 
@@ -279,6 +274,12 @@ def _version(function: Callable[..., Any]) -> str:
     except (OSError, TypeError):  # no source file: typed in, or compiled
         source = function.__code__.co_code if hasattr(function, "__code__") else repr(function).encode()
     return hashlib.sha256(source).hexdigest()[:16]
+
+
+def _as_json(result: Any) -> str:
+    return orjson.dumps(
+        result, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    ).decode()
 
 
 def _why_unfit(error: ValidationError) -> str:

@@ -1,7 +1,7 @@
 """What may reach a prompt: pure rules from one cell of a frame to literal text, an image, or nothing.
 
-Declared rules: nulls of every kind and blank text are *missing* and never spelled out; lone surrogates and NUL
-become U+FFFD; numbers and dates have one canonical spelling whatever dtype carried them.
+Declared rules: nulls of every kind and blank text are *missing* and never spelled out; lone surrogates and
+NUL become U+FFFD; numbers and dates have one canonical spelling whatever dtype carried them.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def media_part(value: Any) -> dict[str, Any] | BadInput | None:
 
 
 def _number(value: float) -> int | float | str | None:
-    """One spelling whatever dtype carried the number: 3.0 in a float column with gaps is the 3 it was before."""
+    """One spelling whatever dtype carried the number: 3.0 in a float column with gaps is the 3 it was."""
     if math.isnan(value):
         return None
     if math.isinf(value):

@@ -1,4 +1,4 @@
-"""One function per field: a JSON value in, a Python value that fits the field's Arrow type out, or `Misfit`."""
+"""One function a field: a JSON value in, a Python value that fits the field's Arrow type out, or `Misfit`."""
 
 from __future__ import annotations
 

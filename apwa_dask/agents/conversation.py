@@ -1,7 +1,7 @@
 """One unit of work as a state machine without I/O: it says what to send, and is told what came back.
 
-A thread may feed it journal hits and a loop may feed it live replies; nothing here waits, and nothing is shared
-between conversations but frozen `Terms`. Bounds: two re-asks after unusable answers, one larger ceiling after a
+A thread may feed it journal hits and a loop may feed it live replies; nothing here waits, and conversations
+share nothing but frozen `Terms`. Bounds: two re-asks after unusable answers, one larger ceiling after a
 truncated one, two strikes with tools, and the contract's own caps on steps, seconds and cost.
 """
 
@@ -72,8 +72,8 @@ class Conversation(ABC):
     """What a driver sees: send `request`, `feed` the reply, until `finished`.
 
     `pending_tools` are to be run and answered with `feed_tools` before the next request. `branches` are
-    conversations inside this one that may be driven on their own, at the same time; a driver that ignores them
-    gets their requests one after another.
+    conversations inside this one that may be driven on their own, at the same time; a driver that ignores
+    them gets their requests one after another.
     """
 
     __slots__ = ()
@@ -134,8 +134,8 @@ class RowConversation(Conversation):
     """
 
     __slots__ = (
-        "_bill", "_grown", "_index", "_outcome", "_pending", "_prompt_hash", "_reasks", "_request", "_strikes",
-        "_tail", "_terms", "_turn",
+        "_bill", "_grown", "_index", "_outcome", "_pending", "_prompt_hash",
+        "_reasks", "_request", "_strikes", "_tail", "_terms", "_turn",
     )  # fmt: skip
 
     def __init__(self, terms: Terms, tail: tuple[Message, ...], index: int = 0) -> None:
@@ -306,11 +306,7 @@ class RowConversation(Conversation):
         limits = self._terms.limits
         if self._bill.calls >= limits.steps:
             self._end(otherwise, f"{why} (after {limits.steps} steps, the contract's limit)", text)
-        elif (
-            limits.cost_usd is not None
-            and self._bill.cost_usd is not None
-            and self._bill.cost_usd >= limits.cost_usd
-        ):
+        elif limits.cost_usd is not None and (self._bill.cost_usd or 0.0) >= limits.cost_usd:
             self._end(otherwise, f"{why} (the contract's cost limit for one unit is spent)", text)
         elif limits.seconds is not None and self._bill.latency_s >= limits.seconds:
             self._end(OutcomeClass.DEADLINE, f"{why} (the contract's time for one unit is over)", text)
@@ -328,7 +324,8 @@ class RowConversation(Conversation):
         self._request, self._pending = None, ()
         self._outcome = Outcome(
             outcome, usage=bill.usage, cost_usd=bill.cost_usd, attempts=bill.attempts, calls=bill.calls,
-            source=bill.source, request_id=bill.request_id, model=bill.model, prompt_hash=self._prompt_hash, **answer,
+            source=bill.source, request_id=bill.request_id, model=bill.model, prompt_hash=self._prompt_hash,
+            **answer,
         )  # fmt: skip
 
 

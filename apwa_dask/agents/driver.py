@@ -1,4 +1,4 @@
-"""The only asynchronous code of this room: carry a conversation's requests to a caller and its replies back."""
+"""The only asynchronous code of this room: carry a conversation's requests to a caller, and replies back."""
 
 from __future__ import annotations
 

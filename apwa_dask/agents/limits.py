@@ -27,10 +27,14 @@ TRUNCATION_GROWTH = 4
 LARGEST_WINDOW_TOKENS = 1_000_000
 """Taken for a model of unknown window: no common one is larger, so that a 10 MB cell fails without a call."""
 
+UNKNOWN_PACK_TOKENS = 32_000
+"""Most tokens of a packed prompt for a model of unknown window: nearly all hosted models take so many."""
+
 LOWEST_CEILING = {"standard": 1_024, "small": 96}
 """Room for models that think before they answer; small models do not, and run on when they go wrong."""
 
 IMAGE_TOKENS = 1_000
+_PACKING_MARGIN = 0.8
 _MESSAGE_TOKENS = 4
 _SCALAR_TOKENS = {"integer": 8, "number": 12, "boolean": 3, "date": 10, "datetime": 20}
 _TEXT_TOKENS, _LIST_ITEMS, _LARGEST_BOUND = 200, 16, 8_192
@@ -58,6 +62,13 @@ class Room:
         """Estimated tokens of a whole prompt with these messages after the constant part."""
         return self.constant_tokens + sum(map(message_tokens, tail))
 
+    @property
+    def packing_tokens(self) -> int:
+        """Tokens of items or rows packed into one prompt: less a margin for the estimate's error."""
+        known = self.window_tokens is not None
+        most = self.input_tokens if known else min(self.input_tokens, UNKNOWN_PACK_TOKENS)
+        return max(int(most * _PACKING_MARGIN) - self.constant_tokens, 0)
+
     def grown(self, ceiling: int | None, prompt_tokens: int) -> int | None:
         """The ceiling after a truncated answer; None when nothing larger fits the window."""
         if ceiling is None:
@@ -77,9 +88,7 @@ def room_of(template: Template, contract: Contract) -> Room:
     return Room(max(most, 0), sum(map(message_tokens, template.messages)), window)
 
 
-def first_ceiling(
-    contract: Contract, model: Model, schema: Schema, *, wanted_tokens: int | None = None
-) -> int:
+def first_ceiling(contract: Contract, model: Model, schema: Schema, wanted_tokens: int | None = None) -> int:
     """Most tokens of an answer: the contract's word, else the model's, else what the schema can need.
 
     Never more than half the model's window, so that a prompt has room beside it.

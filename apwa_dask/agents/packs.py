@@ -37,6 +37,7 @@ __all__ = [
     "table_message",
 ]
 
+_HEADER_TOKENS = 32
 _ROW_KEYS = ("row", "row_number", "row_no", "n")
 _HALVED = frozenset(
     {
@@ -81,7 +82,7 @@ def table_message(contract: Contract, key: str, lines: Sequence[str]) -> Message
 
 
 class PackReader:
-    """Reads ``{"rows": [{"row": 1, ...}, ...]}`` into values by row number, leaving out what cannot be used."""
+    """Reads ``{"rows": [{"row": 1, ...}, ...]}`` into values by row number, less what cannot be used."""
 
     def __init__(self, schema: Schema, key: str, *, strict: bool) -> None:
         self._row, self._key = AnswerReader(schema, strict=strict), key
@@ -180,7 +181,7 @@ class PackTerms:
         )
 
     def for_rows(self, rows: int) -> Terms:
-        """Terms with a ceiling for this many answers, rounded up to a power of two: few templates, well cached."""
+        """Terms with a ceiling for this many answers, rounded up to a power of two so that they are few."""
         wanted = 1 << max(rows * answer_bound(self.schema) - 1, 1).bit_length()
         ceiling = first_ceiling(self.contract, self.template.model, self.schema, wanted_tokens=wanted)
         known = self._by_ceiling.get(ceiling)
@@ -209,23 +210,17 @@ def pack_rows(terms: PackTerms, rows: Sequence[Packed], most_rows: int | None) -
         ``n`` of ``pack(n)``; None for as many as fit.
     """
     limit = min(most_rows or len(rows), terms.most_rows())
+    budget = terms.for_rows(limit).room.packing_tokens
     packs: list[list[Packed]] = []
     used = 0
     for row in rows:
-        room = terms.for_rows(limit).room
-        fits = (
-            packs and len(packs[-1]) < limit and room.constant_tokens + used + row.tokens <= room.input_tokens
-        )
-        if fits:
+        if packs and len(packs[-1]) < limit and used + row.tokens <= budget:
             packs[-1].append(row)
             used += row.tokens
         else:
             packs.append([row])
             used = _HEADER_TOKENS + row.tokens
     return packs
-
-
-_HEADER_TOKENS = 32
 
 
 class PackConversation(Conversation):

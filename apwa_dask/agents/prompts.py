@@ -98,9 +98,9 @@ def build_template(
 
 
 def render_row(contract: Contract, row: Mapping[str, Any]) -> tuple[Message, ...] | BadInput:
-    """One row's own message: its input columns as literal text, images as parts. Equal rows give equal bytes.
+    """One row's own message: its inputs as literal text, images as parts. Equal rows give equal bytes.
 
-    A row whose inputs are all missing is `BadInput`; a missing cell beside others is named, never spelled out.
+    A row whose inputs are all missing is `BadInput`; a missing cell beside others is named, never spelled.
     """
     cells = row_cells(contract, row)
     if isinstance(cells, BadInput):

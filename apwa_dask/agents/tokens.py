@@ -11,7 +11,7 @@ _TOKENS_PER_EXTRA_BYTE = 0.35
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of `text`: a quarter a character, and 0.35 for each UTF-8 byte past a character's first.
+    """Estimate the tokens of `text`: 1/4 a character, and 0.35 for each UTF-8 byte past a character's first.
 
     Within about 30 % of common byte-pair vocabularies on prose; low for code and long numbers. The same rule
     sizes partitions, so that a partition and the prompts made of it agree.
