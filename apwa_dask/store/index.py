@@ -58,9 +58,7 @@ class KeyIndex:
         blocks = [*self.blocks, _Block.sorted_from(prefixes, places)]
         while len(blocks) > 1 and len(blocks[-2]) <= 2 * len(blocks[-1]):
             right, left = blocks.pop(), blocks.pop()
-            blocks.append(
-                _Block.sorted_from([left.prefixes, right.prefixes], [left.places, right.places])
-            )
+            blocks.append(_Block.sorted_from([left.prefixes, right.prefixes], [left.places, right.places]))
         return KeyIndex(tuple(blocks))
 
     def without(self, segments: Iterable[int]) -> KeyIndex:

@@ -110,7 +110,9 @@ class Journal:
         if flush_records < 1 or flush_s <= 0:
             raise ValueError("flush_records and flush_s must be positive")
         if writer is not None and not (safe_name(writer, "writer").isalnum() and writer.islower()):
-            raise StoreError("a journal's writer is named with lower-case letters and digits", code="STORE-NAME")
+            raise StoreError(
+                "a journal's writer is named with lower-case letters and digits", code="STORE-NAME"
+            )
         self.namespace = safe_namespace(namespace)
         self._folder = open_folder(url, storage_options).child("journal").child(self.namespace)
         self._seal = Seal(self.namespace, hmac_key)
@@ -225,7 +227,9 @@ class Journal:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a Journal belongs to one process and may hold credentials; open it again where it is used")
+        raise TypeError(
+            "a Journal belongs to one process and may hold credentials; open it again where it is used"
+        )
 
     def __repr__(self) -> str:
         return f"Journal({self.url!r}, unflushed={self.unflushed})"

@@ -85,7 +85,9 @@ class SegmentLibrary:
             with self._lock:
                 before = set(self._by_name)
             listed = {entry.name: entry for entry in self._folder.entries()}
-            fresh = [entry for name, entry in listed.items() if name not in before and name not in self.ignored]
+            fresh = [
+                entry for name, entry in listed.items() if name not in before and name not in self.ignored
+            ]
             keys = self._read_keys(fresh)
             with self._lock:
                 self._drop(before - set(listed))

@@ -158,7 +158,9 @@ class LocalFolder:
         """A durable temporary file beside `target`: a rename to another device would be a copy."""
         _make_private(target.parent)
         temp = target.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), FILE_MODE)
+        descriptor = os.open(
+            temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), FILE_MODE
+        )
         try:
             view = memoryview(data)
             half = len(view) // 2

@@ -77,7 +77,9 @@ class Record:
         for value in (self.text, self.finish_reason, self.model, self.request_id, self.prompt):
             if value is not None and not isinstance(value, str):
                 raise ValueError("text fields of a record are str or None")
-        if not (isinstance(self.outcome, str) and isinstance(self.run_id, str) and isinstance(self.step_id, str)):
+        if not (
+            isinstance(self.outcome, str) and isinstance(self.run_id, str) and isinstance(self.step_id, str)
+        ):
             raise ValueError("outcome, run_id and step_id of a record are str")
         if not isinstance(self.created_s, float | int) or not isinstance(self.estimated, bool):
             raise ValueError("created_s of a record is a Unix time, estimated a bool")

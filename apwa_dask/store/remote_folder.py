@@ -38,7 +38,9 @@ class _Filesystem:
         return self._made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a store's filesystem holds credentials and is never pickled; open the store again there")
+        raise TypeError(
+            "a store's filesystem holds credentials and is never pickled; open the store again there"
+        )
 
 
 class RemoteFolder:
@@ -81,7 +83,9 @@ class RemoteFolder:
         return f"{self.path}/{name}"
 
     def child(self, name: str) -> RemoteFolder:
-        return RemoteFolder(self._filesystem, self._at(name), f"{self._url}/{name}", in_memory=self._in_memory)
+        return RemoteFolder(
+            self._filesystem, self._at(name), f"{self._url}/{name}", in_memory=self._in_memory
+        )
 
     def write(self, name: str, data: bytes, *, point: str = "write") -> None:
         def put() -> None:

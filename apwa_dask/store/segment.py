@@ -114,7 +114,9 @@ class SegmentKeys:
     @classmethod
     def of(cls, records: Sequence[Record]) -> SegmentKeys:
         rows = [row for row, record in enumerate(records) if record.is_served]
-        return cls(prefixes_of(records[row].key for row in rows), np.array(rows, dtype=np.uint32), len(records))
+        return cls(
+            prefixes_of(records[row].key for row in rows), np.array(rows, dtype=np.uint32), len(records)
+        )
 
 
 def prefixes_of(keys: Iterable[bytes]) -> Prefixes:

@@ -25,7 +25,14 @@ _TRANSIENT_ERRNOS = frozenset(
 )  # fmt: skip
 _FULL_ERRNOS = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
 # botocore, aiohttp and the cloud SDKs have their own families; these parts of a class name are stable there.
-_TRANSIENT_NAME_PARTS = ("timeout", "connection", "disconnect", "slowdown", "serviceunavailable", "incompleteread")
+_TRANSIENT_NAME_PARTS = (
+    "timeout",
+    "connection",
+    "disconnect",
+    "slowdown",
+    "serviceunavailable",
+    "incompleteread",
+)
 _DENIED_NAME_PARTS = ("credential", "token", "unauthorized", "forbidden", "accessdenied")
 
 
