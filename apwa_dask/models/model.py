@@ -61,6 +61,8 @@ class Model:
         ``standard``, or ``small`` for models of a few billion parameters (label descriptions, compact examples).
     transport : str
         ``aiohttp`` (lean), or ``sdk`` for the official client.
+    client : str
+        With ``sdk``: name of a client factory registered with `sdk.register_client`; the official client if empty.
     timeout_s : float
         Wall-clock deadline of one attempt.
     max_concurrency : int
@@ -87,6 +89,7 @@ class Model:
     structured: Structured = "json_schema"
     prompts: Literal["standard", "small"] = "standard"
     transport: Literal["aiohttp", "sdk"] = "aiohttp"
+    client: str = ""
     timeout_s: float = 120.0
     max_concurrency: int = 64
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -1,0 +1,251 @@
+"""The ceiling of a run, and the purse that keeps it: reserve before a call, settle after it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from dataclasses import dataclass
+
+from apwa_dask.errors import BudgetError, ConfigError
+from apwa_dask.models.leases import Money, MoneyFn, MoneyReport
+from apwa_dask.models.types import OutcomeClass, Usage
+
+__all__ = ["Budget", "Tally", "Wallet"]
+
+BLOCK_CALLS = 64
+"""A process leases money for about so many calls at a time."""
+
+RECHECK_S = 0.5
+"""How often to ask again while other processes hold money that may come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Ceilings of a run; None is no ceiling.
+
+    Parameters
+    ----------
+    usd : float, optional
+        US dollars, by the price of each model.
+    tokens : int, optional
+        Input and output together.
+    calls : int, optional
+        Requests, retries included.
+
+    Examples
+    --------
+    >>> Budget.of(5)
+    Budget(usd=5.0, tokens=None, calls=None)
+    """
+
+    usd: float | None = None
+    tokens: int | None = None
+    calls: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("usd", "tokens", "calls"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                fix = "a number >= 0, or None for no ceiling"
+                raise ConfigError(f"{name}={value!r} is no budget", fix=fix, code="CONFIG-BUDGET")
+
+    @classmethod
+    def of(cls, budget: Budget | float | None) -> Budget:
+        """A budget from what users write: dollars, a `Budget`, or None."""
+        if budget is None:
+            return cls()
+        if isinstance(budget, Budget):
+            return budget
+        if isinstance(budget, bool) or not isinstance(budget, int | float):
+            fix = "budget=5.00 (US dollars), or Budget(usd=..., tokens=..., calls=...)"
+            raise ConfigError("a budget is a number of US dollars or a Budget", fix=fix, code="CONFIG-BUDGET")
+        return cls(usd=float(budget))
+
+    @property
+    def limited(self) -> tuple[bool, bool, bool]:
+        """Which of usd, tokens and calls have a ceiling."""
+        return self.usd is not None, self.tokens is not None, self.calls is not None
+
+    @property
+    def money(self) -> Money:
+        """The amounts, zero where there is no ceiling."""
+        return Money(self.usd or 0.0, self.tokens or 0, self.calls or 0)
+
+    def __bool__(self) -> bool:
+        return any(self.limited)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What calls of one step, model and outcome came to. ``unpriced_calls`` are not in ``cost_usd``."""
+
+    calls: int = 0
+    attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced_calls: int = 0
+    estimated_calls: int = 0
+
+    def add(self, usage: Usage, cost_usd: float | None, attempts: int) -> None:
+        """Count one call with all its attempts."""
+        self.calls += 1
+        self.attempts += attempts
+        self.input_tokens += usage.input
+        self.output_tokens += usage.output
+        self.cached_tokens += usage.cached
+        self.estimated_calls += usage.estimated
+        if cost_usd is None:
+            self.unpriced_calls += 1
+        else:
+            self.cost_usd += cost_usd
+
+
+class Wallet:
+    """A run's money in one process, drawn in blocks from the run's account.
+
+    Spending stays within the budget plus what calls in flight come to beyond their reservation. Made and used on one
+    event loop.
+
+    Parameters
+    ----------
+    budget : Budget
+        All None: nothing is reserved, only counted.
+    account : str
+        The run's id.
+    fund : callable, optional
+        Way to the coordinator; without it the whole budget is in this wallet.
+    """
+
+    def __init__(self, budget: Budget = Budget(), *, account: str = "", fund: MoneyFn | None = None) -> None:
+        self.budget = budget
+        self.limited = bool(budget)
+        self.totals: dict[tuple[str, str, OutcomeClass], Tally] = {}
+        self.spent = Money()
+        self._account = account
+        self._fund = fund
+        self._have = Money() if fund is not None else budget.money
+        self._unreported = Money()
+        self._reserved_calls = 0
+        self._queue = asyncio.Lock()
+        self._settled = asyncio.Event()
+        self._exhausted: BudgetError | None = None
+
+    # reserving --------------------------------------------------------------------------------------------------
+
+    def try_reserve(self, money: Money) -> bool:
+        """Reserve at once, if the money is at hand and nobody waits for it."""
+        if self._exhausted is not None or self._queue.locked() or not self._covers(money):
+            return False
+        self._take(money)
+        return True
+
+    async def reserve(self, money: Money) -> None:
+        """Reserve, waiting for money of calls in flight to come back where that is all there is.
+
+        Raises
+        ------
+        BudgetError
+            When it is not there and will not come back. The run can be resumed with a larger budget.
+        """
+        async with self._queue:
+            while True:
+                if self._exhausted is not None:
+                    raise copy.copy(self._exhausted)
+                if self._covers(money) or await self._refill(money):
+                    self._take(money)
+                    return
+
+    async def _refill(self, money: Money) -> bool:
+        """One step towards having this much; False to look again after it."""
+        may_return = False
+        if self._fund is not None:
+            missing = _at_least_zero(money - self._have)
+            block = _times(money, BLOCK_CALLS)
+            report, self._unreported = MoneyReport(spent=self._unreported), Money()
+            funds = await self._fund(self._account, missing, block, report)
+            self._have += funds.granted
+            if funds.enough:
+                return self._covers(money)
+            may_return = funds.may_return
+        if self._reserved_calls:
+            self._settled.clear()
+            await self._settled.wait()
+        elif may_return:
+            await asyncio.sleep(RECHECK_S)
+        else:
+            self._exhausted = self._explain(money)
+        return False
+
+    def settle(self, reserved: Money, actual: Money) -> None:
+        """Replace a reservation by what the call really came to."""
+        self.spent += actual
+        if not self.limited:
+            return
+        self._reserved_calls -= 1
+        self._unreported += actual
+        self._have = self._have + reserved - actual
+        self._settled.set()
+
+    def book(
+        self,
+        step_id: str,
+        model: str,
+        outcome: OutcomeClass,
+        usage: Usage,
+        cost_usd: float | None,
+        attempts: int,
+    ) -> None:
+        """Enter one call into the totals, whatever its outcome."""
+        key = (step_id, model, outcome)
+        tally = self.totals.get(key)
+        if tally is None:
+            tally = self.totals[key] = Tally()
+        tally.add(usage, cost_usd, attempts)
+
+    async def close(self) -> None:
+        """Return what is not used to the account, and report what is."""
+        if self._fund is None or not self.limited:
+            return
+        report = MoneyReport(spent=self._unreported, returned=_at_least_zero(self._have))
+        self._unreported, self._have = Money(), Money()
+        await self._fund(self._account, Money(), Money(), report)
+
+    def _covers(self, money: Money) -> bool:
+        usd, tokens, calls = self.budget.limited
+        have = self._have
+        return (
+            (not usd or money.usd <= have.usd + 1e-12)
+            and (not tokens or money.tokens <= have.tokens)
+            and (not calls or money.calls <= have.calls)
+        )
+
+    def _take(self, money: Money) -> None:
+        self._have -= money
+        self._reserved_calls += 1
+
+    def _explain(self, money: Money) -> BudgetError:
+        budget, spent = self.budget, self.spent
+        parts = []
+        if budget.usd is not None:
+            parts.append(f"{spent.usd:.4f} of {budget.usd:.4f} USD (the next call may need {money.usd:.4f})")
+        if budget.tokens is not None:
+            parts.append(f"{spent.tokens} of {budget.tokens} tokens (the next call may need {money.tokens})")
+        if budget.calls is not None:
+            parts.append(f"{spent.calls} of {budget.calls} calls")
+        return BudgetError(
+            "the budget is used up",
+            why="spent by this process: " + ", ".join(parts),
+            fix="resume the run with a larger budget: finished rows are not paid again",
+            saved="all answers so far",
+            code="BUDGET-REACHED",
+        )
+
+
+def _at_least_zero(money: Money) -> Money:
+    return Money(max(money.usd, 0.0), max(money.tokens, 0), max(money.calls, 0))
+
+
+def _times(money: Money, count: int) -> Money:
+    return Money(money.usd * count, money.tokens * count, money.calls * count)

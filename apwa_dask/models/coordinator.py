@@ -1,0 +1,241 @@
+"""One limit for the whole cluster: fair shares of concurrency, one pace, one pause, one purse. Pure and synchronous.
+
+The same object serves a single process directly, and a cluster from inside the scheduler: processes ("holders") lease
+blocks, never single permits. Nothing here awaits, and the clock is injected.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from apwa_dask.models.headers import Window
+from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
+from apwa_dask.models.pace import Bucket, LearnedRate
+
+__all__ = ["Coordinator", "LocalLease"]
+
+HOLDERS_PER_RENEWAL_SECOND = 200
+"""One lease costs about 0.3 ms of a scheduler's CPU: at this density renewals take at most 6 % of it."""
+
+
+@dataclass(slots=True)
+class _Holder:
+    want: int
+    share: int
+    expires_s: float
+
+
+@dataclass(slots=True)
+class _Lane:
+    """All holders of one gate."""
+
+    holders: dict[str, _Holder] = field(default_factory=dict)
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    learned: LearnedRate | None = None
+    pause_until_s: float = 0.0
+    penalties: int = 0
+    penalised_s: float = float("-inf")
+
+
+@dataclass(slots=True)
+class _Account:
+    """One run's money. ``leased`` is what each holder has and has not reported as spent."""
+
+    left: Money
+    limited: tuple[bool, bool, bool]
+    spent: Money = field(default_factory=Money)
+    leased: dict[str, Money] = field(default_factory=dict)
+
+
+class Coordinator:
+    """Leases capacity and money to holders.
+
+    Parameters
+    ----------
+    clock : callable
+        Monotonic seconds.
+    expires_s : float
+        A holder that is silent for so long loses its share; for so long a holder can work while we are silent.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, expires_s: float = 15.0) -> None:
+        self._clock = clock
+        self._expires_s = expires_s
+        self._lanes: dict[str, _Lane] = {}
+        self._accounts: dict[str, _Account] = {}
+        self._stops: dict[str, str] = {}
+
+    # capacity ---------------------------------------------------------------------------------------------------
+
+    def lease(self, holder: str, gate_key: str, want: Want, report: Report) -> Grant:
+        """Take in what happened at a holder's gate, and grant it the next block."""
+        now = self._clock()
+        lane = self._lanes.setdefault(gate_key, _Lane())
+        self._forget_silent(lane, now)
+        self._learn(lane, report, now)
+        mine = lane.holders.setdefault(holder, _Holder(0, 0, 0.0))
+        mine.want, mine.expires_s = want.concurrency, now + self._expires_s
+        mine.share = _fair_share(holder, lane.holders, want.max_concurrency)
+        requests, tokens, start_in_s = self._permits(lane, want, now)
+        return Grant(
+            concurrency=mine.share,
+            requests=requests,
+            tokens=tokens,
+            start_in_s=start_in_s,
+            pause_s=max(0.0, lane.pause_until_s - now),
+            penalties=lane.penalties,
+            renew_s=self._renew_s(lane),
+            expires_s=self._expires_s,
+            stop=self._stops.get(gate_key, ""),
+        )
+
+    def release_holder(self, holder: str) -> None:
+        """A process is gone: its share returns, and what it had leased and not accounted for counts as spent."""
+        for lane in self._lanes.values():
+            lane.holders.pop(holder, None)
+        for account in self._accounts.values():
+            account.spent += account.leased.pop(holder, Money())
+
+    def stop(self, gate_key: str, why: str) -> None:
+        """Carry a reason to stop to every holder of a gate; an empty reason takes it back."""
+        self._stops[gate_key] = why
+
+    def in_flight_share(self, gate_key: str) -> dict[str, int]:
+        """Shares as they stand, for a status page."""
+        lane = self._lanes.get(gate_key, _Lane())
+        return {name: holder.share for name, holder in lane.holders.items()}
+
+    def _forget_silent(self, lane: _Lane, now: float) -> None:
+        silent = [name for name, holder in lane.holders.items() if holder.expires_s < now]
+        for name in silent:
+            del lane.holders[name]
+
+    def _learn(self, lane: _Lane, report: Report, now: float) -> None:
+        if report.throttled and now - lane.penalised_s >= 0.05:
+            lane.penalties += 1
+            lane.penalised_s = now
+        lane.pause_until_s = max(lane.pause_until_s, now + report.pause_s if report.pause_s else 0.0)
+        if report.limits.requests is not None:
+            lane.requests = _heard(lane.requests, report.limits.requests, now)
+            lane.learned = None
+        if report.limits.tokens is not None:
+            lane.tokens = _heard(lane.tokens, report.limits.tokens, now)
+        if report.limits or (lane.requests is not None and lane.learned is None):
+            return
+        self._learn_unannounced(lane, report, now)
+
+    def _learn_unannounced(self, lane: _Lane, report: Report, now: float) -> None:
+        if lane.learned is None:
+            lane.learned = LearnedRate(now)
+        per_s = lane.learned.observe(report.admitted, report.throttled, now)
+        if per_s is None:
+            return
+        if lane.requests is None:
+            lane.requests = Bucket(per_s, max(1.0, per_s / 4), 0.0, now)
+        lane.requests.per_s = per_s
+        lane.requests.capacity = max(1.0, per_s / 4)
+
+    def _permits(self, lane: _Lane, want: Want, now: float) -> tuple[int | None, int | None, float]:
+        holders = len(lane.holders)
+        requests = tokens = None
+        start_in_s = 0.0
+        if lane.requests is not None:
+            requests = lane.requests.block(max(want.requests, 1), holders, now) if want.requests else 0
+            start_in_s = lane.requests.take(requests, now)
+        if lane.tokens is not None:
+            tokens = lane.tokens.block(max(want.tokens, 1), holders, now) if want.tokens else 0
+            start_in_s = max(start_in_s, lane.tokens.take(tokens, now))
+        return requests, tokens, start_in_s
+
+    def _renew_s(self, lane: _Lane) -> float:
+        """About a second, so that a pause, a penalty or a newcomer reaches all in time."""
+        return min(self._expires_s / 3, max(1.0, len(lane.holders) / HOLDERS_PER_RENEWAL_SECOND))
+
+    # money ------------------------------------------------------------------------------------------------------
+
+    def open_account(self, account: str, budget: Money, limited: tuple[bool, bool, bool], spent: Money) -> None:
+        """Give a run its purse: `budget` in the currencies that are limited, less what earlier runs spent.
+
+        Opening an account again (a second client, a resume) does not fill it again.
+        """
+        if account not in self._accounts:
+            self._accounts[account] = _Account(budget - spent, limited, spent)
+
+    def fund(
+        self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport = MoneyReport()
+    ) -> Funds:
+        """Book what a holder spent and returned, and lease it more: `wanted` if there is plenty, else `least`."""
+        purse = self._accounts[account]
+        leased = purse.leased.get(holder, Money())
+        purse.spent += report.spent
+        purse.left += report.returned
+        leased = leased - report.spent - report.returned
+        granted = _affordable(purse, least, wanted, holders=len(purse.leased) or 1)
+        enough = granted is not None
+        if granted is not None:
+            purse.left -= granted
+            leased += granted
+        purse.leased[holder] = leased
+        others = any(bool(money) for name, money in purse.leased.items() if name != holder)
+        return Funds(granted or Money(), enough, others, purse.left)
+
+    def spent(self, account: str) -> Money:
+        """Settled, plus what dead holders left unaccounted for."""
+        return self._accounts[account].spent
+
+
+class LocalLease:
+    """One holder's way to a coordinator in the same process: the calls of a cluster without a wire."""
+
+    def __init__(self, coordinator: Coordinator, holder: str = "local") -> None:
+        self.coordinator, self.holder = coordinator, holder
+
+    async def lease(self, gate_key: str, want: Want, report: Report) -> Grant:
+        """See `Coordinator.lease`."""
+        return self.coordinator.lease(self.holder, gate_key, want, report)
+
+    async def fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
+        """See `Coordinator.fund`."""
+        return self.coordinator.fund(self.holder, account, least, wanted, report)
+
+
+def _heard(bucket: Bucket | None, window: Window, now: float) -> Bucket:
+    if bucket is None:
+        return Bucket.announced(window, now)
+    bucket.heard(window, now)
+    return bucket
+
+
+def _fair_share(holder: str, holders: dict[str, _Holder], most: int) -> int:
+    """Max-min fair: small wants are met in full, the others share the rest alike, and what nobody wants is divided.
+
+    A share never reaches into what another holder was granted and may still use, so that the sum stays within
+    `most` at every moment (but for the one call that each holder may always make).
+    """
+    left, fair = most, 0
+    wants = sorted((h.want, name) for name, h in holders.items())
+    for i, (want, name) in enumerate(wants):
+        part = min(want, left // (len(wants) - i))
+        left -= part
+        if name == holder:
+            fair = part
+    fair += left // len(wants)
+    granted_to_others = sum(h.share for name, h in holders.items() if name != holder)
+    return max(1, min(fair, most - granted_to_others))
+
+
+def _affordable(purse: _Account, least: Money, wanted: Money, holders: int) -> Money | None:
+    """`wanted`, cut to half a fair share of what is left so that the last of it is leased in small pieces; or None."""
+    parts = []
+    for limited, left, lowest, desired in (
+        (purse.limited[0], purse.left.usd, least.usd, wanted.usd),
+        (purse.limited[1], purse.left.tokens, least.tokens, wanted.tokens),
+        (purse.limited[2], purse.left.calls, least.calls, wanted.calls),
+    ):
+        if limited and lowest > left + 1e-12:
+            return None
+        parts.append(desired if not limited else max(lowest, min(desired, left / (2 * holders))))
+    return Money(parts[0], int(parts[1]), int(parts[2]))

@@ -1,0 +1,207 @@
+"""The endpoints of one process: keys looked up here, sessions pooled here, one lane for each model.
+
+A `Lane` is everything that calls of one model share: transport, gate, price, what was learned about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from apwa_dask.errors import ProviderError
+from apwa_dask.models.adapt import Adaptation
+from apwa_dask.models.gate import Gate
+from apwa_dask.models.leases import LeaseFn
+from apwa_dask.models.model import Model, Price
+from apwa_dask.models.prices import price_of
+from apwa_dask.models.tokens import TokenRatio
+from apwa_dask.models.transport import AiohttpTransport, Transport
+
+__all__ = ["Endpoints", "Lane", "key_hash"]
+
+LIMITS_EVERY_S = 0.05
+"""Headers of limits are read at most so often: they change slowly and reading them is not free."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """What all calls of one model in one process share."""
+
+    model: Model
+    wire_name: str
+    transport: Transport
+    gate: Gate
+    price: Price | None
+    secrets: tuple[str, ...] = field(repr=False)
+    context_tokens: int | None = None
+    ratio: TokenRatio = field(default_factory=TokenRatio)
+    adaptation: Adaptation = field(default_factory=Adaptation)
+    limits_read_s: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Where a model is served, as known on this machine."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    model_name: str
+    slots: int | None = None
+    context_tokens: int | None = None
+
+
+class Endpoints:
+    """Pools of one process, on the event loop it is first used on.
+
+    Parameters
+    ----------
+    lease : callable, optional
+        Way to the coordinator; see `coordinator.LocalLease` for the one in this process.
+    environ : mapping, optional
+        Where keys are looked up; default this process's environment.
+    acquire_local : callable, optional
+        Starts or finds the embedded model; default `apwa_dask.models.local.acquire`.
+    """
+
+    def __init__(
+        self,
+        lease: LeaseFn | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        acquire_local: Callable[..., Any] | None = None,
+        rng: random.Random | None = None,
+        probe: bool = True,
+    ) -> None:
+        self._lease = lease
+        self._environ = os.environ if environ is None else environ
+        self._acquire_local = acquire_local
+        self._rng = rng or random.Random()
+        self._probe = probe
+        self._lanes: dict[tuple[Model, str], Lane] = {}
+        self._gates: dict[str, Gate] = {}
+        self._transports: dict[tuple[str, str, str, str], Transport] = {}
+        self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def lane(self, model: Model) -> Lane:
+        """The lane of a model, opened at first use.
+
+        Raises
+        ------
+        ProviderError
+            No key where one is wanted.
+        ConfigError
+            The address is not one.
+        LocalModelError
+            The embedded model cannot be had.
+        """
+        self._stay_on_one_loop()
+        async with self._opening:
+            site = await self._site(model)
+            key = (model, site.base_url + "\0" + key_hash(site.api_key))
+            lane = self._lanes.get(key)
+            if lane is None:
+                lane = self._lanes[key] = self._open(model, site)
+            return lane
+
+    def gates(self) -> list[Gate]:
+        """All gates, for a progress line or a status page."""
+        return list(self._gates.values())
+
+    async def close(self) -> None:
+        """Close gates and sessions. Calls in flight fail."""
+        for gate in self._gates.values():
+            await gate.close()
+        for transport in self._transports.values():
+            await transport.close()
+        self._lanes.clear()
+        self._gates.clear()
+        self._transports.clear()
+
+    def _open(self, model: Model, site: _Site) -> Lane:
+        wire_model = replace(model, base_url=site.base_url)
+        return Lane(
+            model=model,
+            wire_name=site.model_name,
+            transport=self._transport(wire_model, site),
+            gate=self._gate(model, site),
+            price=price_of(model),
+            secrets=(site.api_key,) if site.api_key else (),
+            context_tokens=model.context_tokens or site.context_tokens,
+        )
+
+    def _gate(self, model: Model, site: _Site) -> Gate:
+        key = f"{model.endpoint_identity}|{key_hash(site.api_key)}|{model.name}"
+        gate = self._gates.get(key)
+        if gate is None:
+            most = model.max_concurrency
+            gate = self._gates[key] = Gate(
+                key, max_concurrency=most, start=site.slots, lease=self._lease, rng=self._rng, probe=self._probe
+            )
+        return gate
+
+    def _transport(self, model: Model, site: _Site) -> Transport:
+        key = (site.base_url, key_hash(site.api_key), model.transport, model.client)
+        transport = self._transports.get(key)
+        if transport is None:
+            transport = self._transports[key] = _new_transport(model, site)
+        return transport
+
+    async def _site(self, model: Model) -> _Site:
+        if model.is_local:
+            return await self._local_site(model)
+        return _Site(model.resolved_base_url, self._key(model), model.name)
+
+    async def _local_site(self, model: Model) -> _Site:
+        acquire = self._acquire_local
+        if acquire is None:
+            from apwa_dask.models.local import acquire as acquire_local
+
+            acquire = acquire_local
+        settings = {"slots": model.max_concurrency}
+        if model.context_tokens:
+            settings["n_ctx"] = model.context_tokens
+        found = await asyncio.to_thread(acquire, model.name, **settings)
+        return _Site(found.base_url, found.api_key, found.model_name, found.slots, found.n_ctx)
+
+    def _key(self, model: Model) -> str:
+        if not model.api_key_env:
+            return ""
+        key = self._environ.get(model.api_key_env, "").strip()
+        if key:
+            return key
+        raise ProviderError(
+            f"no API key for {model.endpoint_identity}",
+            where=f"environment variable {model.api_key_env} of process {os.getpid()}: not set or empty",
+            why="keys are read on the machine that makes the call, so each worker needs the variable",
+            fix=f"export {model.api_key_env}=..., or name another variable in api_key_env "
+            '("" for an endpoint without keys), or use Model.local()',
+            code="PROVIDER-KEY",
+        )
+
+    def _stay_on_one_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("an Endpoints object belongs to the event loop it was first used on")
+
+
+def _new_transport(model: Model, site: _Site) -> Transport:
+    if model.transport == "sdk":
+        from apwa_dask.models.sdk import SdkTransport
+
+        return SdkTransport(site.base_url, site.api_key, client=model.client)
+    # The embedded model is on loopback: no proxy can reach it, whatever the environment says.
+    local = site.slots is not None
+    return AiohttpTransport(site.base_url, site.api_key, use_proxies=not local)
+
+
+def key_hash(api_key: str) -> str:
+    """What tells two keys apart without telling either: 16 hex digits of the SHA-256; empty for no key."""
+    return hashlib.sha256(api_key.encode()).hexdigest()[:16] if api_key else ""

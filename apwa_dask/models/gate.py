@@ -1,0 +1,320 @@
+"""The gate of one endpoint, key and model in one process: who may send now.
+
+Concurrency adapts by loss (AIMD after Netflix's concurrency-limits: +1 per full window, only while the window is in
+use; x0.7 on overload, once per round trip), starts with slow start, and stays within the share that the coordinator
+leases. A pause holds everyone back; waits hold no slot. All of it runs on one event loop: no locks, and the fast path
+is a few integer comparisons.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+
+from apwa_dask.errors import ApwaError
+from apwa_dask.models.headers import MAX_WAIT_S, Announced
+from apwa_dask.models.leases import Grant, LeaseFn
+from apwa_dask.models.stock import Stock
+
+__all__ = ["Gate"]
+
+SHRINK = 0.7
+SLOW_START_STEP = 2.0
+"""Slots added by each good answer of a full window in slow start: the window triples every round trip."""
+
+BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
+OUTAGE_STREAK = 5
+"""Failures in a row, with no answer between them, after which one call at a time asks whether the endpoint is back."""
+
+
+class Gate:
+    """Admits calls, first come first served.
+
+    Parameters
+    ----------
+    key : str
+        Identity: endpoint, hash of the key, model. Shared with the coordinator.
+    max_concurrency : int
+        The user's ceiling over all processes.
+    start : int, optional
+        First window; a quarter of the ceiling, at least 8, when not given. The embedded model starts at its slots.
+    lease : callable, optional
+        Way to the coordinator; without it the gate stands alone.
+    probe : bool
+        Half-open at first: one call flies until one has been answered, so that a wrong key costs one call.
+
+    Notes
+    -----
+    Made and used on one running event loop; its clock is the loop's.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        max_concurrency: int = 64,
+        start: int | None = None,
+        lease: LeaseFn | None = None,
+        rng: random.Random | None = None,
+        probe: bool = True,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.key = key
+        self.max_concurrency = max_concurrency
+        self.in_flight = 0
+        self.answers = 0
+        self.pauses = 0
+        self._loop = asyncio.get_running_loop()
+        self._rng = rng or random.Random()
+        self._wall_clock = wall_clock
+        self._waiters: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._waiting_tokens = 0
+        self._limit = float(min(max_concurrency, start if start is not None else max(8, max_concurrency // 4)))
+        self._threshold = float(max_concurrency)
+        self._probing = probe
+        self._streak = 0
+        self._blind_pauses = 0
+        self._sequence = 0
+        self._shrunk_at = 0
+        self._pause_until = 0.0
+        self._paused_for = ""
+        self._wake_timer: asyncio.TimerHandle | None = None
+        self._cap = 0
+        self._lease = Stock(self, lease) if lease is not None else None
+        self._set_cap()
+
+    # admission --------------------------------------------------------------------------------------------------
+
+    def try_acquire(self, tokens: int = 0) -> int:
+        """A number to hand back after the call, if it may be sent at once; else 0.
+
+        Parameters
+        ----------
+        tokens : int
+            Expected input and output; matters only where the endpoint limits tokens.
+        """
+        if self._waiters or self.in_flight >= self._cap:
+            return 0
+        if self._lease is not None and not self._lease.take(tokens):
+            return 0
+        self.in_flight += 1
+        self._sequence += 1
+        return self._sequence
+
+    async def acquire(self, tokens: int = 0) -> int:
+        """Wait for a slot; the number to hand back after the call. A cancelled waiter leaves no trace.
+
+        Raises
+        ------
+        ApwaError
+            What `fail` was given, if the endpoint refused for good meanwhile.
+        """
+        number = self.try_acquire(tokens)
+        if number:
+            return number
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append((future, tokens))
+        self._waiting_tokens += tokens
+        self._wake()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.release()
+            raise
+        self._sequence += 1
+        return self._sequence
+
+    def release(self) -> None:
+        """Give the slot back, and serve whoever waits."""
+        self.in_flight -= 1
+        if self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, lease = self._waiters, self._lease
+        while waiters:
+            future, tokens = waiters[0]
+            if not future.done():
+                if self.in_flight >= self._cap or (lease is not None and not lease.take(tokens)):
+                    return
+                self.in_flight += 1
+                future.set_result(None)
+            waiters.popleft()
+            self._waiting_tokens -= tokens
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a slot."""
+        return len(self._waiters)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """What they expect to use."""
+        return self._waiting_tokens
+
+    # feedback ---------------------------------------------------------------------------------------------------
+
+    def succeeded(self) -> None:
+        """A call was answered, well or badly: the endpoint is there. Call before `release`."""
+        self.answers += 1
+        if self._streak or self._probing:
+            self._back_to_work()
+        self._blind_pauses = 0
+        if self._lease is not None:
+            self._lease.admitted += 1
+        limit = self._limit
+        if limit >= self.max_concurrency or self.in_flight < int(limit):
+            return
+        self._limit = min(
+            limit + (SLOW_START_STEP if limit < self._threshold else 1.0 / limit),
+            float(self.max_concurrency),
+        )
+        if int(self._limit) > int(limit):
+            self._set_cap()
+
+    def throttled(self, number: int, wait_s: float | None) -> None:
+        """A call was refused for its rate: shrink, and let everyone wait.
+
+        Parameters
+        ----------
+        number : int
+            From `acquire`. Only the first refusal of a round trip shrinks.
+        wait_s : float, optional
+            As the endpoint asked. Without it the pause grows from round to round.
+        """
+        if self._shrink(number) and wait_s is None:
+            self._blind_pauses += 1
+        if wait_s is None:
+            ceiling = min(BLIND_PAUSE_CAP_S, BLIND_PAUSE_S * 2.0 ** min(self._blind_pauses - 1, 20))
+            wait_s = self._rng.uniform(ceiling / 2, ceiling)
+        self.pause(wait_s, "rate limit")
+        if self._lease is not None:
+            self._lease.throttled += 1
+            self._lease.ask_soon(urgent=True)
+
+    def overloaded(self, number: int) -> None:
+        """A call timed out or the endpoint said that it is overloaded: shrink."""
+        self._shrink(number)
+
+    def failed(self) -> None:
+        """Another call found no working endpoint (report each call's first failure, and each probe's)."""
+        self._streak += 1
+        if self._streak < OUTAGE_STREAK or not self.answers:
+            return
+        self._probing = True
+        self.pause(min(60.0, 2.0 ** min(self._streak - OUTAGE_STREAK, 6)), "provider does not answer")
+
+    @property
+    def outage(self) -> bool:
+        """The endpoint worked and does not now: failures are its own, not the rows'."""
+        return self._probing and self.answers > 0 and self._streak >= OUTAGE_STREAK
+
+    def heard(self, limits: Announced) -> None:
+        """Pass announced limits on to whoever keeps the pace."""
+        if self._lease is not None:
+            self._lease.heard(limits)
+
+    def fail(self, error: ApwaError) -> None:
+        """Send the error to all who wait: the endpoint refuses for good. Later callers probe again."""
+        self._probing = True
+        self._set_cap()
+        waiters, self._waiters = self._waiters, deque()
+        self._waiting_tokens = 0
+        for future, _ in waiters:
+            if not future.done():
+                future.set_exception(copy.copy(error))
+
+    def pause(self, seconds: float, reason: str, *, tell: bool = True) -> None:
+        """Send nothing for so long, then start again slowly.
+
+        A little later than asked, lest all processes wake at once. With `tell`, the others learn of it.
+        """
+        span = min(max(seconds, 0.0), MAX_WAIT_S)
+        until = self._loop.time() + span + self._rng.uniform(0.0, min(1.0, 0.1 * span))
+        if until <= self._pause_until:
+            return
+        self._pause_until, self._paused_for = until, reason
+        self.pauses += 1
+        if self._lease is not None and tell:
+            self._lease.pause_s = max(self._lease.pause_s, span)
+        self._set_cap()
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+        self._wake_timer = self._loop.call_at(until, self._resume)
+
+    def _resume(self) -> None:
+        self._wake_timer = None
+        self._threshold = max(1.0, self._limit)
+        self._limit = max(1.0, self._limit / 2)
+        self._set_cap()
+
+    def _shrink(self, number: int) -> bool:
+        if number <= self._shrunk_at:
+            return False
+        # What was really in flight, not what would have been allowed, was too much.
+        self._limit = max(1.0, min(self._limit, float(self.in_flight + 1)) * SHRINK)
+        self._threshold = self._limit
+        self._shrunk_at = self._sequence
+        self._set_cap()
+        return True
+
+    def _back_to_work(self) -> None:
+        self._streak = 0
+        if self._probing:
+            self._probing = False
+            self._set_cap()
+
+    def _set_cap(self) -> None:
+        cap = min(int(self._limit), self.max_concurrency)
+        if self._lease is not None:
+            cap = min(cap, self._lease.share)
+        if self._probing:
+            cap = min(cap, 1)
+        self._cap = 0 if self._pause_until > self._loop.time() else cap
+        if self._waiters:
+            self._wake()
+
+    # words ------------------------------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """Calls that may be in flight now, pauses aside."""
+        return int(self._limit)
+
+    @property
+    def state_words(self) -> str:
+        """For a progress line: ``"paused until 14:32: rate limit"``, or ``"12 of 40 in flight"``."""
+        left_s = self._pause_until - self._loop.time()
+        if left_s > 0:
+            at = time.localtime(self._wall_clock() + left_s)
+            shape = "%H:%M" if left_s >= 60 else "%H:%M:%S"
+            return f"paused until {time.strftime(shape, at)}: {self._paused_for}"
+        return f"{self.in_flight} of {max(self._cap, self.in_flight)} in flight"
+
+    async def close(self) -> None:
+        """Stop the timers and the question to the coordinator. Whoever still waits is cancelled."""
+        for future, _ in self._waiters:
+            future.cancel()
+        if self._wake_timer is not None:
+            self._wake_timer.cancel()
+        if self._lease is not None:
+            await self._lease.close()
+
+    # the coordinator's side -------------------------------------------------------------------------------------
+
+    def granted(self, grant: Grant, *, penalised: bool) -> None:
+        """Take over a grant: share, penalties and pause of others."""
+        if penalised:
+            self._shrink(self._sequence)
+        if grant.pause_s > 0 and self._loop.time() + grant.pause_s > self._pause_until + 0.1:
+            self.pause(grant.pause_s, "rate limit", tell=False)
+        self._set_cap()
+
+    def restocked(self) -> None:
+        """Permits arrived."""
+        self._wake()

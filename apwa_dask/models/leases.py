@@ -1,0 +1,130 @@
+"""What a process asks of the coordinator, and what it is granted: plain values that travel over any wire.
+
+All times are spans, never moments: the clocks of two machines have nothing in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from apwa_dask.models.headers import Announced
+
+__all__ = ["Funds", "Grant", "LeaseFn", "Money", "MoneyFn", "MoneyReport", "Report", "Want"]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a gate could use now.
+
+    Parameters
+    ----------
+    concurrency : int
+        Calls in flight and waiting.
+    requests, tokens : int
+        Permits for the next block; used only where the endpoint has such limits.
+    max_concurrency : int
+        The user's ceiling for this endpoint over all processes.
+    """
+
+    concurrency: int
+    requests: int = 1
+    tokens: int = 0
+    max_concurrency: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened at a gate since its last lease."""
+
+    admitted: int = 0
+    throttled: int = 0
+    tokens: int = 0
+    pause_s: float = 0.0
+    limits: Announced = field(default_factory=Announced)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a gate may do until it asks again.
+
+    Parameters
+    ----------
+    concurrency : int
+        Its share of the calls in flight.
+    requests, tokens : int, optional
+        Permits, to be used `start_in_s` from now or later; None where there is no limit.
+    pause_s : float
+        Nothing may be sent for so long.
+    penalties : int
+        Rises when any holder was throttled: shrink once.
+    renew_s, expires_s : float
+        When to ask again; when this grant is void if the coordinator does not answer.
+    stop : str
+        Why to stop; empty to go on.
+    """
+
+    concurrency: int
+    requests: int | None = None
+    tokens: int | None = None
+    start_in_s: float = 0.0
+    pause_s: float = 0.0
+    penalties: int = 0
+    renew_s: float = 5.0
+    expires_s: float = 15.0
+    stop: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in the three currencies of a budget."""
+
+    usd: float = 0.0
+    tokens: int = 0
+    calls: int = 0
+
+    def __add__(self, other: Money) -> Money:
+        return Money(self.usd + other.usd, self.tokens + other.tokens, self.calls + other.calls)
+
+    def __sub__(self, other: Money) -> Money:
+        return Money(self.usd - other.usd, self.tokens - other.tokens, self.calls - other.calls)
+
+    def __bool__(self) -> bool:
+        return bool(self.usd or self.tokens or self.calls)
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyReport:
+    """What a wallet did since it last asked: `spent` of its grants, `returned` unused, and whether it is leaving."""
+
+    spent: Money = field(default_factory=Money)
+    returned: Money = field(default_factory=Money)
+
+
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """An answer about money.
+
+    Parameters
+    ----------
+    granted : Money
+        Added to the wallet.
+    enough : bool
+        The wanted minimum was granted.
+    may_return : bool
+        When not: others hold money that may still come back.
+    left : Money
+        Not yet leased to anyone.
+    """
+
+    granted: Money
+    enough: bool
+    may_return: bool = False
+    left: Money = field(default_factory=Money)
+
+
+LeaseFn = Callable[[str, Want, Report], Awaitable[Grant]]
+"""``await lease(gate_key, want, report)``: one process's way to the coordinator."""
+
+MoneyFn = Callable[[str, Money, Money, MoneyReport], Awaitable[Funds]]
+"""``await fund(account, least, wanted, report)``."""

@@ -1,0 +1,48 @@
+"""What models cost: a dated table of public list prices, and the rule that unknown is None, never zero."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+import orjson
+
+from apwa_dask.models.model import Model, Price
+
+__all__ = ["price_of", "prices_as_of"]
+
+_DATED = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2}|\d{4})$")
+
+
+def price_of(model: Model) -> Price | None:
+    """The price of a model: its own, else the table's, else None.
+
+    The table holds for the vendors' own endpoints only: the same weights elsewhere cost something else.
+    """
+    if model.price is not None:
+        return model.price
+    host = (urlsplit(model.resolved_base_url).hostname or "") if not model.is_local else ""
+    prices = _table().get(host)
+    if not prices:
+        return None
+    return prices.get(model.name) or prices.get(_DATED.sub("", model.name))
+
+
+def prices_as_of() -> str:
+    """Date of the table, ISO."""
+    return str(_document()["as_of"])
+
+
+@cache
+def _document() -> dict[str, object]:
+    document: dict[str, object] = orjson.loads(files("apwa_dask.models").joinpath("prices.json").read_bytes())
+    return document
+
+
+@cache
+def _table() -> dict[str, dict[str, Price]]:
+    hosts = _document()["usd_per_million_tokens"]
+    assert isinstance(hosts, dict)
+    return {host: {name: Price(*numbers) for name, numbers in models.items()} for host, models in hosts.items()}
