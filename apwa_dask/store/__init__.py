@@ -1,1 +1,1 @@
-"""What outlives a process: the journal of paid answers, commit records and runs, on any fsspec store. No Dask."""
+"""What outlives a process: paid answers, commit records and runs, on any fsspec store. Knows no Dask."""

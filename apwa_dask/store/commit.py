@@ -31,6 +31,10 @@ class LedgerLine:
     step: str
     model: str
     outcome: str
+    units: int = 0
+    """Rows, groups or packs that ended this way."""
+    reused: int = 0
+    """Of these, answered by the journal or by an identical request in flight: not paid for."""
     calls: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0

@@ -29,8 +29,8 @@ class Entry:
 class Folder(Protocol):
     """One folder. Names are relative and may contain ``/``.
 
-    All methods block and may be called from several threads. Store errors come as `StoreError`, after transient
-    ones were tried again; an absent file is `FileNotFoundError`.
+    All methods block and may be called from several threads. Store errors come as `StoreError`, after
+    transient ones were tried again; an absent file is `FileNotFoundError`.
     """
 
     is_local: bool
@@ -89,8 +89,8 @@ def open_folder(url: str, storage_options: Mapping[str, Any] | None = None) -> F
     Parameters
     ----------
     url : str
-        A path or any fsspec URL. Chained URLs (``simplecache::s3://...``) are refused: a cache in between would
-        answer with what was true before.
+        A path or any fsspec URL. Chained URLs (``simplecache::s3://...``) are refused: a cache in between
+        would answer with what was true before.
     storage_options : mapping, optional
         For the filesystem; kept in memory only.
 

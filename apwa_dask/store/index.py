@@ -1,8 +1,8 @@
 """Where each key may be: sorted 64-bit prefixes with segment and row, 16 bytes a record.
 
-Immutable blocks that are merged as they grow (the logarithmic method of Bentley and Saxe, 1980), so that adding
-a batch costs amortised O(log n) per record and a lookup searches few blocks. A prefix is only a hint: the reader
-compares the whole key.
+Immutable blocks that are merged as they grow (the logarithmic method of Bentley and Saxe, 1980), so that
+adding a batch costs amortised O(log n) per record and a lookup searches few blocks. A prefix is only a hint:
+the reader compares the whole key.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class KeyIndex:
         for block in self.blocks:
             left = np.searchsorted(block.prefixes, wanted, side="left")
             right = np.searchsorted(block.prefixes, wanted, side="right")
-            for i in np.flatnonzero(right > left):
+            for i in np.flatnonzero(right > left).tolist():
                 for place in block.places[left[i] : right[i]].tolist():
                     places.setdefault(place >> 32, []).append((place & 0xFFFFFFFF, keys[i]))
         return places

@@ -1,13 +1,12 @@
 """The write-ahead record of every paid answer, keyed by the fingerprint of its request.
 
-Any number of processes share one journal: each writes its own immutable segments and reads all of them. What was
-flushed is never lost and, where it is an "ok", never paid for again. See DESIGN, section 6.
+Any number of processes share one journal: each writes its own immutable segments and reads all of them. What
+was flushed is never lost and, where it is an "ok", never paid for again.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from apwa_dask.errors import StoreError
-from apwa_dask.store.folder import Folder, open_folder
-from apwa_dask.store.killpoints import reach
+from apwa_dask.store.compaction import Compactor, PurgeReport
+from apwa_dask.store.folder import open_folder
 from apwa_dask.store.library import SegmentLibrary
 from apwa_dask.store.names import safe_name, safe_namespace
 from apwa_dask.store.record import Record
-from apwa_dask.store.segment import Seal, SegmentKeys, encode
+from apwa_dask.store.segment import Seal
+from apwa_dask.store.segment_writer import SegmentWriter
 from apwa_dask.store.write_behind import WriteBehind
 
-__all__ = ["Journal", "JournalStats", "Record"]
+__all__ = ["Journal", "JournalStats", "PurgeReport", "Record"]
 
 _CACHE_BYTES = 128 * 2**20
 _RECENT_BYTES = 32 * 2**20
@@ -49,24 +49,6 @@ class JournalStats:
         return len(self.ignored)
 
 
-class _SegmentWriter:
-    """Makes batches durable as this process's segments, and shows them to the library."""
-
-    def __init__(self, folder: Folder, seal: Seal, library: SegmentLibrary, writer: str) -> None:
-        self._folder, self._seal, self._library, self._writer = folder, seal, library, writer
-        self._sequence = 0
-        self.written = 0
-
-    def write(self, records: Sequence[Record]) -> None:
-        reach("journal.before_write")
-        data = encode(records)
-        name = self._seal.name(self._writer, self._sequence, data)
-        self._folder.write(name, data, point="journal")
-        self._sequence += 1
-        self.written += len(records)
-        self._library.add(name, len(data), SegmentKeys.of(records))
-
-
 class Journal:
     """Paid answers under a store URL, for one namespace.
 
@@ -83,6 +65,8 @@ class Journal:
     flush_records, flush_s
         A batch is written when so many records wait, or the first has waited so long: the bound of what a
         crash can cost.
+    compact_above : int
+        Merge small segments in the background when there are more than this.
     store_prompts : bool
         Keep the prompts too. Off by default: they hold the rows' text.
     hmac_key : bytes, optional
@@ -104,6 +88,7 @@ class Journal:
         writer: str | None = None,
         flush_records: int = 256,
         flush_s: float = 1.0,
+        compact_above: int = 256,
         store_prompts: bool = False,
         hmac_key: bytes | None = None,
     ) -> None:
@@ -117,18 +102,25 @@ class Journal:
         self._folder = open_folder(url, storage_options).child("journal").child(self.namespace)
         self._seal = Seal(self.namespace, hmac_key)
         self._chosen_writer = writer
-        self._flush_records, self._flush_s, self._store_prompts = flush_records, flush_s, store_prompts
+        self._flush_records, self._flush_s, self._compact_above = flush_records, flush_s, compact_above
+        self._store_prompts = store_prompts
         self._begin()
 
     def _begin(self) -> None:
         """The state that belongs to one process."""
         self._pid = os.getpid()
-        # The random part keeps two processes that were given one name from ever writing the same file.
-        self._writer = f"{self._chosen_writer or ''}{secrets.token_hex(6)}"[-40:]
         self._library = SegmentLibrary(self._folder, self._seal, cache_bytes=_CACHE_BYTES)
-        self._segment_writer = _SegmentWriter(self._folder, self._seal, self._library, self._writer)
+        name = self._chosen_writer or ""
+        self._segments = SegmentWriter(self._folder, self._seal, self._library, name)
+        self._compactor = Compactor(
+            self._folder,
+            self._library,
+            SegmentWriter(self._folder, self._seal, self._library, f"c{name}"),
+            above=self._compact_above,
+        )
         self._behind = WriteBehind(
-            self._segment_writer.write,
+            self._segments.write,
+            after_write=self._compactor.start_if_worthwhile,
             flush_records=self._flush_records,
             flush_s=self._flush_s,
             recent_bytes=_RECENT_BYTES,
@@ -193,6 +185,7 @@ class Journal:
                 found[key] = record
         if missing:
             found.update(self._library.find(missing))
+            self._compactor.start_if_worthwhile()
         with self._counts:
             self._hits += len(found)
             self._misses += len(distinct) - len(found)
@@ -214,10 +207,37 @@ class Journal:
         self._here()
         self._library.refresh()
 
+    def compact(self) -> int:
+        """Merge small segments into few; how many were replaced. 0 where another process is at it."""
+        self._here()
+        return self._compactor.compact()
+
+    def purge(self, run_id: str) -> PurgeReport:
+        """Delete every record that `run_id` paid for, here and in memory.
+
+        Other living processes may still hold some in memory, or unflushed: stop the run first.
+
+        Raises
+        ------
+        StoreError
+            Where the store cannot be read or written, or another process holds it for long.
+        """
+        self._here()
+        self._behind.flush()
+        self._behind.forget(run_id)
+        return self._compactor.purge(run_id)
+
     def close(self) -> None:
-        """Flush and end the writer's thread."""
+        """Flush and end the threads.
+
+        Raises
+        ------
+        StoreError
+            Where the last records could not be written.
+        """
         self._here()
         self._closer.detach()
+        self._compactor.stop()
         self._behind.close()
 
     def __enter__(self) -> Journal:
@@ -239,12 +259,12 @@ class Journal:
         self._here()
         segments = self._library.segments
         return JournalStats(
-            records=self._library.record_count,
+            records=sum(segment.row_count for segment in segments),
             segments=len(segments),
-            size_bytes=sum(size for _, size in segments),
+            size_bytes=sum(segment.size_bytes for segment in segments),
             index_bytes=self._library.index_bytes,
             unflushed=self.unflushed,
-            written=self._segment_writer.written,
+            written=self._segments.written,
             hits=self._hits,
             misses=self._misses,
             ignored=dict(self._library.ignored),

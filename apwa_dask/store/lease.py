@@ -1,8 +1,9 @@
 """One owner at a time, on stores that only offer put-if-absent: a chain of numbered claims.
 
-The highest claim holds the lease, and its number is the fence: it only grows. The holder renews a heartbeat file
-beside it; a claim that was released, whose process is known to be dead, or whose heartbeat stands still for longer
-than its time to live can be superseded by the next number, and the old holder finds out at its next heartbeat.
+The highest claim holds the lease, and its number is the fence: it only grows. The holder renews a heartbeat
+file beside it. A claim that was released, whose process is known to be dead, or whose heartbeat stands still for
+longer than its time to live can be superseded by the next number; the old holder learns it at its next
+heartbeat.
 """
 
 from __future__ import annotations

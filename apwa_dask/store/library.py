@@ -13,21 +13,24 @@ import pyarrow as pa
 from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import Record, records_at
-from apwa_dask.store.segment import BadSegment, Seal, SegmentKeys, SegmentName, decode, read_keys
+from apwa_dask.store.segment import BadSegmentError, Seal, SegmentKeys, SegmentName, decode, read_keys
 
-__all__ = ["SegmentLibrary"]
+__all__ = ["Segment", "SegmentLibrary"]
 
 _REMOTE_READERS = 16
 _VANISHED_RETRIES = 3
 
 
 @dataclass(slots=True)
-class _Segment:
+class Segment:
+    """One segment as this process knows it."""
+
     number: int
     name: SegmentName
     size_bytes: int
     row_count: int
     served_count: int
+    replaces: tuple[str, ...]
     is_gone: bool = False
     loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -49,26 +52,22 @@ class SegmentLibrary:
         self._folder, self._seal, self._cache_limit = folder, seal, cache_bytes
         self._lock = threading.Lock()  # guards the fields below; never held during I/O
         self._refreshing = threading.Lock()
-        self._segments: list[_Segment] = []
-        self._by_name: dict[str, _Segment] = {}
+        self._segments: list[Segment] = []
+        self._by_name: dict[str, Segment] = {}
         self._index = KeyIndex()
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._cache_bytes = 0
         self._is_open = False
         self.ignored: dict[str, str] = {}
         """Files that are not served, by name, and why."""
+        self.damaged: set[str] = set()
+        """Those of them that are, by their name, segments that were ours to read."""
 
     @property
-    def segments(self) -> list[tuple[str, int]]:
-        """Names and sizes in bytes of the segments in use."""
+    def segments(self) -> list[Segment]:
+        """The segments in use."""
         with self._lock:
-            return [(name, segment.size_bytes) for name, segment in self._by_name.items()]
-
-    @property
-    def record_count(self) -> int:
-        """Records in the segments in use, failed ones too."""
-        with self._lock:
-            return sum(segment.row_count for segment in self._by_name.values())
+            return list(self._by_name.values())
 
     @property
     def index_bytes(self) -> int:
@@ -90,6 +89,9 @@ class SegmentLibrary:
             ]
             keys = self._read_keys(fresh)
             with self._lock:
+                for name in self.ignored.keys() - listed.keys():
+                    del self.ignored[name]
+                    self.damaged.discard(name)
                 self._drop(before - set(listed))
                 self._insert([(entry, keys[entry.name]) for entry in fresh if entry.name in keys])
                 self._is_open = True
@@ -132,8 +134,8 @@ class SegmentLibrary:
             except FileNotFoundError:
                 has_vanished = True
                 continue
-            except BadSegment as error:
-                self._ignore(segment, str(error))
+            except BadSegmentError as error:
+                self.ignore(segment, str(error))
                 continue
             records = records_at(table, [row for row, _ in places])
             for (_, key), record in zip(places, records, strict=True):
@@ -141,16 +143,14 @@ class SegmentLibrary:
                     found.setdefault(key, record)
         return has_vanished
 
-    def _table(self, segment: _Segment) -> pa.Table:
+    def _table(self, segment: Segment) -> pa.Table:
         with segment.loading:
             with self._lock:
                 table = self._cache.get(segment.number)
                 if table is not None:
                     self._cache.move_to_end(segment.number)
                     return table
-            data = self._folder.read(str(segment.name))
-            self._seal.check(segment.name, data)
-            table = decode(data)
+            table = self.read(segment)
             with self._lock:
                 self._cache[segment.number] = table
                 self._cache_bytes += table.nbytes
@@ -159,9 +159,23 @@ class SegmentLibrary:
                     self._cache_bytes -= evicted.nbytes
             return table
 
-    def _ignore(self, segment: _Segment, reason: str) -> None:
+    def read(self, segment: Segment) -> pa.Table:
+        """All records of a segment, verified; not through the cache.
+
+        Raises
+        ------
+        BadSegmentError, FileNotFoundError
+            Where it is damaged or forged; where it is gone.
+        """
+        data = self._folder.read(str(segment.name))
+        self._seal.check(segment.name, data)
+        return decode(data)
+
+    def ignore(self, segment: Segment, reason: str) -> None:
+        """Never serve from this segment again."""
         with self._lock:
             self.ignored[str(segment.name)] = reason
+            self.damaged.add(str(segment.name))
             self._drop([str(segment.name)])
 
     def _read_keys(self, entries: Sequence[Entry]) -> Mapping[str, SegmentKeys]:
@@ -169,8 +183,10 @@ class SegmentLibrary:
             read = map(self._keys_of, entries)
             return {entry.name: keys for entry, keys in zip(entries, read, strict=True) if keys is not None}
         with ThreadPoolExecutor(min(_REMOTE_READERS, len(entries)), "apwa-journal-open") as pool:
-            read = pool.map(self._keys_of, entries)
-            return {entry.name: keys for entry, keys in zip(entries, read, strict=True) if keys is not None}
+            answers = pool.map(self._keys_of, entries)
+            return {
+                entry.name: keys for entry, keys in zip(entries, answers, strict=True) if keys is not None
+            }
 
     def _keys_of(self, entry: Entry) -> SegmentKeys | None:
         name = SegmentName.parse(entry.name)
@@ -184,8 +200,9 @@ class SegmentLibrary:
         try:
             with self._folder.open(entry.name) as file:
                 return read_keys(file)
-        except BadSegment as error:
+        except BadSegmentError as error:
             self.ignored[entry.name] = str(error)
+            self.damaged.add(entry.name)
             return None
         except FileNotFoundError:
             return None  # compacted away since the listing; the next refresh sees its successor
@@ -197,7 +214,7 @@ class SegmentLibrary:
             if name is None or entry.name in self._by_name:
                 continue
             number = len(self._segments)
-            segment = _Segment(number, name, entry.size_bytes, keys.row_count, len(keys.rows))
+            segment = Segment(number, name, entry.size_bytes, keys.row_count, len(keys.rows), keys.replaces)
             self._segments.append(segment)
             self._by_name[entry.name] = segment
             added.append((number, keys))

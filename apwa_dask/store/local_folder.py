@@ -232,7 +232,7 @@ def _link_new(temp: Path, target: Path) -> None:
         raise StoreError(
             "this disk cannot hold a store",
             where=str(target.parent),
-            why=f"its filesystem has no hard links ({error.strerror}), so two writers could not be told apart",
+            why=f"it has no hard links ({error.strerror}), so two writers could not be told apart",
             fix="choose a store on another disk (store=, or APWA_STORE), or an object store",
             code="STORE-LINKS",
         ) from None

@@ -114,7 +114,7 @@ def redact_tree(value: Any) -> Any:
 
 
 def default_store() -> str:
-    """The store used when none is named: ``$APWA_STORE``, else a per-user data folder, made with mode 0700."""
+    """The store used when none is named: ``$APWA_STORE``, else a per-user data folder (mode 0700)."""
     chosen = os.environ.get(STORE_VARIABLE, "").strip()
     if chosen:
         return chosen

@@ -168,7 +168,7 @@ class Parts:
         Raises
         ------
         StoreError
-            ``STORE-ATTEMPTS`` where `limit` attempts have been begun already: this partition kills its workers.
+            ``STORE-ATTEMPTS`` where `limit` attempts were begun already: this partition kills its workers.
         """
         place = f"attempts/{safe_name(stage, 'stage')}/{_number(partition)}"
         data = orjson.dumps({"worker": worker, "token": secrets.token_hex(8)})
@@ -177,7 +177,7 @@ class Parts:
             number += 1
             if limit is not None and number > limit:
                 raise StoreError(
-                    f"partition {partition} of stage {stage} was begun {number - 1} times and never committed",
+                    f"partition {partition} of stage {stage} was begun {number - 1} times, never committed",
                     where=self._folder.url,
                     why="a row in it probably ends the process that works on it (memory, a crash)",
                     fix="look at the worker's log, or let the run bisect the partition",

@@ -101,7 +101,7 @@ SCHEMA = pa.schema(
         pa.field("key", pa.binary(KEY_BYTES), nullable=False),
         pa.field("outcome", pa.string(), nullable=False),
         pa.field("text", pa.string()),
-        # JSON answers can hold lone surrogates, which are no valid UTF-8: these few rows are kept here instead.
+        # JSON answers can hold lone surrogates, which are no valid UTF-8: those few are kept here instead.
         pa.field("text_raw", pa.binary()),
         pa.field("finish_reason", pa.string()),
         pa.field("model", pa.string()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, TypeVar, cast
@@ -27,7 +28,7 @@ class _Filesystem:
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         self._url, self._options = url, dict(storage_options)
         self._pid, self._made = -1, cast(Any, None)
-        self._lock = threading.Lock()
+        self.is_probed = False
 
     def get(self) -> Any:
         if self._pid != os.getpid():
@@ -55,6 +56,10 @@ class RemoteFolder:
     def at(cls, url: str, storage_options: Mapping[str, Any]) -> RemoteFolder:
         filesystem = _Filesystem(url, storage_options)
         shown = redact(url).rstrip("/")
+        if any(mark in url for mark in "*?["):
+            raise StoreError(
+                "a pattern cannot be a store", where=shown, fix="name one folder", code="STORE-URL"
+            )
         try:
             fs = filesystem.get()
             path = fs._strip_protocol(url)
@@ -96,6 +101,34 @@ class RemoteFolder:
         self._try("writing failed", name, put)
 
     def put_if_absent(self, name: str, data: bytes, *, point: str = "put") -> bytes:
+        self._probe()
+        return self._create(name, data, point)
+
+    def _probe(self) -> None:
+        """Make sure, once, that the store refuses a second put: some ignore the condition and overwrite."""
+        if self._in_memory or self._filesystem.is_probed:
+            return
+        name = f".apwa-probe-{secrets.token_hex(8)}"
+        try:
+            first = self._create(name, b"1", "probe")
+            second = self._create(name, b"2", "probe")
+        except StoreError as error:
+            if error.code in ("STORE-DENIED", "STORE-FULL"):
+                raise
+            first = second = b""
+        finally:
+            self.delete(name)
+        if (first, second) != (b"1", b"1"):
+            raise StoreError(
+                "this store cannot hold runs",
+                where=self._url,
+                why="it has no put-if-absent (S3: If-None-Match), so two writers could not be told apart",
+                fix="use a local folder, S3, Google Cloud Storage, Azure, or a recent S3-compatible server",
+                code="STORE-CONDITIONAL",
+            )
+        self._filesystem.is_probed = True
+
+    def _create(self, name: str, data: bytes, point: str) -> bytes:
         path = self._at(name)
 
         def create() -> bytes:

@@ -22,9 +22,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apwa_dask.errors import StoreError
-from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA, Record, to_table
+from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA
 
-__all__ = ["BadSegment", "Seal", "SegmentKeys", "SegmentName", "decode", "encode", "read_keys", "replaced_by"]
+__all__ = [
+    "BadSegmentError",
+    "Seal",
+    "SegmentKeys",
+    "SegmentName",
+    "decode",
+    "encode",
+    "holds_run",
+    "keys_of",
+    "prefixes_of",
+    "read_keys",
+    "with_header",
+]
 
 FORMAT = b"apwa-journal/1"
 _FORMAT_KEY, _REPLACES_KEY = b"apwa.format", b"apwa.replaces"
@@ -39,7 +51,7 @@ Prefixes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.uint32]
 
 
-class BadSegment(Exception):
+class BadSegmentError(Exception):
     """A file that is not a segment we may serve from; the message says why. Never leaves this room."""
 
 
@@ -53,7 +65,8 @@ class SegmentName:
     is_signed: bool
 
     def __str__(self) -> str:
-        return f"seg-{self.writer}-{self.sequence:08d}-{self.digest}{'.signed' if self.is_signed else ''}.parquet"
+        suffix = ".signed.parquet" if self.is_signed else ".parquet"
+        return f"seg-{self.writer}-{self.sequence:08d}-{self.digest}{suffix}"
 
     @classmethod
     def parse(cls, name: str) -> SegmentName | None:
@@ -87,9 +100,11 @@ class Seal:
         return None
 
     def check(self, name: SegmentName, data: bytes) -> None:
-        """Raise `BadSegment` unless `data` is what was stored under `name`."""
+        """Raise `BadSegmentError` unless `data` is what was stored under `name`."""
         if not hmac.compare_digest(self._digest(name.writer, name.sequence, data), name.digest):
-            raise BadSegment("wrong signature" if name.is_signed else "content differs from its checksum")
+            raise BadSegmentError(
+                "wrong signature" if name.is_signed else "content differs from its checksum"
+            )
 
     def _digest(self, writer: str, sequence: int, data: bytes) -> str:
         if self._key is None:
@@ -111,12 +126,8 @@ class SegmentKeys:
     row_count: int
     """All rows, the failed ones too."""
 
-    @classmethod
-    def of(cls, records: Sequence[Record]) -> SegmentKeys:
-        rows = [row for row, record in enumerate(records) if record.is_served]
-        return cls(
-            prefixes_of(records[row].key for row in rows), np.array(rows, dtype=np.uint32), len(records)
-        )
+    replaces: tuple[str, ...] = ()
+    """Names of the segments whose records this one took over."""
 
 
 def prefixes_of(keys: Iterable[bytes]) -> Prefixes:
@@ -124,15 +135,19 @@ def prefixes_of(keys: Iterable[bytes]) -> Prefixes:
     return np.frombuffer(b"".join(key[:8] for key in keys), dtype=">u8").astype(np.uint64)
 
 
-def encode(records: Sequence[Record] | pa.Table, *, replaces: Sequence[str] = ()) -> bytes:
-    """The bytes of a segment. `replaces` names the segments whose records it took over (compaction)."""
-    table = records if isinstance(records, pa.Table) else to_table(records)
+def with_header(table: pa.Table, replaces: Sequence[str] = ()) -> pa.Table:
+    """`table` (of `SCHEMA`) marked as a segment; `replaces` names those whose records it took over."""
     metadata = {_FORMAT_KEY: FORMAT}
     if replaces:
         metadata[_REPLACES_KEY] = orjson.dumps(list(replaces))
+    return table.replace_schema_metadata(metadata)
+
+
+def encode(table: pa.Table) -> bytes:
+    """The bytes of a segment, from a table that has its header."""
     sink = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(metadata),
+        table,
         sink,
         compression="zstd",
         use_dictionary=_DICTIONARY_COLUMNS,
@@ -147,13 +162,13 @@ def decode(data: bytes) -> pa.Table:
 
     Raises
     ------
-    BadSegment
+    BadSegmentError
         Where it is not a readable segment of ours.
     """
     try:
         return _open(io.BytesIO(data)).read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadSegment(_brief(error)) from None
+        raise BadSegmentError(_brief(error)) from None
 
 
 def read_keys(file: BinaryIO) -> SegmentKeys:
@@ -161,46 +176,47 @@ def read_keys(file: BinaryIO) -> SegmentKeys:
 
     Raises
     ------
-    BadSegment
+    BadSegmentError
         Where it is not a readable segment of ours.
     """
-    try:
-        table = _open(file).read(columns=["key", "outcome"])
-    except StoreError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadSegment(_brief(error)) from None
-    return keys_of(table)
+    return keys_of(_read_columns(file, ["key", "outcome"]))
+
+
+def holds_run(file: BinaryIO, run_id: str) -> bool:
+    """Whether a segment has records of `run_id`, reading no other column."""
+    found = pc.any(pc.equal(_read_columns(file, ["run_id"]).column("run_id"), run_id)).as_py()
+    return bool(found)
 
 
 def keys_of(table: pa.Table) -> SegmentKeys:
-    """The served keys of a decoded segment, or of its key columns."""
-    served = pc.equal(table.column("outcome"), OK).to_numpy()
-    keys = table.column("key").combine_chunks()
-    if isinstance(keys, pa.ChunkedArray):
-        keys = pa.concat_arrays(keys.chunks) if keys.num_chunks else pa.array([], pa.binary(KEY_BYTES))
-    if len(keys) == 0:
-        return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0)
+    """The served keys of a segment's table, or of its key columns."""
+    replaces = tuple(orjson.loads((table.schema.metadata or {}).get(_REPLACES_KEY, b"[]")))
+    if table.num_rows == 0:
+        return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0, replaces)
+    keys = pa.concat_arrays(table.column("key").chunks)
     words = np.frombuffer(keys.buffers()[1], dtype=">u8", count=4 * len(keys), offset=KEY_BYTES * keys.offset)
-    rows = np.flatnonzero(served).astype(np.uint32)
-    return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys))
+    rows = np.flatnonzero(pc.equal(table.column("outcome"), OK).to_numpy()).astype(np.uint32)
+    return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys), replaces)
 
 
-def replaced_by(data: bytes) -> tuple[str, ...]:
-    """Names of the segments that this one took over."""
-    metadata = pq.read_schema(io.BytesIO(data)).metadata or {}
-    return tuple(orjson.loads(metadata.get(_REPLACES_KEY, b"[]")))
+def _read_columns(file: BinaryIO, columns: list[str]) -> pa.Table:
+    try:
+        return _open(file).read(columns=columns)
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadSegmentError(_brief(error)) from None
 
 
 def _open(file: BinaryIO) -> pq.ParquetFile:
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     schema = parquet.schema_arrow
     if (schema.metadata or {}).get(_FORMAT_KEY) != FORMAT or not schema.equals(SCHEMA):
-        raise BadSegment("not a journal segment of this version")
+        raise BadSegmentError("not a journal segment of this version")
     metadata = parquet.metadata
     size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     if metadata.num_rows > _MAX_ROWS or size > _MAX_UNCOMPRESSED_BYTES:
-        raise BadSegment("larger than any segment of ours")
+        raise BadSegmentError("larger than any segment of ours")
     return parquet
 
 

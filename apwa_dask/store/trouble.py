@@ -49,7 +49,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def store_error(error: BaseException, what: str, where: str) -> StoreError:
-    """`error` in words for the user. Carries text only: never the request, its headers or the URL's secrets."""
+    """`error` in words for the user. Carries text only: no request, no header, no secret of a URL."""
     if isinstance(error, StoreError):
         return error
     why = redact(f"{type(error).__name__}: {str(error)[:200]}")
@@ -58,12 +58,12 @@ def store_error(error: BaseException, what: str, where: str) -> StoreError:
         return StoreError(
             what, where=where, why=why, code="STORE-FULL",
             fix="make room there, then resume the run",
-            saved="everything written before is intact; what is still in memory is written once there is room",
+            saved="what was written before is intact; what is in memory is written once there is room",
         )  # fmt: skip
     if isinstance(error, PermissionError) or any(part in name for part in _DENIED_NAME_PARTS):
         return StoreError(
             what, where=where, why=why, code="STORE-DENIED",
-            fix="check or renew the store's credentials or permissions (storage_options=), then resume the run",
+            fix="check the store's credentials or permissions (storage_options=), then resume the run",
             saved="everything written before is intact",
         )  # fmt: skip
     return StoreError(

@@ -32,6 +32,8 @@ class WriteBehind:
     ----------
     persist : callable
         Makes a batch durable or raises; called by one thread at a time.
+    after_write : callable
+        Called after each batch; must not raise.
     flush_records : int
         Write when so many records wait.
     flush_s : float
@@ -46,12 +48,13 @@ class WriteBehind:
         self,
         persist: Callable[[Sequence[Record]], None],
         *,
+        after_write: Callable[[], None],
         flush_records: int,
         flush_s: float,
         recent_bytes: int,
         where: str,
     ) -> None:
-        self._persist, self._where = persist, where
+        self._persist, self._after_write, self._where = persist, after_write, where
         self._flush_records, self._flush_s = flush_records, flush_s
         self._lock = threading.Lock()  # guards the fields below; never held during I/O
         self._buffer: list[Record] = []
@@ -82,8 +85,8 @@ class WriteBehind:
         Raises
         ------
         StoreError
-            Where earlier records cannot be written. `record` is kept nevertheless and will be tried again: the
-            caller should stop paying for more.
+            Where earlier records cannot be written. `record` is kept nevertheless and will be tried again:
+            the caller should stop paying for more.
         """
         with self._lock:
             self._buffer.append(record)
@@ -160,13 +163,15 @@ class WriteBehind:
                 self._writing = 0
                 self._failure = failure
             if isinstance(error, Exception):
-                raise failure from None
+                # A StoreError carries text only; anything else is a defect, and its traceback is wanted.
+                raise failure from (None if isinstance(error, StoreError) else error)
             raise  # KeyboardInterrupt in the caller's flush
         with self._lock:
             self._writing = 0
             self._failure = None
             for record in batch:
                 self._remember(record)
+        self._after_write()
 
     def _remember(self, record: Record) -> None:
         if not record.is_served:
