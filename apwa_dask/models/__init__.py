@@ -1,1 +1,3 @@
-"""One call to a model: descriptor, requests and replies, transport, retries, limits, prices, the embedded model."""
+"""One call to a model: descriptor, requests and replies, transport, retries, limits, prices, the embedded
+model.
+"""

@@ -1,4 +1,6 @@
-"""What an endpoint turned out to lack, and the templates as it takes them. Remembered for endpoint and model."""
+"""What an endpoint turned out to lack, and the templates as it takes them. Remembered for endpoint and
+model.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ class Adaptation:
     Parameters
     ----------
     structured : str
-        Lower form of structured output; empty: as the model says.
+        Lower form of structured output; None: as the model says.
     max_tokens_field : str
         Other name of the output limit; empty: as the model says.
     wire_name : str
         The name under which the endpoint serves the model; empty: the model's own.
     """
 
-    structured: Structured | str = ""
+    structured: Structured | None = None
     max_tokens_field: str = ""
     wire_name: str = ""
 
@@ -37,7 +39,8 @@ class Adaptation:
         return bool(self.structured or self.max_tokens_field or self.wire_name)
 
     def after(self, declined: StepDown, sent: Template) -> Adaptation | None:
-        """The adaptation after the endpoint declined something of the template as it was sent; None: no way down.
+        """The adaptation after the endpoint declined something of the template as it was sent; None: no way
+        down.
 
         A call that was under way when another one found out is answered by what is known now.
         """
@@ -51,7 +54,7 @@ class Adaptation:
         lower = _NEXT.get(sent.model.structured)
         if lower is None:
             return None
-        known_lower = self.structured if self.structured != sent.model.structured else ""
+        known_lower = self.structured if self.structured != sent.model.structured else None
         return replace(self, structured=known_lower or lower)
 
     def applied(self, template: Template) -> Template:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from apwa_dask.errors import BudgetError, ConfigError
 from apwa_dask.models.leases import Money, MoneyFn, MoneyReport
@@ -71,6 +73,15 @@ class Budget:
         """The amounts, zero where there is no ceiling."""
         return Money(self.usd or 0.0, self.tokens or 0, self.calls or 0)
 
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain data for specs and manifests."""
+        return {"usd": self.usd, "tokens": self.tokens, "calls": self.calls}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Budget:
+        """Inverse of `as_dict`; what is missing has no ceiling."""
+        return cls(**data)
+
     def __bool__(self) -> bool:
         return any(self.limited)
 
@@ -105,8 +116,8 @@ class Tally:
 class Wallet:
     """A run's money in one process, drawn in blocks from the run's account.
 
-    Spending stays within the budget plus what calls in flight come to beyond their reservation. Made and used on one
-    event loop.
+    Spending stays within the budget plus what calls in flight come to beyond their reservation. Made and used
+    on one event loop.
 
     Parameters
     ----------
@@ -132,7 +143,7 @@ class Wallet:
         self._settled = asyncio.Event()
         self._exhausted: BudgetError | None = None
 
-    # reserving --------------------------------------------------------------------------------------------------
+    # -- reserving
 
     def try_reserve(self, money: Money) -> bool:
         """Reserve at once, if the money is at hand and nobody waits for it."""

@@ -1,4 +1,6 @@
-"""The client: budget, gate, transport, classification and retries for one request. The engine's only way to a model."""
+"""The client: budget, gate, transport, classification and retries for one request. The engine's only way to a
+model.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ MAX_ROUTES = 512
 
 @dataclass(slots=True)
 class _Route:
-    """What all calls of one template share in this client. The template is kept, because routes go by its id."""
+    """What all calls of one template share in this client. The template is kept, because routes go by its
+    id.
+    """
 
     template: Template
     lane: Lane
@@ -85,12 +89,12 @@ class Client:
         endpoints: Endpoints,
         wallet: Wallet | None = None,
         *,
-        policy: RetryPolicy = RetryPolicy(),
+        policy: RetryPolicy | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.wallet = wallet or Wallet()
         self._endpoints = endpoints
-        self._policy = policy
+        self._policy = policy or RetryPolicy()
         self._rng = rng or random.Random()
         self._routes: dict[int, _Route] = {}
         self._fatal: ApwaError | None = None
@@ -98,7 +102,8 @@ class Client:
     async def preflight(self, model: Model) -> Lane:
         """Find everything that can be found without a call: key, address, price, the embedded model's server.
 
-        The first real call is the probe: until it is answered no other is sent, so a wrong key costs one call.
+        The first real call is the probe: until it is answered no other is sent, so a wrong key costs one
+        call.
 
         Raises
         ------
@@ -142,7 +147,7 @@ class Client:
         finally:
             self._settle(route, request, purpose, reserved, spent, outcome)
 
-    # one call ---------------------------------------------------------------------------------------------------
+    # -- one call
 
     async def _answer(self, route: _Route, request: Request, spent: _Spent) -> Reply:
         lane = route.lane
@@ -189,9 +194,10 @@ class Client:
                     if verdict.fatal:
                         raise await self._stop(lane, verdict)
                     return self._reply(lane, request, verdict, spent, now - sent_s)
-                if raw.trouble == "connect" and not gate.answers:
-                    if tries.failures >= self._policy.unreachable_attempts:
+                if raw.trouble == "connect":
+                    if not gate.answers and tries.failures >= self._policy.unreachable_attempts:
                         raise self._give_up(lane, unreachable_error(lane.model))
+                    await self._endpoints.reopen(lane)
             finally:
                 gate.release()
             if wait_s > 0:
@@ -220,7 +226,9 @@ class Client:
             lane.gate.heard(limits)
 
     async def _stop(self, lane: Lane, verdict: Verdict) -> ApwaError:
-        """The error of a refusal for good. The slot is still held, so nobody probes while models are listed."""
+        """The error of a refusal for good. The slot is still held, so nobody probes while models are
+        listed.
+        """
         self._fatal = await fatal_error(lane, verdict)
         lane.gate.fail(self._fatal)
         return copy.copy(self._fatal)
@@ -230,7 +238,9 @@ class Client:
         lane.gate.fail(error)
         return copy.copy(error)
 
-    def _reply(self, lane: Lane, request: Request, verdict: Verdict, spent: _Spent, latency_s: float) -> Reply:
+    def _reply(
+        self, lane: Lane, request: Request, verdict: Verdict, spent: _Spent, latency_s: float
+    ) -> Reply:
         completion = verdict.completion
         message = verdict.words
         if message:
@@ -261,7 +271,7 @@ class Client:
             message,
         )
 
-    # money ------------------------------------------------------------------------------------------------------
+    # -- money
 
     async def _route(self, template: Template) -> _Route:
         lane = await self.preflight(template.model)
@@ -282,7 +292,9 @@ class Client:
         return Money(usd, tokens_in + tokens_out, 1)
 
     def _usage(self, route: _Route, verdict: Verdict, size_bytes: int) -> Usage:
-        """Of one attempt: as stated; or estimated, where tokens were probably made and nobody says how many."""
+        """Of one attempt: as stated; or estimated, where tokens were probably made and nobody says how
+        many.
+        """
         completion = verdict.completion
         if completion is not None and completion.usage is not None:
             usage = completion.usage
@@ -311,7 +323,9 @@ class Client:
             usage += Usage(route.lane.ratio.tokens(size_bytes), route.output.tokens, estimated=True)
         cost_usd = _cost_usd(route.lane.price, usage)
         if spent.attempts:
-            self.wallet.book(purpose.step_id, route.template.model.name, outcome, usage, cost_usd, spent.attempts)
+            self.wallet.book(
+                purpose.step_id, route.template.model.name, outcome, usage, cost_usd, spent.attempts
+            )
         self.wallet.settle(reserved, Money(cost_usd or 0.0, usage.input + usage.output, spent.attempts))
 
 
@@ -334,7 +348,9 @@ def _certainly_too_large(lane: Lane, body: bytes) -> bool:
 
 
 def _too_large(lane: Lane, size_bytes: int) -> Reply:
-    words = f"the prompt of {size_bytes} bytes cannot fit a window of {lane.context_tokens} tokens: no call made"
+    words = (
+        f"the prompt of {size_bytes} bytes cannot fit a window of {lane.context_tokens} tokens: no call made"
+    )
     return Reply(OutcomeClass.TOO_LARGE, attempts=0, message=words)
 
 

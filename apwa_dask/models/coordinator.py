@@ -1,7 +1,8 @@
-"""One limit for the whole cluster: fair shares of concurrency, one pace, one pause, one purse. Pure and synchronous.
+"""One limit for the whole cluster: fair shares of concurrency, one pace, one pause, one purse. Pure and
+synchronous.
 
-The same object serves a single process directly, and a cluster from inside the scheduler: processes ("holders") lease
-blocks, never single permits. Nothing here awaits, and the clock is injected.
+The same object serves a single process directly, and a cluster from inside the scheduler: processes
+("holders") lease blocks, never single permits. Nothing here awaits, and the clock is injected.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Coordinator:
     clock : callable
         Monotonic seconds.
     expires_s : float
-        A holder that is silent for so long loses its share; for so long a holder can work while we are silent.
+        A holder that is silent for so long loses its share; for so long a holder can work while we are
+        silent.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, expires_s: float = 15.0) -> None:
@@ -68,7 +70,7 @@ class Coordinator:
         self._accounts: dict[str, _Account] = {}
         self._stops: dict[str, str] = {}
 
-    # capacity ---------------------------------------------------------------------------------------------------
+    # -- capacity
 
     def lease(self, holder: str, gate_key: str, want: Want, report: Report) -> Grant:
         """Take in what happened at a holder's gate, and grant it the next block."""
@@ -93,7 +95,9 @@ class Coordinator:
         )
 
     def release_holder(self, holder: str) -> None:
-        """A process is gone: its share returns, and what it had leased and not accounted for counts as spent."""
+        """A process is gone: its share returns, and what it had leased and not accounted for counts as
+        spent.
+        """
         for lane in self._lanes.values():
             lane.holders.pop(holder, None)
         for account in self._accounts.values():
@@ -154,9 +158,11 @@ class Coordinator:
         """About a second, so that a pause, a penalty or a newcomer reaches all in time."""
         return min(self._expires_s / 3, max(1.0, len(lane.holders) / HOLDERS_PER_RENEWAL_SECOND))
 
-    # money ------------------------------------------------------------------------------------------------------
+    # -- money
 
-    def open_account(self, account: str, budget: Money, limited: tuple[bool, bool, bool], spent: Money) -> None:
+    def open_account(
+        self, account: str, budget: Money, limited: tuple[bool, bool, bool], spent: Money
+    ) -> None:
         """Give a run its purse: `budget` in the currencies that are limited, less what earlier runs spent.
 
         Opening an account again (a second client, a resume) does not fill it again.
@@ -164,10 +170,10 @@ class Coordinator:
         if account not in self._accounts:
             self._accounts[account] = _Account(budget - spent, limited, spent)
 
-    def fund(
-        self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport = MoneyReport()
-    ) -> Funds:
-        """Book what a holder spent and returned, and lease it more: `wanted` if there is plenty, else `least`."""
+    def fund(self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
+        """Book what a holder spent and returned, and lease it more: `wanted` if there is plenty, else
+        `least`.
+        """
         purse = self._accounts[account]
         leased = purse.leased.get(holder, Money())
         purse.spent += report.spent
@@ -210,7 +216,8 @@ def _heard(bucket: Bucket | None, window: Window, now: float) -> Bucket:
 
 
 def _fair_share(holder: str, holders: dict[str, _Holder], most: int) -> int:
-    """Max-min fair: small wants are met in full, the others share the rest alike, and what nobody wants is divided.
+    """Max-min fair: small wants are met in full, the others share the rest alike, and what nobody wants is
+    divided.
 
     A share never reaches into what another holder was granted and may still use, so that the sum stays within
     `most` at every moment (but for the one call that each holder may always make).
@@ -228,7 +235,9 @@ def _fair_share(holder: str, holders: dict[str, _Holder], most: int) -> int:
 
 
 def _affordable(purse: _Account, least: Money, wanted: Money, holders: int) -> Money | None:
-    """`wanted`, cut to half a fair share of what is left so that the last of it is leased in small pieces; or None."""
+    """`wanted`, cut to half a fair share of what is left so that the last of it is leased in small pieces; or
+    None.
+    """
     parts = []
     for limited, left, lowest, desired in (
         (purse.limited[0], purse.left.usd, least.usd, wanted.usd),

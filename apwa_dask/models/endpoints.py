@@ -11,7 +11,7 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from apwa_dask.errors import ProviderError
 from apwa_dask.models.adapt import Adaptation
@@ -21,6 +21,9 @@ from apwa_dask.models.model import Model, Price
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.tokens import TokenRatio
 from apwa_dask.models.transport import AiohttpTransport, Transport
+
+if TYPE_CHECKING:
+    from apwa_dask.models.local import LocalEndpoint
 
 __all__ = ["Endpoints", "Lane", "key_hash"]
 
@@ -64,8 +67,9 @@ class Endpoints:
         Way to the coordinator; see `coordinator.LocalLease` for the one in this process.
     environ : mapping, optional
         Where keys are looked up; default this process's environment.
-    acquire_local : callable, optional
-        Starts or finds the embedded model; default `apwa_dask.models.local.acquire`.
+    acquire_local, release_local : callable, optional
+        Start or find the embedded model's server, and leave it; default those of `apwa_dask.models.local`.
+        Called in a thread.
     """
 
     def __init__(
@@ -73,18 +77,21 @@ class Endpoints:
         lease: LeaseFn | None = None,
         *,
         environ: Mapping[str, str] | None = None,
-        acquire_local: Callable[..., Any] | None = None,
+        acquire_local: Callable[[Model], LocalEndpoint] | None = None,
+        release_local: Callable[[LocalEndpoint], None] | None = None,
         rng: random.Random | None = None,
         probe: bool = True,
     ) -> None:
         self._lease = lease
         self._environ = os.environ if environ is None else environ
-        self._acquire_local = acquire_local
+        self._acquire_local = acquire_local or _acquire_local
+        self._release_local = release_local or _release_local
         self._rng = rng or random.Random()
         self._probe = probe
         self._lanes: dict[tuple[Model, str], Lane] = {}
         self._gates: dict[str, Gate] = {}
         self._transports: dict[tuple[str, str, str, str], Transport] = {}
+        self._local: dict[Model, LocalEndpoint] = {}
         self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -109,6 +116,22 @@ class Endpoints:
                 lane = self._lanes[key] = self._open(model, site)
             return lane
 
+    async def reopen(self, lane: Lane) -> None:
+        """Find the embedded model's server again, after a connection to it failed; others stay as they are.
+
+        Raises
+        ------
+        LocalModelError
+            It cannot be started again.
+        """
+        if not lane.model.is_local:
+            return
+        async with self._opening:
+            self._local.pop(lane.model, None)
+            site = await self._local_site(lane.model)
+            lane.transport = self._transport(lane.model, site)
+            lane.secrets = (site.api_key,)
+
     def gates(self) -> list[Gate]:
         """All gates, for a progress line or a status page."""
         return list(self._gates.values())
@@ -119,6 +142,9 @@ class Endpoints:
             await gate.close()
         for transport in self._transports.values():
             await transport.close()
+        for found in self._local.values():
+            await asyncio.to_thread(self._release_local, found)
+        self._local.clear()
         self._lanes.clear()
         self._gates.clear()
         self._transports.clear()
@@ -141,7 +167,12 @@ class Endpoints:
         if gate is None:
             most = model.max_concurrency
             gate = self._gates[key] = Gate(
-                key, max_concurrency=most, start=site.slots, lease=self._lease, rng=self._rng, probe=self._probe
+                key,
+                max_concurrency=most,
+                start=site.slots,
+                lease=self._lease,
+                rng=self._rng,
+                probe=self._probe,
             )
         return gate
 
@@ -158,15 +189,10 @@ class Endpoints:
         return _Site(model.resolved_base_url, self._key(model), model.name)
 
     async def _local_site(self, model: Model) -> _Site:
-        acquire = self._acquire_local
-        if acquire is None:
-            from apwa_dask.models.local import acquire as acquire_local
-
-            acquire = acquire_local
-        settings = {"slots": model.max_concurrency}
-        if model.context_tokens:
-            settings["n_ctx"] = model.context_tokens
-        found = await asyncio.to_thread(acquire, model.name, **settings)
+        found = self._local.get(model)
+        if found is None:
+            # Starting a server takes seconds, fetching weights minutes: not on the loop.
+            found = self._local[model] = await asyncio.to_thread(self._acquire_local, model)
         return _Site(found.base_url, found.api_key, found.model_name, found.slots, found.n_ctx)
 
     def _key(self, model: Model) -> str:
@@ -190,6 +216,20 @@ class Endpoints:
             self._loop = loop
         elif self._loop is not loop:
             raise RuntimeError("an Endpoints object belongs to the event loop it was first used on")
+
+
+def _acquire_local(model: Model) -> LocalEndpoint:
+    from apwa_dask.models.local import acquire
+
+    if model.context_tokens is None:
+        return acquire(model.name, slots=model.max_concurrency)
+    return acquire(model.name, slots=model.max_concurrency, n_ctx=model.context_tokens)
+
+
+def _release_local(endpoint: LocalEndpoint) -> None:
+    from apwa_dask.models.local import release
+
+    release(endpoint)
 
 
 def _new_transport(model: Model, site: _Site) -> Transport:

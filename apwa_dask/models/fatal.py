@@ -77,8 +77,7 @@ def unreachable_error(model: Model) -> ApwaError:
     return ProviderError(
         "no connection to the endpoint",
         where=f"model {model.name!r} at {model.endpoint_identity}",
-        why="it refused or did not answer from the first attempt on: a wrong address, a server that is not up, "
-        "or a proxy",
+        why="it refused every attempt so far: a wrong address, a server that is not up, or a proxy",
         fix="check base_url; looked at: " + ", ".join(variables_of(model)),
         saved=_RESUME,
         code="PROVIDER-UNREACHABLE",

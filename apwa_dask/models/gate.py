@@ -1,9 +1,9 @@
 """The gate of one endpoint, key and model in one process: who may send now.
 
-Concurrency adapts by loss (AIMD after Netflix's concurrency-limits: +1 per full window, only while the window is in
-use; x0.7 on overload, once per round trip), starts with slow start, and stays within the share that the coordinator
-leases. A pause holds everyone back; waits hold no slot. All of it runs on one event loop: no locks, and the fast path
-is a few integer comparisons.
+Concurrency adapts by loss (AIMD after Netflix's concurrency-limits: +1 per full window, only while the window
+is in use; x0.7 on overload, once per round trip), starts with slow start, and stays within the share that the
+coordinator leases. A pause holds everyone back; waits hold no slot. All of it runs on one event loop: no
+locks, and the fast path is a few integer comparisons.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOW_START_STEP = 2.0
 
 BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
 OUTAGE_STREAK = 5
-"""Failures in a row, with no answer between them, after which one call at a time asks whether the endpoint is back."""
+"""Calls that fail in a row before one at a time asks whether the endpoint is back."""
 
 
 class Gate:
@@ -41,7 +41,8 @@ class Gate:
     max_concurrency : int
         The user's ceiling over all processes.
     start : int, optional
-        First window; a quarter of the ceiling, at least 8, when not given. The embedded model starts at its slots.
+        First window; a quarter of the ceiling, at least 8, when not given. The embedded model starts at its
+        slots.
     lease : callable, optional
         Way to the coordinator; without it the gate stands alone.
     probe : bool
@@ -73,7 +74,9 @@ class Gate:
         self._wall_clock = wall_clock
         self._waiters: deque[tuple[asyncio.Future[None], int]] = deque()
         self._waiting_tokens = 0
-        self._limit = float(min(max_concurrency, start if start is not None else max(8, max_concurrency // 4)))
+        self._limit = float(
+            min(max_concurrency, start if start is not None else max(8, max_concurrency // 4))
+        )
         self._threshold = float(max_concurrency)
         self._probing = probe
         self._streak = 0
@@ -87,7 +90,7 @@ class Gate:
         self._lease = Stock(self, lease) if lease is not None else None
         self._set_cap()
 
-    # admission --------------------------------------------------------------------------------------------------
+    # -- admission
 
     def try_acquire(self, tokens: int = 0) -> int:
         """A number to hand back after the call, if it may be sent at once; else 0.
@@ -157,7 +160,7 @@ class Gate:
         """What they expect to use."""
         return self._waiting_tokens
 
-    # feedback ---------------------------------------------------------------------------------------------------
+    # -- feedback
 
     def succeeded(self) -> None:
         """A call was answered, well or badly: the endpoint is there. Call before `release`."""
@@ -279,7 +282,7 @@ class Gate:
         if self._waiters:
             self._wake()
 
-    # words ------------------------------------------------------------------------------------------------------
+    # -- words
 
     @property
     def limit(self) -> int:
@@ -305,7 +308,7 @@ class Gate:
         if self._lease is not None:
             await self._lease.close()
 
-    # the coordinator's side -------------------------------------------------------------------------------------
+    # -- the coordinator's side
 
     def granted(self, grant: Grant, *, penalised: bool) -> None:
         """Take over a grant: share, penalties and pause of others."""

@@ -2,8 +2,8 @@
 
 Dialects: ``Retry-After`` in seconds or as an HTTP date (RFC 9110, 10.2.3) and ``retry-after-ms``;
 ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}`` with Go durations (``6m0s``, ``120ms``);
-``anthropic-ratelimit-{requests,tokens,input-tokens}-{limit,remaining,reset}`` with RFC 3339 times; and Google's
-``RetryInfo.retryDelay`` in the body of an error.
+``anthropic-ratelimit-{requests,tokens,input-tokens}-{limit,remaining,reset}`` with RFC 3339 times; and
+Google's ``RetryInfo.retryDelay`` in the body of an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One announced limit: how much a minute (or a longer window), what is left, and when it is full again."""
+    """One announced limit: how much a minute (or a longer window), what is left, and when it is full
+    again.
+    """
 
     limit: float
     remaining: float
@@ -39,8 +41,8 @@ class Window:
     def per_s(self) -> float:
         """Refill a second.
 
-        Limits are meant for a minute. A reset beyond it means a longer window (requests a day), whose refill is
-        what is missing over the time it takes to come back.
+        Limits are meant for a minute. A reset beyond it means a longer window (requests a day), whose refill
+        is what is missing over the time it takes to come back.
         """
         if self.reset_s > 90:
             return max(self.limit - self.remaining, 1.0) / self.reset_s

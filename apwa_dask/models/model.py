@@ -14,7 +14,9 @@ __all__ = ["LOCAL_SCHEME", "Model", "Price"]
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 LOCAL_SCHEME = "local:"
-"""Base URL of the embedded model: the address and key of its server are known only on the machine it runs on."""
+"""Base URL of the embedded model: the address and key of its server are known only on the machine it runs
+on.
+"""
 
 Structured = Literal["json_schema", "json_object", "text"]
 
@@ -55,14 +57,16 @@ class Model:
     price : Price, optional
         Overrides the price table; a model in neither has an unknown price, shown as unknown.
     structured : str
-        How answers are constrained: ``json_schema``, ``json_object`` or ``text``. The engine steps down by itself
-        where the endpoint declines.
+        How answers are constrained: ``json_schema``, ``json_object`` or ``text``. The engine steps down by
+        itself where the endpoint declines.
     prompts : str
-        ``standard``, or ``small`` for models of a few billion parameters (label descriptions, compact examples).
+        ``standard``, or ``small`` for models of a few billion parameters (label descriptions, compact
+        examples).
     transport : str
         ``aiohttp`` (lean), or ``sdk`` for the official client.
     client : str
-        With ``sdk``: name of a client factory registered with `sdk.register_client`; the official client if empty.
+        With ``sdk``: name of a client factory registered with `sdk.register_client`; the official client if
+        empty.
     timeout_s : float
         Wall-clock deadline of one attempt.
     max_concurrency : int
@@ -98,7 +102,9 @@ class Model:
         if not self.name:
             raise ConfigError("a model needs a name", fix='Model("name-of-the-model")', code="CONFIG-MODEL")
         if not self.timeout_s > 0 or self.max_concurrency < 1:
-            raise ConfigError("timeout_s and max_concurrency of a model must be positive", code="CONFIG-MODEL")
+            raise ConfigError(
+                "timeout_s and max_concurrency of a model must be positive", code="CONFIG-MODEL"
+            )
         if urlsplit(self.base_url or "").password:
             raise ConfigError(
                 "base_url must not carry a password",
@@ -135,7 +141,9 @@ class Model:
 
     @property
     def endpoint_identity(self) -> str:
-        """What identifies the endpoint in fingerprints and gates: never a key, never a password or port of ours."""
+        """What identifies the endpoint in fingerprints and gates: never a key, never a password or port of
+        ours.
+        """
         return LOCAL_SCHEME if self.is_local else self.resolved_base_url
 
     def sent_parameters(self) -> Iterator[tuple[str, Any]]:

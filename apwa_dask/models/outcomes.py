@@ -1,8 +1,8 @@
 """What one HTTP response means: an outcome class, whether to try again, and the answer in it. Pure.
 
-The rules are those measured against real SDKs and providers: a 200 can hold a gateway's page, an error object, no
-choices or no content; a 400 can mean a filter, a full window or a parameter this endpoint lacks; a 429 can mean that
-the money is out. ``x-should-retry`` overrules the status.
+The rules are those measured against real SDKs and providers: a 200 can hold a gateway's page, an error
+object, no choices or no content; a 400 can mean a filter, a full window or a parameter this endpoint lacks; a
+429 can mean that the money is out. ``x-should-retry`` overrules the status.
 """
 
 from __future__ import annotations
@@ -89,7 +89,12 @@ _QUOTA = {
     "account_deactivated", "exceeded_current_quota_error", "credit_balance_too_low",
 }  # fmt: skip
 _FILTER = {"content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked"}
-_TOO_LONG = {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "request_too_large"}
+_TOO_LONG = {
+    "context_length_exceeded",
+    "exceed_context_size_error",
+    "string_above_max_length",
+    "request_too_large",
+}
 _TOO_LONG_WORDS = (
     "maximum context length", "context length", "context size", "context window", "prompt is too long",
     "too many tokens", "input is too long",
@@ -154,7 +159,7 @@ def _broken(trouble: Trouble) -> Verdict:
     return Verdict(OutcomeClass.TRANSIENT, Retry.TRANSIENT, words=words, sent=trouble != "connect")
 
 
-# 200 ------------------------------------------------------------------------------------------------------------
+# -- 200
 
 
 def _success(headers: Mapping[str, str], body: bytes | None, secrets: tuple[str, ...]) -> Verdict:
@@ -234,7 +239,9 @@ def _unreadable(body: bytes | None) -> Verdict:
     return Verdict(OutcomeClass.TRANSIENT, Retry.TRANSIENT, words=words, sent=True)
 
 
-def _without_choices(document: dict[str, Any], headers: Mapping[str, str], secrets: tuple[str, ...]) -> Verdict:
+def _without_choices(
+    document: dict[str, Any], headers: Mapping[str, str], secrets: tuple[str, ...]
+) -> Verdict:
     if document.get("error"):
         error = _as_error(document["error"])
         status = error.status if 400 <= error.status < 600 else 500
@@ -247,7 +254,7 @@ def _silent(words: str, usage: Usage | None) -> Verdict:
     return Verdict(OutcomeClass.INVALID_OUTPUT, Retry.REASK, completion, words=words, sent=True)
 
 
-# errors ---------------------------------------------------------------------------------------------------------
+# -- errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from apwa_dask.models.headers import Window
 __all__ = ["BLOCK_S", "Bucket", "LearnedRate"]
 
 BLOCK_S = 0.25
-"""A block of permits is at most so much of the rate: a block lost with its holder is a quarter second lost."""
+"""A block of permits is at most so much of the rate: a block lost with its holder is a quarter second
+lost.
+"""
 
 MIN_RATE_PER_S = 1 / 60
 
@@ -18,8 +20,8 @@ MIN_RATE_PER_S = 1 / 60
 class Bucket:
     """A token bucket that grants ahead of time: a grant says how long to wait before it may be used.
 
-    The level may be negative: that is what was promised for later. One grant so costs one question, with no polling
-    (virtual time reservation).
+    The level may be negative: that is what was promised for later. One grant so costs one question, with no
+    polling (virtual time reservation).
     """
 
     per_s: float
@@ -29,12 +31,15 @@ class Bucket:
 
     @classmethod
     def announced(cls, window: Window, now_s: float) -> Bucket:
-        """A bucket for a limit just heard of. Its size is what we have seen, not the limit: a limit of 600 a minute
+        """A bucket for a limit just heard of. Its size is what we have seen, not the limit: a limit of 600 a
+        minute
         is often enforced as ten a second."""
         return cls(window.per_s, max(window.remaining, 1.0), window.remaining, now_s)
 
     def heard(self, window: Window, now_s: float) -> None:
-        """Correct by a response's words. They are older than our latest grants, so they only ever lower the level."""
+        """Correct by a response's words. They are older than our latest grants, so they only ever lower the
+        level.
+        """
         self._refill(now_s)
         self.per_s = window.per_s
         self.capacity = max(self.capacity, window.remaining)
@@ -65,8 +70,9 @@ class Bucket:
 class LearnedRate:
     """Guess a request limit that an endpoint enforces and does not announce.
 
-    A refusal sets the rate to nine tenths of what was admitted over the last seconds; without refusals it grows by a
-    twentieth every two seconds while used, and is forgotten when it has grown to many times what is asked for.
+    A refusal sets the rate to nine tenths of what was admitted over the last seconds; without refusals it
+    grows by a twentieth every two seconds while used, and is forgotten when it has grown to many times what
+    is asked for.
     """
 
     since_s: float

@@ -45,4 +45,6 @@ def _document() -> dict[str, object]:
 def _table() -> dict[str, dict[str, Price]]:
     hosts = _document()["usd_per_million_tokens"]
     assert isinstance(hosts, dict)
-    return {host: {name: Price(*numbers) for name, numbers in models.items()} for host, models in hosts.items()}
+    return {
+        host: {name: Price(*numbers) for name, numbers in models.items()} for host, models in hosts.items()
+    }

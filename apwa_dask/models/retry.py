@@ -1,4 +1,6 @@
-"""The one layer of retries: how often, how long to wait, and when to give up. Pure but for the jitter drawn."""
+"""The one layer of retries: how often, how long to wait, and when to give up. Pure but for the jitter
+drawn.
+"""
 
 from __future__ import annotations
 
@@ -89,4 +91,6 @@ class Tries:
     def _jittered_s(self, stated_s: float | None) -> float:
         ceiling = min(self.policy.cap_s, self.policy.base_s * 2.0 ** min(self.failures - 1, 30))
         jitter = self.rng.uniform(0.0, ceiling)
-        return jitter if stated_s is None else max(jitter, stated_s + self.rng.uniform(0.0, min(ceiling, 1.0)))
+        return (
+            jitter if stated_s is None else max(jitter, stated_s + self.rng.uniform(0.0, min(ceiling, 1.0)))
+        )

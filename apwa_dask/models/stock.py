@@ -21,8 +21,8 @@ RETRY_S = 1.0
 class Stock:
     """Permits leased in blocks. Asks again at half use, at the renewal time, and at once after a refusal.
 
-    One question is under way at most. While the coordinator does not answer, the last grant holds until it expires;
-    then nothing is sent until it answers again.
+    One question is under way at most. While the coordinator does not answer, the last grant holds until it
+    expires; then nothing is sent until it answers again.
 
     Attributes
     ----------
@@ -53,15 +53,19 @@ class Stock:
     def take(self, tokens: int = 0) -> bool:
         """Use one permit, and expected tokens, if there are any.
 
-        A call larger than what is left of the tokens goes, and leaves a debt: else it would wait for ever where the
-        limit is small.
+        A call larger than what is left of the tokens goes, and leaves a debt: else it would wait for ever
+        where the limit is small.
         """
         if self._requests < 1 or self._tokens <= 0:
             self.ask_soon()
             return False
         self._requests -= 1
         self._tokens -= tokens
-        if self._requests <= self._half_requests or self._tokens <= self._half_tokens or self._renewal is None:
+        if (
+            self._requests <= self._half_requests
+            or self._tokens <= self._half_tokens
+            or self._renewal is None
+        ):
             self.ask_soon()
         return True
 
@@ -72,7 +76,9 @@ class Stock:
             self.ask_soon()
 
     def ask_soon(self, *, urgent: bool = False) -> None:
-        """Ask, unless a question is under way or a promised block is on its way; `urgent` asks again after it."""
+        """Ask, unless a question is under way or a promised block is on its way; `urgent` asks again after
+        it.
+        """
         if self._closed or (self._promises and not urgent):
             return
         if self._task is not None:
@@ -88,7 +94,8 @@ class Stock:
         except OSError:
             self._unanswered(report)
         except Exception as error:
-            # A defect on the other side. Who waits here must hear of it, or the run would hang without a word.
+            # A defect on the other side. Who waits here must hear of it, or the run would hang without a
+            # word.
             why = f"{type(error).__name__} in the coordinator"
             self._gate.fail(ApwaError("the lease of capacity failed", why=why, code="LEASE"))
         else:

@@ -11,7 +11,9 @@ CHARACTERS_PER_TOKEN = 4.0
 """Of English prose; a common rule of thumb of providers."""
 
 BYTES_PER_TOKEN_AT_MOST = 8.0
-"""No text in use has fewer tokens than one for so many bytes: the bound for refusing a prompt without a call."""
+"""No text in use has fewer tokens than one for so many bytes: the bound for refusing a prompt without a
+call.
+"""
 
 
 def estimate_tokens(text: str) -> int:
@@ -53,9 +55,9 @@ class TokenRatio:
 class OutputEstimate:
     """A high guess of the tokens of the next answer of one contract.
 
-    Starts at the ceiling (or a guess from the schema), and after `LEARNED_AFTER` answers is mean plus three mean
-    deviations, both exponentially averaged (the estimator of TCP's retransmission time, Jacobson 1988). Never above
-    the ceiling.
+    Starts at the ceiling (or a guess from the schema), and after `LEARNED_AFTER` answers is mean plus three
+    mean deviations, both exponentially averaged (the estimator of TCP's retransmission time, Jacobson 1988).
+    Never above the ceiling.
     """
 
     LEARNED_AFTER = 8

@@ -1,7 +1,8 @@
 """The lean transport: one pooled aiohttp session for one endpoint on one event loop.
 
-Everything constant is built once (URL, headers, proxy, connector), the deadline is one timer of our own on the wall
-clock (per-operation timeouts do not stop a server that drips), and a body is read to a bound, compressed or not.
+Everything constant is built once (URL, headers, proxy, connector), the deadline is one timer of our own on
+the wall clock (per-operation timeouts do not stop a server that drips), and a body is read to a bound,
+compressed or not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
-from urllib.request import getproxies, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -79,7 +80,8 @@ class AiohttpTransport:
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": USER_AGENT}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        # Unlimited here, because the gate limits: a second queue inside the pool would hide waiting calls from it.
+        # Unlimited here, because the gate limits: a second queue inside the pool would hide waiting calls
+        # from it.
         connector = aiohttp.TCPConnector(
             limit=0,
             keepalive_timeout=KEEP_ALIVE_S,
@@ -156,10 +158,12 @@ def _url(base_url: str, path: str) -> URL:
 
 
 def _proxy_for(url: URL) -> URL | None:
-    """The proxy that the environment names for this URL, by the rules of urllib and of the official client."""
+    """The proxy that the environment names for this URL, by the rules of urllib and of the official
+    client.
+    """
     proxies = getproxies()
     named = proxies.get(url.scheme) or proxies.get("all")
-    if not named or proxy_bypass_environment(f"{url.host}:{url.port}", proxies):
+    if not named or proxy_bypass(f"{url.host}:{url.port}"):
         return None
     proxy = URL(named if "://" in named else f"http://{named}")
     if proxy.scheme not in ("http", "https"):
@@ -171,5 +175,3 @@ def _proxy_for(url: URL) -> URL | None:
             code="CONFIG-PROXY",
         )
     return proxy
-
-

@@ -138,7 +138,11 @@ class Template:
     @cached_property
     def suffix(self) -> bytes:
         """Bytes after the row's messages: parameters in a fixed order."""
-        return b"]" + b"".join(b"," + orjson.dumps(k) + b":" + orjson.dumps(v) for k, v in self.parameters) + b"}"
+        return (
+            b"]"
+            + b"".join(b"," + orjson.dumps(k) + b":" + orjson.dumps(v) for k, v in self.parameters)
+            + b"}"
+        )
 
     @cached_property
     def parameters(self) -> tuple[tuple[str, Any], ...]:
@@ -151,7 +155,9 @@ class Template:
         elif self.schema is not None and mode == "json_object":
             sent.append(("response_format", {"type": "json_object"}))
         if self.tools:
-            sent.append(("tools", [{k: v for k, v in tool.items() if k != "x-version"} for tool in self.tools]))
+            sent.append(
+                ("tools", [{k: v for k, v in tool.items() if k != "x-version"} for tool in self.tools])
+            )
         if self.max_output_tokens is not None:
             sent.append((self.model.max_tokens_field, self.max_output_tokens))
         sent.extend(self.model.sent_parameters())
@@ -159,7 +165,7 @@ class Template:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 over everything constant that can change the answer, omitted parameters as explicit null."""
+        """SHA-256 over all constants that can change the answer, omitted parameters as explicit null."""
         canonical = {
             "key_version": KEY_VERSION,
             "endpoint": self.model.endpoint_identity,
