@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -69,6 +70,42 @@ class Plan(BaseModel):
     def hash(self) -> str:
         """SHA-256 over `canonical`, hexadecimal: equal plans have equal hashes in every process."""
         return hashlib.sha256(orjson.dumps(self.canonical(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def to_yaml(self) -> str:
+        """The plan as YAML to keep and edit; `from_yaml` of it is an equal plan."""
+        from apwa_dask.plans.yaml_io import to_yaml
+
+        return to_yaml(self)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Plan:
+        """Read a plan from YAML or JSON text.
+
+        Raises
+        ------
+        PlanError
+            What is wrong, where, and the candidates.
+        """
+        from apwa_dask.plans.yaml_io import from_yaml
+
+        return from_yaml(text)
+
+    def diff(self, other: Plan) -> str:
+        """What `other` changes, as a unified diff of the two YAML texts; empty when nothing differs."""
+        before, after = (plan.to_yaml().splitlines(keepends=True) for plan in (self, other))
+        return "".join(difflib.unified_diff(before, after, "this plan", "other plan"))
+
+    def __repr__(self) -> str:
+        from apwa_dask.plans.explain import summary
+
+        return summary(self)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        from apwa_dask.plans.explain import summary_html
+
+        return summary_html(self)
 
     def __dask_tokenize__(self) -> str:
         return self.hash

@@ -1,0 +1,147 @@
+"""One step, one line of plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from apwa_dask.plans.steps import (
+    Aggregate,
+    Aggregation,
+    Assign,
+    Chunk,
+    Concat,
+    Distinct,
+    Explode,
+    Filter,
+    FlatMap,
+    Limit,
+    Map,
+    Merge,
+    Reduce,
+    Sample,
+    Select,
+    Sort,
+    Where,
+)
+
+__all__ = ["columns_text", "describe"]
+
+_MAX_COLUMNS = 30
+
+
+def describe(step: Any) -> str:
+    """What a step does, such as ``keep rows of reviews where stars < 3``."""
+    return _WORDS[type(step)](step)
+
+
+def columns_text(names: Iterable[str], schema: pa.Schema | None) -> str:
+    """``text: string, stars: int64``; long lists are cut and counted."""
+    listed = list(names)
+    shown = []
+    for name in listed[:_MAX_COLUMNS]:
+        known = schema is not None and name in schema.names
+        shown.append(f"{name}: {schema.field(name).type}" if known and schema is not None else name)
+    more = f", ... ({len(listed)} columns)" if len(listed) > _MAX_COLUMNS else ""
+    return ", ".join(shown) + more
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _map(step: Map) -> str:
+    return f"map {step.input}: a model reads {_names(step.contract.inputs)}, writes {_names(step.contract.output.names)}"
+
+
+def _filter(step: Filter) -> str:
+    return f"filter {step.input}: a model reads {_names(step.contract.inputs)}, keeps or drops the row"
+
+
+def _flat_map(step: FlatMap) -> str:
+    writes = _names(step.contract.output.names)
+    return f"flat_map {step.input}: a model reads {_names(step.contract.inputs)}, writes up to {step.max_rows} rows of {writes}"
+
+
+def _reduce(step: Reduce) -> str:
+    each = f"each {_names(step.by)}" if step.by else "each partition" if step.contract.unit == "partition" else "all rows"
+    reads = _names(step.contract.inputs)
+    return f"reduce {step.input}: for {each}, a model reads {reads}, writes one row of {_names(step.contract.output.names)}"
+
+
+def _where(step: Where) -> str:
+    return f"where {step.input}: keep rows with {step.condition}"
+
+
+def _assign(step: Assign) -> str:
+    return f"assign {step.input}: " + ", ".join(f"{name} = {text}" for name, text in step.columns.items())
+
+
+def _select(step: Select) -> str:
+    shown = (f"{name} as {step.rename[name]}" if name in step.rename else name for name in step.columns)
+    return f"select {step.input}: {_names(shown)}"
+
+
+def _explode(step: Explode) -> str:
+    return f"explode {step.input}: one row for each element of {step.column}"
+
+
+def _chunk(step: Chunk) -> str:
+    return f"chunk {step.input}: cut {step.column} into pieces of {step.tokens} tokens, {step.overlap_tokens} shared"
+
+
+def _aggregate(step: Aggregate) -> str:
+    values = ", ".join(f"{name} = {_aggregation(rule)}" for name, rule in step.aggregates.items())
+    return f"aggregate {step.input}{f' by {_names(step.by)}' if step.by else ''}: {values}"
+
+
+def _aggregation(rule: Aggregation) -> str:
+    return f"{rule.fn}({rule.column or 'rows'})"
+
+
+def _sort(step: Sort) -> str:
+    return f"sort {step.input} by " + ", ".join(f"{k.column}{' descending' if k.descending else ''}" for k in step.by)
+
+
+def _limit(step: Limit) -> str:
+    return f"limit {step.input}: the first {step.n} rows"
+
+
+def _distinct(step: Distinct) -> str:
+    return f"distinct {step.input}: the first row of each {_names(step.columns) if step.columns else 'combination of all columns'}"
+
+
+def _sample(step: Sample) -> str:
+    size = f"{step.n} rows" if step.n is not None else f"{step.fraction or 0:.4g} of the rows"
+    return f"sample {step.input}: {size}, seed {step.seed}"
+
+
+def _merge(step: Merge) -> str:
+    keys = ", ".join(f"{left} = {right}" for left, right in zip(step.left_on, step.right_on, strict=False))
+    return f"merge {step.input} with {step.right}: {step.how} join on {keys}"
+
+
+def _concat(step: Concat) -> str:
+    return f"concat {step.input} with {_names(step.others)}"
+
+
+_WORDS: dict[type, Callable[[Any], str]] = {
+    Map: _map,
+    Filter: _filter,
+    FlatMap: _flat_map,
+    Reduce: _reduce,
+    Where: _where,
+    Assign: _assign,
+    Select: _select,
+    Explode: _explode,
+    Chunk: _chunk,
+    Aggregate: _aggregate,
+    Sort: _sort,
+    Limit: _limit,
+    Distinct: _distinct,
+    Sample: _sample,
+    Merge: _merge,
+    Concat: _concat,
+}
