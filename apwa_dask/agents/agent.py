@@ -67,7 +67,8 @@ class Agent:
             max_rows=step.max_rows if isinstance(step, FlatMap) else None,
             toolbox=self._toolbox,
         )
-        self._packs = PackTerms.of(step, model, self._terms) if contract.unit != "row" else None
+        shares_prompts = contract.unit == "partition" or contract.pack_rows is not None
+        self._packs = PackTerms.of(step, model, self._terms) if shares_prompts else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.step, self.model, self.input_schema, self.grants)

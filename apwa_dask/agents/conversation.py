@@ -135,11 +135,12 @@ class RowConversation(Conversation):
 
     __slots__ = (
         "_bill", "_grown", "_index", "_outcome", "_pending", "_prompt_hash",
-        "_reasks", "_request", "_strikes", "_tail", "_terms", "_turn",
+        "_reasks", "_request", "_strikes", "_tail", "_template", "_terms", "_turn",
     )  # fmt: skip
 
     def __init__(self, terms: Terms, tail: tuple[Message, ...], index: int = 0) -> None:
         self._terms, self._tail, self._index = terms, tail, index
+        self._template = terms.template
         self._bill = Bill()
         self._outcome: Outcome | None = None
         self._reasks = self._strikes = 0
@@ -260,7 +261,7 @@ class RowConversation(Conversation):
     def _raise_ceiling(self, reply: Reply) -> None:
         """Once, with a larger ceiling; never the same ceiling twice."""
         assert self._request is not None
-        template, tail = self._request.template, self._request.tail
+        template, tail = self._template, self._request.tail
         ceiling = self._terms.room.grown(template.max_output_tokens, self._terms.room.tail_tokens(tail))
         words = f"the answer was cut off at {template.max_output_tokens} tokens"
         if self._grown or ceiling is None:
@@ -313,8 +314,8 @@ class RowConversation(Conversation):
         elif self._terms.room.tail_tokens(tail) > self._terms.room.input_tokens:
             self._end(otherwise, f"{why} (no room left in the model's window to ask again)", text)
         else:
-            current = self._request.template if self._request is not None else self._terms.template
-            self._request = Request(template or current, tail)
+            self._template = template or self._template
+            self._request = Request(self._template, tail)
 
     def _end(self, outcome: OutcomeClass, message: str, text: str | None = None) -> None:
         self._finish(outcome, message=message, raw=text)

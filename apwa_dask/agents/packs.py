@@ -92,20 +92,15 @@ class PackReader:
         rows = _rows_in(text)
         if rows is None:
             return Invalid(f'the answer must be JSON with a list "rows", each with its "{self._key}" number')
-        answers: dict[str, Any] = {}
-        doubled: set[str] = set()
+        by_number: dict[str, list[dict[str, Any] | Invalid]] = {}
         for row in rows:
             number = row.get(self._key) if isinstance(row, dict) else None
-            if isinstance(number, str) and number.strip().isdecimal():
-                number = int(number)
-            if isinstance(number, bool) or not isinstance(number, int):
+            if isinstance(number, bool) or not isinstance(number, (int, str)):
                 continue
-            values = self._row.read_object({name: value for name, value in row.items() if name != self._key})
-            if str(number) in answers or str(number) in doubled:
-                doubled.add(str(number))
-            elif not isinstance(values, Invalid):
-                answers[str(number)] = values
-        usable = {number: values for number, values in answers.items() if number not in doubled}
+            answer = {name: value for name, value in row.items() if name != self._key}
+            by_number.setdefault(str(number).strip(), []).append(self._row.read_object(answer))
+        # A number given twice is nobody's answer: which of the two is meant cannot be known.
+        usable = {n: a[0] for n, a in by_number.items() if len(a) == 1 and not isinstance(a[0], Invalid)}
         return usable or Invalid(
             f'no row of the answer has a "{self._key}" number and all fields as described'
         )
