@@ -86,6 +86,10 @@ class CommitRecord:
     worker: str = ""
     generation: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", str(self.stage))
+        object.__setattr__(self, "ledger", tuple(self.ledger))
+
     @property
     def files(self) -> tuple[PartFile, ...]:
         """All files this record stands for."""

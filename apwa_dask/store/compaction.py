@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,8 @@ __all__ = ["Compactor", "PurgeReport"]
 logger = logging.getLogger(__name__)
 
 # Large enough that a million records are tens of files, small enough that one fits in memory many times.
-_FULL_BYTES, _FULL_ROWS = 8 * 2**20, 65_536
+_FULL_BYTES, _FULL_DECODED_BYTES, _FULL_ROWS = 8 * 2**20, 64 * 2**20, 65_536
+_PAUSE_S = 30.0
 _LEASE_TTL_S = 60.0
 
 
@@ -61,11 +63,12 @@ class Compactor:
         self._keeper = LeaseKeeper(folder.child("lease"))
         self._working = threading.Lock()
         self._stopped = threading.Event()
+        self._not_before_s = 0.0
         self._thread: threading.Thread | None = None
 
     def start_if_worthwhile(self) -> None:
         """Compact in the background where small segments abound."""
-        if self._thread is not None or self._stopped.is_set():
+        if self._thread is not None or self._stopped.is_set() or time.monotonic() < self._not_before_s:
             return
         if sum(map(_is_small, self._library.segments)) <= self._above:
             return
@@ -75,6 +78,8 @@ class Compactor:
     def _run(self) -> None:
         try:
             self.compact()
+            # Another process may be at it, with nothing done here: do not ask again at every flush.
+            self._not_before_s = time.monotonic() + _PAUSE_S
             self._thread = None
         except StoreError as error:
             # Compaction saves time later; its failure costs nothing now. Not tried again by this process.
@@ -97,6 +102,7 @@ class Compactor:
                     return 0
                 raise
             with lease:
+                self._folder.sweep()
                 self._library.refresh()
                 self._delete_leftovers()
                 return sum(self._merge(group, lease) for group in list(self._groups()))
@@ -191,12 +197,17 @@ class Compactor:
 
 
 def _is_small(segment: Segment) -> bool:
-    return segment.size_bytes < _FULL_BYTES // 2 and segment.row_count < _FULL_ROWS // 2
+    return (
+        segment.size_bytes < _FULL_BYTES // 2
+        and segment.decoded_bytes < _FULL_DECODED_BYTES // 2
+        and segment.row_count < _FULL_ROWS // 2
+    )
 
 
 def _fits(group: Sequence[Segment]) -> bool:
     return (
         sum(segment.size_bytes for segment in group) <= _FULL_BYTES
+        and sum(segment.decoded_bytes for segment in group) <= _FULL_DECODED_BYTES
         and sum(segment.row_count for segment in group) <= _FULL_ROWS
     )
 

@@ -82,6 +82,10 @@ class Folder(Protocol):
         """Remove this folder and all that is in it."""
         ...
 
+    def sweep(self) -> None:
+        """Remove temporary files that writers which died a day ago left in this folder."""
+        ...
+
 
 def open_folder(url: str, storage_options: Mapping[str, Any] | None = None) -> Folder:
     """The folder at `url`.

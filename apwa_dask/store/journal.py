@@ -25,7 +25,7 @@ from apwa_dask.store.write_behind import WriteBehind
 
 __all__ = ["Journal", "JournalStats", "PurgeReport", "Record"]
 
-_CACHE_BYTES = 128 * 2**20
+_MIN_KEY_BYTES = 16
 _RECENT_BYTES = 32 * 2**20
 
 
@@ -65,6 +65,8 @@ class Journal:
     flush_records, flush_s
         A batch is written when so many records wait, or the first has waited so long: the bound of what a
         crash can cost.
+    cache_bytes : int
+        Memory for decoded segments. The index takes 16 bytes for each record more.
     compact_above : int
         Merge small segments in the background when there are more than this.
     store_prompts : bool
@@ -88,12 +90,15 @@ class Journal:
         writer: str | None = None,
         flush_records: int = 256,
         flush_s: float = 1.0,
+        cache_bytes: int = 64 * 2**20,
         compact_above: int = 256,
         store_prompts: bool = False,
         hmac_key: bytes | None = None,
     ) -> None:
         if flush_records < 1 or flush_s <= 0:
             raise ValueError("flush_records and flush_s must be positive")
+        if hmac_key is not None and len(hmac_key) < _MIN_KEY_BYTES:
+            raise ValueError(f"an HMAC key has at least {_MIN_KEY_BYTES} bytes")
         if writer is not None and not (safe_name(writer, "writer").isalnum() and writer.islower()):
             raise StoreError(
                 "a journal's writer is named with lower-case letters and digits", code="STORE-NAME"
@@ -103,13 +108,13 @@ class Journal:
         self._seal = Seal(self.namespace, hmac_key)
         self._chosen_writer = writer
         self._flush_records, self._flush_s, self._compact_above = flush_records, flush_s, compact_above
-        self._store_prompts = store_prompts
+        self._cache_bytes, self._store_prompts = cache_bytes, store_prompts
         self._begin()
 
     def _begin(self) -> None:
         """The state that belongs to one process."""
         self._pid = os.getpid()
-        self._library = SegmentLibrary(self._folder, self._seal, cache_bytes=_CACHE_BYTES)
+        self._library = SegmentLibrary(self._folder, self._seal, cache_bytes=self._cache_bytes)
         name = self._chosen_writer or ""
         self._segments = SegmentWriter(self._folder, self._seal, self._library, name)
         self._compactor = Compactor(

@@ -1,8 +1,8 @@
 """One owner at a time, on stores that only offer put-if-absent: a chain of numbered claims.
 
 The highest claim holds the lease, and its number is the fence: it only grows. The holder renews a heartbeat
-file beside it. A claim that was released, whose process is known to be dead, or whose heartbeat stands still for
-longer than its time to live can be superseded by the next number; the old holder learns it at its next
+file beside it. A claim that was released, whose process is known to be dead, or whose heartbeat stands still
+for longer than its time to live can be superseded by the next number; the old holder learns it at its next
 heartbeat.
 """
 
@@ -33,15 +33,20 @@ class Process:
     machine: str
     pid: int
     started: str
-    """Start time in the kernel's own unit, or "" where it cannot be known."""
+    """Start time in the kernel's own unit; empty where it cannot be known."""
 
     @property
     def is_dead(self) -> bool:
         """True only where it surely is: on this machine, since its boot, and no longer there."""
-        here = this_process()
-        if self.machine != here.machine or not self.started or not here.started:
+        if self.machine != _machine() or not self.started:
             return False
-        return _start_time(self.pid) != self.started
+        try:
+            os.kill(self.pid, 0)  # signal 0 only asks
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False  # alive, and another user's
+        return _start_time(self.pid) not in (self.started, _UNKNOWN)
 
 
 def this_process() -> Process:
@@ -63,16 +68,20 @@ def _machine() -> str:
     return "/".join(parts)
 
 
+_UNKNOWN = ""
+_ENDED = "ended"
+
+
 def _start_time(pid: int) -> str:
     if sys.platform != "linux":
-        return ""
+        return _UNKNOWN
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return ""
+        return _UNKNOWN
     # The command in parentheses may hold spaces; after it come state (field 3) ... start time (field 22).
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] in "ZX" else fields[19]
+    return _ENDED if fields[0] in "ZX" else fields[19]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +229,9 @@ class LeaseKeeper:
     def _succeed(self, fence: int, owner: str, ttl_s: float) -> Lease | None:
         claim = Claim(fence, owner, this_process(), ttl_s, self._clock(), secrets.token_hex(8))
         stands = self._folder.put_if_absent(f"{fence:08d}.claim", claim.encode(), point="lease")
-        if stands != claim.encode():
+        newest = _newest(self._folder)
+        # Not ours where a slow claimer used a number that others had passed and cleaned up meanwhile.
+        if stands != claim.encode() or newest is None or newest.fence > fence:
             return None
         self._forget_before(fence)
         return Lease(self._folder, claim, self._clock)
@@ -244,10 +255,9 @@ class LeaseKeeper:
             return None
 
     def _forget_before(self, fence: int) -> None:
-        # The one before stays: its owner must still find that it was superseded, not an empty folder.
         for entry in self._folder.entries():
             number = entry.name.split(".", 1)[0]
-            if number.isdigit() and int(number) < fence - 1:
+            if number.isdigit() and int(number) < fence:
                 self._folder.delete(entry.name)
 
 

@@ -30,6 +30,7 @@ class Segment:
     size_bytes: int
     row_count: int
     served_count: int
+    decoded_bytes: int
     replaces: tuple[str, ...]
     is_gone: bool = False
     loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -214,7 +215,15 @@ class SegmentLibrary:
             if name is None or entry.name in self._by_name:
                 continue
             number = len(self._segments)
-            segment = Segment(number, name, entry.size_bytes, keys.row_count, len(keys.rows), keys.replaces)
+            segment = Segment(
+                number,
+                name,
+                size_bytes=entry.size_bytes,
+                row_count=keys.row_count,
+                served_count=len(keys.rows),
+                decoded_bytes=keys.decoded_bytes,
+                replaces=keys.replaces,
+            )
             self._segments.append(segment)
             self._by_name[entry.name] = segment
             added.append((number, keys))

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 TEMP_PREFIX = ".tmp-"
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
+# Far longer than any write takes, and than clocks of two machines differ.
+_ABANDONED_S = 24 * 3600.0
 _NO_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -101,7 +103,8 @@ class LocalFolder:
         return self._try("reading failed", target, lambda: target.open("rb"))
 
     def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
+        target = self.path / name
+        return self._try("reading failed", target, target.exists)
 
     def entries(self) -> list[Entry]:
         return self._try("listing failed", self.path, self._entries)
@@ -145,12 +148,11 @@ class LocalFolder:
 
         self._try("deleting failed", self.path, remove)
 
-    def sweep_temp_files(self, older_than_s: float = 3600.0) -> None:
-        """Remove what writers that died left behind; younger files may belong to a living writer."""
+    def sweep(self) -> None:
         for item in self.path.glob(f"{TEMP_PREFIX}*"):
             try:
-                if time.time() - item.stat().st_mtime > older_than_s:
-                    item.unlink(missing_ok=True)
+                if time.time() - item.stat().st_mtime > _ABANDONED_S:
+                    item.unlink()
             except FileNotFoundError:
                 continue
 

@@ -107,13 +107,15 @@ class Parts:
         reach("commit.before")
         while True:
             name = f"commit/{stage}/{_number(partition)}.{record.generation:04d}.json"
-            stands = decode_commit(self._folder.put_if_absent(name, encode_commit(record), point="commit"))
+            ours = encode_commit(record)
+            theirs = self._folder.put_if_absent(name, ours, point="commit")
+            if theirs == ours:
+                reach("commit.after")
+                return record
+            stands = decode_commit(theirs)
             if stands is not None:
                 break
             record = replace(record, generation=record.generation + 1)
-        reach("commit.after")
-        if stands == record:
-            return record
         winner = self.commit_of(stage, partition) or stands
         self._delete_files_of(record, but=winner)
         return winner

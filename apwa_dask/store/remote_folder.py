@@ -221,6 +221,9 @@ class RemoteFolder:
 
         self._try("deleting failed", "", remove)
 
+    def sweep(self) -> None:
+        return  # an object appears whole or not at all: there are no temporary ones
+
     def _forget_listings(self) -> None:
         # Also where the caller's storage_options turned a listings cache on: another process's objects count.
         self._fs.invalidate_cache(self.path)

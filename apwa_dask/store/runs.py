@@ -163,6 +163,8 @@ class RunFolder(Parts):
         dict
             The manifest that stands.
         """
+        if manifest.get("status", RunStatus.DONE) not in _ENDS:
+            raise ValueError(f"a manifest's status is one of {', '.join(sorted(_ENDS))}")
         data = orjson.dumps(
             redact_tree(dict(manifest)), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
         )

@@ -125,6 +125,8 @@ class SegmentKeys:
     """Their row numbers."""
     row_count: int
     """All rows, the failed ones too."""
+    decoded_bytes: int
+    """Memory that the whole segment takes, near enough."""
 
     replaces: tuple[str, ...] = ()
     """Names of the segments whose records this one took over."""
@@ -179,29 +181,31 @@ def read_keys(file: BinaryIO) -> SegmentKeys:
     BadSegmentError
         Where it is not a readable segment of ours.
     """
-    return keys_of(_read_columns(file, ["key", "outcome"]))
+    table, decoded_bytes = _read_columns(file, ["key", "outcome"])
+    return keys_of(table, decoded_bytes)
 
 
 def holds_run(file: BinaryIO, run_id: str) -> bool:
     """Whether a segment has records of `run_id`, reading no other column."""
-    found = pc.any(pc.equal(_read_columns(file, ["run_id"]).column("run_id"), run_id)).as_py()
-    return bool(found)
+    table, _ = _read_columns(file, ["run_id"])
+    return bool(pc.any(pc.equal(table.column("run_id"), run_id)).as_py())
 
 
-def keys_of(table: pa.Table) -> SegmentKeys:
+def keys_of(table: pa.Table, decoded_bytes: int) -> SegmentKeys:
     """The served keys of a segment's table, or of its key columns."""
     replaces = tuple(orjson.loads((table.schema.metadata or {}).get(_REPLACES_KEY, b"[]")))
     if table.num_rows == 0:
-        return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0, replaces)
+        return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0, decoded_bytes, replaces)
     keys = pa.concat_arrays(table.column("key").chunks)
     words = np.frombuffer(keys.buffers()[1], dtype=">u8", count=4 * len(keys), offset=KEY_BYTES * keys.offset)
     rows = np.flatnonzero(pc.equal(table.column("outcome"), OK).to_numpy()).astype(np.uint32)
-    return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys), replaces)
+    return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys), decoded_bytes, replaces)
 
 
-def _read_columns(file: BinaryIO, columns: list[str]) -> pa.Table:
+def _read_columns(file: BinaryIO, columns: list[str]) -> tuple[pa.Table, int]:
     try:
-        return _open(file).read(columns=columns)
+        parquet = _open(file)
+        return parquet.read(columns=columns), _decoded_bytes(parquet)
     except StoreError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -213,11 +217,14 @@ def _open(file: BinaryIO) -> pq.ParquetFile:
     schema = parquet.schema_arrow
     if (schema.metadata or {}).get(_FORMAT_KEY) != FORMAT or not schema.equals(SCHEMA):
         raise BadSegmentError("not a journal segment of this version")
-    metadata = parquet.metadata
-    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    if metadata.num_rows > _MAX_ROWS or size > _MAX_UNCOMPRESSED_BYTES:
+    if parquet.metadata.num_rows > _MAX_ROWS or _decoded_bytes(parquet) > _MAX_UNCOMPRESSED_BYTES:
         raise BadSegmentError("larger than any segment of ours")
     return parquet
+
+
+def _decoded_bytes(parquet: pq.ParquetFile) -> int:
+    metadata = parquet.metadata
+    return sum(int(metadata.row_group(group).total_byte_size) for group in range(metadata.num_row_groups))
 
 
 def _brief(error: BaseException) -> str:

@@ -53,4 +53,4 @@ class SegmentWriter:
         self._folder.write(name, data, point="compaction" if replaces else "journal")
         self._sequence += 1
         self.written += table.num_rows
-        self._library.add(name, len(data), keys_of(table))
+        self._library.add(name, len(data), keys_of(table, table.nbytes))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ __all__ = ["WriteBehind"]
 logger = logging.getLogger(__name__)
 
 _MAX_BATCH_RECORDS = 4096
+_MAX_BATCH_CHARS = 8 * 2**20
 _MAX_RETRY_PAUSE_S = 30.0
 
 
@@ -57,7 +59,9 @@ class WriteBehind:
         self._persist, self._after_write, self._where = persist, after_write, where
         self._flush_records, self._flush_s = flush_records, flush_s
         self._lock = threading.Lock()  # guards the fields below; never held during I/O
+        self._pid = os.getpid()
         self._buffer: list[Record] = []
+        self._chars = 0  # text in the buffer, near enough
         self._writing = 0
         self._waiting: dict[bytes, Record] = {}  # served records that are not durable yet
         self._recent: OrderedDict[bytes, Record] = OrderedDict()
@@ -86,10 +90,13 @@ class WriteBehind:
         ------
         StoreError
             Where earlier records cannot be written. `record` is kept nevertheless and will be tried again:
-            the caller should stop paying for more.
+            the caller should stop paying for more. ``STORE-CLOSED`` after `close`: then it is not kept.
         """
+        if self._stopped.is_set():
+            raise StoreError("the journal is closed", where=self._where, code="STORE-CLOSED")
         with self._lock:
             self._buffer.append(record)
+            self._chars += len(record.text or "") + len(record.prompt or "")
             count = len(self._buffer)
             if record.is_served:
                 self._waiting[record.key] = record
@@ -97,7 +104,7 @@ class WriteBehind:
                 self._start()
         if count == 1:
             self._something.set()
-        if count == self._flush_records:
+        if count == self._flush_records or self._chars > _MAX_BATCH_CHARS:
             self._enough.set()
         if self._failure is not None:
             raise copy.copy(self._failure)
@@ -141,6 +148,8 @@ class WriteBehind:
 
     def close_at_exit(self) -> None:
         """`close` for a process that is ending: there is nobody left to raise to."""
+        if self._pid != os.getpid():
+            return  # a forked child: the records are the parent's
         try:
             self.close()
         except StoreError as error:
@@ -148,9 +157,16 @@ class WriteBehind:
 
     def _take(self) -> list[Record]:
         with self._lock:
-            batch = self._buffer[:_MAX_BATCH_RECORDS]
-            del self._buffer[:_MAX_BATCH_RECORDS]
-            self._writing = len(batch)
+            count = chars = 0
+            for record in self._buffer:
+                if count == _MAX_BATCH_RECORDS or chars > _MAX_BATCH_CHARS:
+                    break
+                count += 1
+                chars += len(record.text or "") + len(record.prompt or "")
+            batch = self._buffer[:count]
+            del self._buffer[:count]
+            self._chars -= chars
+            self._writing = count
         return batch
 
     def _write(self, batch: list[Record]) -> None:
@@ -160,6 +176,7 @@ class WriteBehind:
             failure = store_error(error, "paid answers cannot be journaled", self._where)
             with self._lock:
                 self._buffer[:0] = batch
+                self._chars += sum(len(record.text or "") + len(record.prompt or "") for record in batch)
                 self._writing = 0
                 self._failure = failure
             if isinstance(error, Exception):
