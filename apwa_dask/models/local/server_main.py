@@ -23,10 +23,6 @@ _LONGEST_POLL_S = 1.0
 _ALIVE_WAIT_S = 3.0
 """A user that looks whether we are alive holds the lock for an instant."""
 
-_OPENMP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
-"""Spinning barriers of OpenMP starve on cores shared with Dask workers: no answer within 70 s beside two busy
-processes was measured, 5.3 tokens/s with these."""
-
 
 def main(argv: list[str]) -> int:
     """Serve until the last user has left; returns only if there is such a server already."""
@@ -34,7 +30,6 @@ def main(argv: list[str]) -> int:
     alive = folder.alive_lock()
     if not alive.wait_exclusive(time.monotonic() + _ALIVE_WAIT_S):
         return 0  # another server for the same settings runs already: its starter died, it did not
-    os.environ.update(_OPENMP)  # before the library loads, or OpenMP does not see it
     settings = ServerSettings.from_json(folder.settings.read_text(encoding="utf-8"))
     signal.signal(signal.SIGTERM, lambda *_: _exit(folder))
     server, endpoint = _start(folder, settings)
@@ -72,6 +67,7 @@ def _start(folder: ServerFolder, settings: ServerSettings) -> tuple[object, Loca
         api_key=api_key,
         slots=settings.slots,
         model_name=settings.model_name,
+        label=settings.label,
         n_ctx=settings.n_ctx,
         pid=os.getpid(),
         server=folder.path.name,

@@ -25,6 +25,8 @@ class ServerSettings:
         Absolute path of a GGUF file.
     model_name : str
         What the server calls itself.
+    label : str
+        What results and reports say the answers came from.
     slots : int
         Requests worked on at a time. Keep the calls in flight, over all processes, at or below it: requests
         beyond the slots starve. On a CPU more slots give fairness and overlap, hardly more throughput.
@@ -40,6 +42,7 @@ class ServerSettings:
 
     model_path: str
     model_name: str
+    label: str
     slots: int = 4
     n_ctx: int = 4096
     threads: int = 0
@@ -95,6 +98,9 @@ class LocalEndpoint:
     slots : int
         Calls in flight that the server works on at a time.
     model_name : str
+        The ``model`` of a request.
+    label : str
+        What results and reports say the answers came from.
     n_ctx : int
         Tokens per slot, prompt and answer together.
     pid : int
@@ -106,6 +112,7 @@ class LocalEndpoint:
     api_key: str = dataclasses.field(repr=False)
     slots: int
     model_name: str
+    label: str
     n_ctx: int
     pid: int
     server: str
@@ -120,8 +127,11 @@ class LocalEndpoint:
         return cls(**json.loads(text))
 
 
-def usable_cores() -> int:
-    """Cores this process may run on (containers and ``taskset`` give fewer than the machine has)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may use: ``taskset`` and the CPU quota of a container give fewer than there are."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="utf-8").split()
+        return max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here, or the quota is "max"
+        return allowed

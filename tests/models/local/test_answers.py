@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -72,14 +71,6 @@ def content_of(reply: Mapping[str, Any]) -> Any:
     (choice,) = reply["choices"]
     assert choice["finish_reason"] == "stop"
     return json.loads(choice["message"]["content"])
-
-
-@pytest.fixture(scope="module")
-def small(small_model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEndpoint]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("APWA_RUNTIME_DIR", str(tmp_path_factory.mktemp("run") / "small"))
-        with local_server(small_model, slots=4, n_ctx=512, grace_s=0.2) as endpoint:
-            yield endpoint
 
 
 @pytest.mark.local

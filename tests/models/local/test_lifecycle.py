@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -20,7 +21,7 @@ from apwa_dask.errors import LocalModelError
 from apwa_dask.models.local import LocalEndpoint, acquire, local_server, release
 from apwa_dask.models.local.locks import FileLock, runtime_folder
 from apwa_dask.models.local.machine import check_machine, missing_instructions
-from apwa_dask.models.local.settings import ServerSettings
+from apwa_dask.models.local.settings import ServerSettings, usable_cores
 
 pytestmark = pytest.mark.local
 
@@ -99,6 +100,12 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def users_lock_is_free(endpoint: LocalEndpoint) -> bool:
+    """What the server asks itself before it leaves."""
+    with FileLock(runtime_folder() / endpoint.server / "users.lock") as lock:
+        return lock.try_exclusive()
+
+
 def status_of(url: str, api_key: str | None) -> int:
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
@@ -106,6 +113,21 @@ def status_of(url: str, api_key: str | None) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+@contextlib.contextmanager
+def answering(endpoint: LocalEndpoint) -> Iterator[None]:
+    """An answer of 450 tokens is under way, its first piece seen."""
+    message = {"role": "user", "content": "Count from one to a thousand, in words."}
+    body = {"messages": [message], "stream": True, "max_tokens": 450, "ignore_eos": True}
+    request = urllib.request.Request(
+        f"{endpoint.base_url}/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.readline().startswith(b"data:")
+        yield
 
 
 def test_processes_that_start_together_share_one_server(users: Callable[[], User]) -> None:
@@ -134,8 +156,8 @@ def test_the_server_stays_while_one_user_lives(users: Callable[[], User], small_
     with small_server() as endpoint:
         assert endpoint.pid == pid
         user.kill()
-        for _ in range(20):  # many times the grace
-            assert status_of(f"{endpoint.base_url}/models", endpoint.api_key) == 200
+        assert not users_lock_is_free(endpoint)
+        assert status_of(f"{endpoint.base_url}/models", endpoint.api_key) == 200
 
 
 def test_a_process_shares_its_lease_among_its_threads(
@@ -145,18 +167,10 @@ def test_a_process_shares_its_lease_among_its_threads(
     second = acquire(small_model, slots=2, n_ctx=512, grace_s=0.2)
     assert first == second
     release(first)
-    assert not eventually_gone_soon(first.pid)
+    assert not users_lock_is_free(first)
     release(second)
     assert eventually(lambda: is_gone(first.pid))
     release(second)  # once too often does no harm
-
-
-def eventually_gone_soon(pid: int) -> bool:
-    try:
-        psutil.Process(pid).wait(timeout=1.5)
-    except psutil.TimeoutExpired:
-        return False
-    return True
 
 
 def test_other_settings_are_another_server(small_model: str, runtime_dir: Path) -> None:
@@ -192,7 +206,19 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_server(small_model: str, runt
         assert os.getsid(endpoint.pid) == endpoint.pid != os.getsid(0)
 
 
-def test_the_server_waits_passively_for_work(small_model: str, runtime_dir: Path) -> None:
+def test_the_server_leaves_the_cores_to_others_while_it_waits(
+    small_model: str, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in a Dask worker
+    with small_server() as endpoint:
+        environment = psutil.Process(endpoint.pid).environ()
+    assert {name: value for name, value in environment.items() if "OMP_" in name} == {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "2000",
+    }
+
+
+def test_the_server_listens_on_loopback_only(small_model: str, runtime_dir: Path) -> None:
     with small_server() as endpoint:
         assert [
             c.laddr.ip for c in psutil.Process(endpoint.pid).net_connections() if c.status == "LISTEN"
@@ -213,10 +239,10 @@ def test_a_server_that_was_killed_is_started_anew(
     assert eventually(lambda: is_gone(second.pid))
 
 
-def test_sigterm_ends_the_server_and_leaves_no_address(
+def test_sigterm_ends_the_server_at_once_though_it_is_answering(
     small_model: str, runtime_dir: Path, eventually: Eventually
 ) -> None:
-    with small_server() as endpoint:
+    with small_server() as endpoint, answering(endpoint):
         os.kill(endpoint.pid, signal.SIGTERM)
         assert eventually(lambda: is_gone(endpoint.pid))
         assert not (runtime_dir / endpoint.server / "endpoint.json").exists()
@@ -229,11 +255,11 @@ def test_a_starter_that_dies_half_way_leaves_one_server_to_the_next(
     assert died.process.wait(timeout=60) == -signal.SIGKILL
     died.process.communicate()
     together = [users(), users()]
-    pids = {user.server_pid() for user in together}
-    assert len(pids) == 1
+    pid, same = (user.server_pid() for user in together)
+    assert pid == same
     for user in together:
         user.kill()
-    assert eventually(lambda: is_gone(pids.pop()) if pids else True)
+    assert eventually(lambda: is_gone(pid))
 
 
 def test_a_forked_child_is_no_user(small_model: str, runtime_dir: Path, eventually: Eventually) -> None:
@@ -292,7 +318,16 @@ def test_a_registry_that_others_can_write_to_is_refused(runtime_dir: Path) -> No
 @pytest.mark.parametrize("bad", [{"slots": 0}, {"n_ctx": 8}, {"threads": -1}, {"grace_s": -1.0}])
 def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(LocalModelError, match="bad settings"):
-        ServerSettings(model_path="/x.gguf", model_name="x", **bad)  # type: ignore[arg-type]
+        ServerSettings(model_path="/x.gguf", model_name="x", label="x", **bad)  # type: ignore[arg-type]
+
+
+def test_a_containers_cpu_quota_bounds_the_threads(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text("100000 100000\n")
+    assert usable_cores(tmp_path) == 1
+    quota.write_text("max 100000\n")
+    assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
 
 
 def test_a_lock_outlives_neither_its_process_nor_its_closing(tmp_path: Path) -> None:

