@@ -7,6 +7,7 @@ import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -108,24 +109,32 @@ def split_userinfo(url: str) -> tuple[str, dict[str, Any]]:
     return "::".join(segments), {parts.scheme: options}
 
 
+_ETAGS = ("ETag", "etag", "e_tag", "md5Hash", "checksum", "CRC")
+_TIMES = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "updated",
+    "created",
+    "modified",
+    "date_time",
+)
+
+
 def identity(info: Mapping[str, Any]) -> tuple[int, str, str]:
-    """Return size in bytes, etag and modification time, as text and "" where unknown."""
-    etag = next(
-        (str(info[key]) for key in ("ETag", "etag", "e_tag", "md5Hash", "checksum", "CRC") if info.get(key)),
-        "",
-    )
-    keys = (
-        "mtime",
-        "LastModified",
-        "last_modified",
-        "Last-Modified",
-        "updated",
-        "modified",
-        "created",
-        "date_time",
-    )
-    modified = next((str(info[key]) for key in keys if info.get(key)), "")
+    """Return size in bytes, etag and modification time, as text and "" where unknown.
+
+    The time is written with the name of its field, so that times of different meaning never compare equal.
+    """
+    etag = next((str(info[key]) for key in _ETAGS if info.get(key)), "")
+    modified = next((f"{key}={_seconds(info[key])}" for key in _TIMES if info.get(key)), "")
     return int(info.get("size") or 0), etag, modified
+
+
+def _seconds(moment: Any) -> Any:
+    """Listings and single files may tell the same time as a datetime or as seconds."""
+    return moment.timestamp() if isinstance(moment, datetime) else moment
 
 
 def expand(urls: Sequence[str], opener: Opener) -> Iterator[Located]:
@@ -192,7 +201,7 @@ def _located(system: Any, path: str, outer: str, *, base: str, info: Mapping[str
         protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
         url = f"{protocol}://{path}::{outer}"
     shown = path[len(base) :].lstrip("/") if path.startswith(base) else path
-    size, etag, modified = identity(info)
+    size, etag, modified = identity(info if info.get("size") is not None else system.info(path))
     return Located(url, shown, size, etag, modified, skip=_why_skip(shown))
 
 
@@ -221,7 +230,7 @@ def archive_members(file: Located, opener: Opener) -> list[Located]:
             path=member.filename,
             size=member.file_size,
             etag=str(member.CRC),
-            modified=str(member.date_time),
+            modified=f"date_time={member.date_time}",
             skip="encrypted archive member" if member.flag_bits & 1 else _why_skip("x/" + member.filename),
         )
         for member in sorted(members, key=lambda member: member.filename)

@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import pyarrow as pa
@@ -17,7 +17,7 @@ from . import profile_repr
 from .manifest import Manifest
 from .pieces import Piece
 from .reading import read_pieces
-from .schema import json_text, type_name
+from .schema import json_texts, type_name
 from .sources import Source
 from .tokens import estimate_tokens
 
@@ -273,7 +273,7 @@ def _column(field: pa.Field, column: Any, total: int, samples: int) -> ColumnPro
     profile = dataclasses.replace(profile, null_share=round(1 - len(values) / seen, 3))
     if kind == "binary" or len(values) == 0:
         return profile
-    texts = [json_text(value) or "" if nested else str(value) for value in values.to_pylist()]
+    texts = _texts(values)
     counts = Counter(texts)
     low, high = _range(values) if kind in ("integer", "number", "date", "timestamp") else (None, None)
     return dataclasses.replace(
@@ -287,12 +287,22 @@ def _column(field: pa.Field, column: Any, total: int, samples: int) -> ColumnPro
 
 
 def _range(values: Any) -> tuple[Any, Any]:
-    bounds = pc.min_max(values).as_py()
+    bounds = pc.min_max(values)
     return _plain(bounds["min"]), _plain(bounds["max"])
 
 
 def _plain(value: Any) -> int | float | str:
-    return value if isinstance(value, (int, float)) else str(value)
+    if pa.types.is_integer(value.type) or pa.types.is_floating(value.type):
+        return cast("int | float", value.as_py())
+    return str(value.cast(pa.string()))
+
+
+def _texts(values: Any) -> list[str]:
+    if pa.types.is_nested(values.type):
+        return [text or "" for text in json_texts(values).to_pylist()]
+    # Arrow's own text of times: Python cannot hold years past 9999 or nanoseconds.
+    plain = pc.cast(values, pa.string()) if pa.types.is_temporal(values.type) else values
+    return [str(value) for value in plain.to_pylist()]
 
 
 def _distinct(counts: Counter[str], seen: int, total: int) -> int:
@@ -329,13 +339,14 @@ def _samples(texts: Sequence[str], counts: Counter[str], wanted: int) -> tuple[s
 
 
 def _scaled_tokens(table: pa.Table, total: int) -> int:
-    if table.num_rows == 0:
+    seen = table.slice(0, 1000)
+    if seen.num_rows == 0:
         return 0
     tokens = 0
-    for field, column in zip(table.schema, table.columns, strict=True):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            tokens += sum(estimate_tokens(text) for text in column.slice(0, 1000).to_pylist() if text)
-    return round(tokens * total / min(1000, table.num_rows))
+    for column in seen.columns:
+        if type_name(column.type) == "string":
+            tokens += sum(estimate_tokens(text) for text in _texts(pc.drop_null(column)))
+    return int(tokens * total / seen.num_rows)
 
 
 def _bounded(profile: Profile) -> Profile:

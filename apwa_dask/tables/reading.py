@@ -54,7 +54,8 @@ def read_partition(
     """
     schema = _pruned(manifest.schema, columns)
     pieces = manifest.partitions[ordinal].pieces
-    table = read_pieces(manifest, pieces, schema, storage_options=storage_options)
+    # Arrow tables without columns have no rows either, so there is nothing to read (and ids to make all the same).
+    table = read_pieces(manifest, pieces if schema.names else (), schema, storage_options=storage_options)
     if not row_ids:
         return table
     ids = [
@@ -62,7 +63,8 @@ def read_partition(
         for piece in pieces
         for row in range(piece.first_row, piece.first_row + piece.rows)
     ]
-    return table.add_column(0, pa.field(ROW_ID, pa.string()), pa.array(ids, pa.string()))
+    columns = [pa.array(ids, pa.string()), *table.columns]
+    return pa.Table.from_arrays(columns, schema=pa.schema([pa.field(ROW_ID, pa.string()), *schema]))
 
 
 def read_pieces(

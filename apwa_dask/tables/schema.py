@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +258,7 @@ def _cast(column: Any, kind: pa.DataType) -> Any:
         return _cast(pc.cast(column, plain_type(source)), kind)
     nested = pa.types.is_nested(source) or pa.types.is_map(source)
     if nested and pa.types.is_string(kind):
-        return pa.array([json_text(value) for value in column.to_pylist()], pa.string())
+        return json_texts(column)
     if nested and not pa.types.is_map(source):
         try:
             return pc.cast(column, kind)
@@ -279,7 +280,30 @@ def json_text(value: Any) -> str | None:
     """Render a nested value as compact JSON text, a string as itself, and None as None."""
     if value is None or isinstance(value, str):
         return value
-    return orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(value, default=_json_default, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # nested more than 254 levels deep, or an integer past 64 bits
+        return json.dumps(value, default=_json_default, ensure_ascii=False, separators=(",", ":"))
+
+
+def json_texts(column: Any) -> pa.Array:
+    """Render a nested column as JSON text, value by value."""
+    values = pc.cast(
+        column, _without_times(column.type)
+    )  # Python has no dates after 9999, and no nanoseconds
+    return pa.array([json_text(value) for value in values.to_pylist()], pa.string())
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _without_times(field.type)) for field in kind])
+    if _is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(_without_times(kind.key_type), _without_times(kind.item_type))
+    return kind
 
 
 def _json_default(value: bytes | Decimal | object) -> Any:

@@ -42,6 +42,7 @@ _IMAGE = pa.schema([("path", pa.string()), ("media", pa.binary())])
 # An image costs a model some hundred to a thousand tokens, but weighs its bytes on the wire.
 _MIN_IMAGE_TOKENS = 1000
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]+)", re.IGNORECASE)
+_log = logging.getLogger(__name__)
 _SILENT = logging.NullHandler()
 _DROPPED_TAGS = ["script", "style", "noscript", "template", "svg"]
 
@@ -142,14 +143,19 @@ def _pdf_pages(stream: Any) -> Any:
 
 
 def read_pdf(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> pa.Table:
-    """Read pages, one row each with page numbers from 1, or the whole document as one row with page null."""
+    """Read pages, one row each with page numbers from 1, or the whole document as one row with page null.
+
+    A page whose text cannot be taken out is a row with null text, named in the log: it does not cost the
+    other pages.
+    """
     with file.seekable() as stream:
         pages = _pdf_pages(stream if file.compression else io.BytesIO(stream.read()))
         if layout.kind == "document":
-            text = "\n\n".join(page.extract_text() for page in pages)
-            return _table(_PDF, {"path": [file.path], "page": [None], "text": [_encodable(text)]})
+            texts = [_page_text(pages, number, file.path) for number in range(len(pages))]
+            text = "\n\n".join(filter(None, texts))
+            return _table(_PDF, {"path": [file.path], "page": [None], "text": [text]})
         numbers = range(piece.slice.start, piece.slice.stop)
-        texts = [_encodable(pages[number].extract_text()) for number in numbers]
+        texts = [_page_text(pages, number, file.path) for number in numbers]
     columns: dict[str, list[Any]] = {
         "path": [file.path] * len(texts),
         "page": [number + 1 for number in numbers],
@@ -158,7 +164,13 @@ def read_pdf(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) 
     return _table(_PDF, columns)
 
 
-def _encodable(text: str) -> str:
+def _page_text(pages: Any, number: int, path: str) -> str | None:
+    try:
+        text: str = pages[number].extract_text()
+    except Exception as error:
+        # pypdf raises whatever a damaged content stream provokes; this page has no text, the next may.
+        _log.warning("%s: no text from page %d (%s)", path, number + 1, type(error).__name__)
+        return None
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -32,6 +32,7 @@ class Observed:
         if value is None:
             return
         if depth > _MAX_DEPTH:
+            json_text(value)  # what it will be read as; raises now where it is nested too deeply for that
             self.kinds.add("text")
         elif isinstance(value, dict):
             self.kinds.add("struct")

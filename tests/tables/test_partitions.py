@@ -1,0 +1,162 @@
+"""Partitions: whatever their size, the same rows in the same order with the same ids and one schema."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apwa_dask.errors import SourceError
+from apwa_dask.tables import ROW_ID, read_partition, read_sources
+
+ROWS = 137
+FORMATS = ["parquet", "arrow", "arrows", "csv", "tsv", "json", "jsonl"]
+
+cells = st.text(
+    alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\x00"), max_size=20
+)
+tables = st.lists(st.tuples(st.integers(-(10**9), 10**9), cells), min_size=1, max_size=40)
+
+
+def _write(path: Path, kind: str, table: pa.Table) -> str:
+    target = path / f"data.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, target, row_group_size=50)
+    elif kind == "arrow":
+        pyarrow.feather.write_feather(table, target, chunksize=30)
+    elif kind == "arrows":
+        target = path / "data.ipc"
+        with pyarrow.ipc.new_stream(target, table.schema) as writer:
+            writer.write_table(table, max_chunksize=30)
+    elif kind == "json":
+        target.write_text(json.dumps(table.to_pylist()), "utf-8")
+    elif kind == "jsonl":
+        target.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), "utf-8")
+    else:
+        with target.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, delimiter="\t" if kind == "tsv" else ",")
+            writer.writerow(table.column_names)
+            writer.writerows([list(row.values()) for row in table.to_pylist()])
+    return str(target)
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    return pa.table(
+        {
+            "n": pa.array(range(ROWS), pa.int64()),
+            "text": pa.array([f'row {n}, "quoted"\nsecond line é' for n in range(ROWS)], pa.string()),
+            "maybe": pa.array([None if n % 3 else f"x{n}" for n in range(ROWS)], pa.string()),
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("partition_rows", [1, 7, 50, 10_000])
+def test_partitions_joined_are_the_whole_file(kind, partition_rows, table, tmp_path, one, whole) -> None:
+    source = one(_write(tmp_path, kind, table), partition_rows=partition_rows)
+    assert source.manifest.npartitions >= ROWS / partition_rows
+    assert all(partition.rows <= partition_rows for partition in source.manifest.partitions)
+    assert whole(source).to_pylist() == table.to_pylist()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_row_ids_do_not_depend_on_partition_sizes(kind, table, tmp_path, one, whole) -> None:
+    url = _write(tmp_path, kind, table)
+    few = whole(one(url), row_ids=True)
+    many = whole(one(url, partition_rows=4, partition_tokens=60), row_ids=True)
+    assert few.column_names[0] == ROW_ID
+    assert many.equals(few.combine_chunks()) or many.to_pylist() == few.to_pylist()
+    assert few.column(ROW_ID).to_pylist() == [f"0:{row}" for row in range(ROWS)]
+
+
+def test_row_ids_tell_the_file_when_small_files_share_a_partition(tmp_path, one, whole) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.csv").write_text("x,y\n1,one\n2,two\n")
+    source = one(tmp_path)
+    assert source.manifest.npartitions == 1
+    ids = whole(source, row_ids=True).column(ROW_ID).to_pylist()
+    assert ids == ["0:0", "0:1", "1:0", "1:1", "2:0", "2:1"]
+
+
+def test_partitions_are_sized_by_text_as_well_as_by_rows(tmp_path, one) -> None:
+    (tmp_path / "long.jsonl").write_text(
+        "".join(json.dumps({"text": "word " * 1000}) + "\n" for _ in range(40))
+    )
+    source = one(tmp_path / "long.jsonl", partition_tokens=10_000)
+    assert all(partition.est_tokens <= 10_000 for partition in source.manifest.partitions)
+    assert source.manifest.npartitions in (5, 6)  # 40 rows of some 1250 tokens
+    assert source.manifest.rows == 40
+
+
+def test_one_row_longer_than_a_partition_is_alone(tmp_path, one, whole) -> None:
+    (tmp_path / "a.csv").write_text("n,text\n1,short\n2," + "word " * 5000 + "\n3,short\n")
+    source = one(tmp_path / "a.csv", partition_tokens=100)
+    assert [partition.rows for partition in source.manifest.partitions] == [1, 1, 1]
+    assert whole(source).column("n").to_pylist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("e.csv", b"a,b\n"), ("e.jsonl", b'{"a": 1, "b": "x"}\n')],
+)
+def test_columns_can_be_pruned_and_an_unknown_one_is_named(name, content, tmp_path, one) -> None:
+    (tmp_path / name).write_bytes(content)
+    manifest = one(tmp_path / name).manifest
+    assert read_partition(manifest, 0, columns=["b"]).column_names == ["b"]
+    assert read_partition(manifest, 0, columns=["b", "a"]).column_names == ["b", "a"]
+    with pytest.raises(SourceError, match="columns: a, b"):
+        read_partition(manifest, 0, columns=["c"])
+
+
+def test_no_columns_at_all_still_count_the_rows(table, tmp_path, one) -> None:
+    for kind in ("parquet", "csv", "jsonl"):
+        manifest = one(_write(tmp_path, kind, table)).manifest
+        ids = read_partition(manifest, 0, columns=[], row_ids=True)
+        assert ids.column_names == [ROW_ID]
+        assert ids.num_rows == manifest.partitions[0].rows
+
+
+def test_an_empty_table_has_one_partition_with_the_declared_schema(tmp_path, one) -> None:
+    empty = pa.schema([("n", pa.int64()), ("tags", pa.list_(pa.string()))]).empty_table()
+    pq.write_table(empty, tmp_path / "empty.parquet")
+    source = one(tmp_path / "empty.parquet")
+    assert source.manifest.npartitions == 1
+    assert read_partition(source.manifest, 0).schema.equals(empty.schema)
+    assert [row.status for row in source.report] == ["empty"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=tables, partition_rows=st.integers(1, 9), kind=st.sampled_from(["csv", "jsonl"]))
+def test_any_text_survives_any_cut(rows, partition_rows, kind, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    if kind == "csv":
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["number", "text"])
+        writer.writerows(rows)
+        (folder / "any.csv").write_text(stream.getvalue(), "utf-8", newline="")
+    else:
+        lines = [json.dumps({"number": number, "text": text}) + "\n" for number, text in rows]
+        (folder / "any.jsonl").write_text("".join(lines), "utf-8")
+    sources = read_sources(
+        str(folder / f"any.{kind}"),
+        partition_rows=partition_rows,
+        schema={"text": "string"},
+        delimiter=",",
+        header=True,
+    )
+    manifest = next(iter(sources.values())).manifest
+    read = [read_partition(manifest, ordinal) for ordinal in range(manifest.npartitions)]
+    assert all(part.schema.equals(manifest.schema) for part in read)
+    found = [(row["number"], row["text"] or "") for part in read for row in part.to_pylist()]
+    assert found == rows
