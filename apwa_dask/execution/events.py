@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Event", "PartitionDone", "Progress", "RunFinished", "RunStarted", "StageFinished", "StageStarted", "State", "Subscriber"]
+__all__ = [
+    "Event",
+    "PartitionDone",
+    "Progress",
+    "RunFinished",
+    "RunStarted",
+    "StageFinished",
+    "StageStarted",
+    "State",
+    "Subscriber",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,123 @@
+"""The one way a request leaves the process: journal, then an identical request in flight, then gate and endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
+from apwa_dask.store.journal import Journal, Record
+
+__all__ = ["Control", "JournaledCaller", "reply_of"]
+
+
+@dataclass
+class Control:
+    """Whether a run may still spend, in one process. Set from any thread; read on the loop before each call."""
+
+    stopping: str = ""
+    """Why dispatch stops; empty while the run may go on."""
+    error: BaseException | None = None
+    """The first thing that stopped the run (wrong key, budget), to be raised to the user."""
+    waiting: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def stop(self, why: str, error: BaseException | None = None) -> None:
+        """No further call starts; those in flight finish and are journaled."""
+        if error is not None and self.error is None:
+            self.error = error
+        self.stopping = self.stopping or why
+
+
+class JournaledCaller:
+    """A `Caller` that never pays twice for the same request.
+
+    Lives on the private loop. The journal is asked in bulk by partition threads before requests get here; here it
+    is only asked for what is in memory, so the loop never waits for a disk.
+    """
+
+    def __init__(
+        self,
+        client: Caller,
+        journal: Journal,
+        control: Control,
+        namespace: str,
+        on_flight: Callable[[int], None] = lambda change: None,
+    ) -> None:
+        self._client, self._journal, self._control, self._namespace = client, journal, control, namespace
+        self._on_flight = on_flight
+        self._in_flight: dict[bytes, asyncio.Future[Reply]] = {}
+
+    async def call(self, request: Request, purpose: Purpose) -> Reply:
+        """Answer from memory, from an identical request in flight, or from the endpoint."""
+        key = request.fingerprint(self._namespace)
+        known = self._journal.peek(key)
+        if known is not None:
+            return reply_of(known)
+        twin = self._in_flight.get(key)
+        if twin is not None:
+            return replace(await asyncio.shield(twin), source="shared", cost_usd=0.0)
+        if self._control.stopping:
+            return Reply(OutcomeClass.STOPPED, message=self._control.stopping, attempts=0)
+        mine: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._in_flight[key] = mine
+        self._on_flight(1)
+        try:
+            reply = await self._client.call(request, purpose)
+            if reply.attempts and not reply.outcome.is_pending:
+                self._journal.put(_record_of(key, reply, purpose, request))
+            mine.set_result(reply)
+            return reply
+        except BaseException as failure:
+            if isinstance(failure, Exception):
+                mine.set_exception(failure)
+                mine.exception()  # a twin may or may not be listening
+            else:
+                mine.cancel()
+            raise
+        finally:
+            self._on_flight(-1)
+            del self._in_flight[key]
+
+    def reuse(self, requests: Sequence[Request]) -> list[Reply | None]:
+        """What the journal holds for each request. Called from partition threads; may read the store."""
+        keys = [request.fingerprint(self._namespace) for request in requests]
+        held = self._journal.get_many(keys)
+        return [reply_of(held[key]) if key in held else None for key in keys]
+
+
+def reply_of(record: Record) -> Reply:
+    """A stored answer as a reply that was not paid for now."""
+    return Reply(
+        OutcomeClass(record.outcome),
+        text=record.text,
+        usage=Usage(record.input_tokens, record.output_tokens, record.cached_tokens, record.estimated),
+        cost_usd=0.0,
+        model=record.model,
+        finish_reason=record.finish_reason,
+        request_id=record.request_id,
+        attempts=record.attempts,
+        source="journal",
+    )
+
+
+def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request) -> Record:
+    return Record(
+        key=key,
+        outcome=str(reply.outcome),
+        text=reply.text,
+        finish_reason=reply.finish_reason,
+        model=reply.model,
+        input_tokens=reply.usage.input,
+        cached_tokens=reply.usage.cached,
+        output_tokens=reply.usage.output,
+        estimated=reply.usage.estimated,
+        cost_usd=reply.cost_usd,
+        attempts=reply.attempts,
+        request_id=reply.request_id,
+        created_s=time.time(),
+        run_id=purpose.run_id,
+        step_id=purpose.step_id,
+        prompt=None,
+    )

@@ -1,0 +1,137 @@
+"""Where tasks run: one small interface, one engine a class."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import dask
+import dask.dataframe as dd
+import pandas as pd
+
+from apwa_dask.execution.events import Event
+from apwa_dask.execution.runtime import runtime
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.leases import Money
+
+__all__ = ["ClusterExecutor", "Executor", "LocalExecutor", "executor_for"]
+
+MAX_PARTITIONS_IN_FLIGHT = 8
+"""Partition threads of a process without a cluster: enough to keep the window full across tails."""
+
+
+class Executor(Protocol):
+    """Computes a frame of commit records, one small task result for each partition."""
+
+    def execute(self, records: dd.DataFrame) -> pd.DataFrame:
+        """All records; raises what a task raised."""
+
+    def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
+        """A run begins: its purse, and where its events go."""
+
+    def stop(self, run_id: str, why: str) -> None:
+        """Let no process start another call of this run."""
+
+
+class LocalExecutor:
+    """Threads of this process, or this thread alone."""
+
+    def __init__(self, scheduler: str = "threads") -> None:
+        self.scheduler = scheduler
+
+    def execute(self, records: dd.DataFrame) -> pd.DataFrame:
+        if self.scheduler == "sync":
+            return records.compute(scheduler="sync")
+        threads = min(MAX_PARTITIONS_IN_FLIGHT, max(records.npartitions, 1))
+        return records.compute(scheduler="threads", num_workers=threads)
+
+    def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
+        here = runtime()
+        here.subscribe(run_id, sink)
+        here.coordinator.open_account(run_id, budget.money, budget.limited, spent)
+
+    def stop(self, run_id: str, why: str) -> None:
+        runtime().stop(run_id, why)
+
+
+class ClusterExecutor:
+    """A `distributed.Client`: the caller's own, or the one of a local cluster."""
+
+    def __init__(self, client: Any) -> None:
+        from apwa_dask.execution.plugin import prepare_cluster
+
+        self.client = client
+        prepare_cluster(client)
+
+    def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
+        from apwa_dask.execution.plugin import TOPIC, event_of
+
+        _SINKS[run_id] = sink
+        self.client.subscribe_topic(TOPIC, lambda message: _deliver(event_of(message[1])))
+        self.client.sync(
+            self.client.scheduler.apwa_open,
+            run_id=run_id,
+            client=self.client.id,
+            budget=asdict(budget.money),
+            limited=list(budget.limited),
+            spent=asdict(spent),
+        )
+
+    def execute(self, records: dd.DataFrame) -> pd.DataFrame:
+        from distributed import as_completed, futures_of
+
+        # retries are for lost connections to the store; a model's trouble never leaves the task
+        with dask.annotate(retries=1):
+            persisted = self.client.persist(records)
+        futures = futures_of(persisted)
+        frames: list[pd.DataFrame] = []
+        try:
+            for batch in as_completed(futures, with_results=True).batches():
+                frames.extend(frame for _, frame in batch)
+        except BaseException:
+            self.client.cancel(futures)
+            raise
+        return pd.concat(frames, ignore_index=True)
+
+    def stop(self, run_id: str, why: str) -> None:
+        self.client.run(_stop_here, run_id, why)
+
+
+_SINKS: dict[str, Callable[[Event], None]] = {}
+"""By run: a client has one handler for a topic, so it serves all runs of this process."""
+
+
+def _deliver(event: Event | None) -> None:
+    sink = None if event is None else _SINKS.get(event.run_id)
+    if sink is not None and event is not None:
+        sink(event)
+
+
+def _stop_here(run_id: str, why: str) -> int:
+    """Runs on each worker."""
+    runtime().stop(run_id, why)
+    return os.getpid()
+
+
+def executor_for(client: Any = None, scheduler: str | None = None) -> Executor:
+    """The engine for these arguments: a client wins, then a scheduler's name, then a current client, then threads."""
+    if client is not None:
+        return ClusterExecutor(client)
+    if scheduler is not None:
+        return LocalExecutor(scheduler)
+    current = _current_client()
+    return LocalExecutor("threads") if current is None else ClusterExecutor(current)
+
+
+def _current_client() -> Any:
+    """The `distributed.Client` that Dask itself would use now, without importing distributed for it."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.Client.current(allow_global=True)
+    except ValueError:
+        return None

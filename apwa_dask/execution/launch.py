@@ -1,0 +1,310 @@
+"""From a plan and its tables to a run folder with everything a worker needs, and a `Run` over it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.dataframe as dd
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apwa_dask.errors import ConfigError, candidates
+from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
+from apwa_dask.execution.executors import Executor
+from apwa_dask.execution.results import lazy_frame
+from apwa_dask.execution.run import Run, Subscriber
+from apwa_dask.execution.runtime import manifest_url, runtime
+from apwa_dask.execution.spec import RunSpec, SourceSpec
+from apwa_dask.execution.stages import StageGraphs
+from apwa_dask.models.model import Model
+from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.validate import validate
+from apwa_dask.store.folder import open_folder
+from apwa_dask.store.runs import RunFolder, RunStore
+from apwa_dask.tables.dtypes import arrow_schema_of
+from apwa_dask.tables.manifest import Manifest
+from apwa_dask.tables.sources import read_sources
+
+__all__ = [
+    "FileSource",
+    "FrameSource",
+    "PandasSource",
+    "Settings",
+    "Source",
+    "again",
+    "attach",
+    "launch",
+    "lazy",
+]
+
+ON_ERROR = ("keep", "drop", "raise")
+_SESSION = uuid.uuid4().hex[:8]
+"""Lazy frames commit their parts for this session only; a new session is served by the journal."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files, behind a manifest."""
+
+    manifest: Manifest
+    storage_options: Mapping[str, Any] | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.manifest.schema
+
+
+@dataclass(frozen=True, eq=False)
+class PandasSource:
+    """A pandas frame in this process; a run writes it into its folder, so that any process can resume it."""
+
+    frame: pd.DataFrame
+    npartitions: int = 1
+
+    @property
+    def schema(self) -> pa.Schema:
+        return arrow_schema_of(self.frame)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSource:
+    """A Dask frame; its partitions come from its own graph."""
+
+    frame: dd.DataFrame
+
+    @property
+    def schema(self) -> pa.Schema:
+        return arrow_schema_of(self.frame._meta)
+
+
+Source = FileSource | PandasSource | FrameSource
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run may be told, defaults applied."""
+
+    models: Mapping[str, Model]
+    store: str
+    store_options: Mapping[str, Any] | None = None
+    namespace: str = "default"
+    budget: Mapping[str, float | None] | None = None
+    max_concurrency: int | None = None
+    on_error: str = "keep"
+    name: str = ""
+    store_prompts: bool = False
+
+
+def launch(
+    plan: Plan,
+    sources: Mapping[str, Source],
+    settings: Settings,
+    executor: Executor,
+    subscribers: Sequence[Subscriber] = (),
+) -> Run:
+    """Validate, write the run's folder, and return the run, not yet started.
+
+    Raises
+    ------
+    PlanError
+        Before anything is written or any model is called.
+    """
+    _check(plan, sources, settings)
+    runtime().remember_options(settings.store, settings.store_options)
+    store = RunStore(settings.store, settings.store_options)
+    run_id = store.new_run_id()
+    folder = _prepare(store, run_id, plan, sources, settings)
+    frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
+    return Run(settings.store, folder, executor, frames, tuple(subscribers))
+
+
+def lazy(
+    plan: Plan, sources: Mapping[str, Source], settings: Settings, *, status: bool = False
+) -> dd.DataFrame:
+    """The plan's result as a lazy Dask frame: the calls are in its graph. Nothing is called here."""
+    _check(plan, sources, settings)
+    runtime().remember_options(settings.store, settings.store_options)
+    store = RunStore(settings.store, settings.store_options)
+    identity = hashlib.sha256(plan.hash.encode())
+    for alias, source in sorted(sources.items()):
+        identity.update(f"{alias}={_fingerprint(source)}\n".encode())
+    for alias, model in sorted(settings.models.items()):
+        identity.update(repr((alias, sorted(model.as_dict().items(), key=str))).encode())
+    run_id = f"lazy-{identity.hexdigest()[:24]}-{_SESSION}"
+    known = run_id in store.ids()
+    folder = store.open(run_id) if known else _prepare(store, run_id, plan, sources, settings)
+    spec = RunSpec.from_dict(folder.spec)
+    stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
+    frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
+    graphs = StageGraphs(
+        spec, stages, settings.store, run_id, frames, lambda index: len(folder.committed(index))
+    )
+    return lazy_frame(graphs.rows(stages[-1]), spec, stages[-1], status=status)
+
+
+def attach(
+    store_url: str,
+    run_id: str,
+    executor: Executor,
+    store_options: Mapping[str, Any] | None = None,
+    subscribers: Sequence[Subscriber] = (),
+) -> Run:
+    """The run with this id, as stored."""
+    runtime().remember_options(store_url, store_options)
+    folder = RunStore(store_url, store_options).open(run_id)
+    return Run(store_url, folder, executor, {}, tuple(subscribers))
+
+
+def again(run: Run) -> Run:
+    """A new run of the same plan over the same sources: good answers come from the journal, failures are tried."""
+    store = RunStore(run.store, runtime().options_of(run.store))
+    folder = store.create(store.new_run_id(), {**run.folder.spec, "retry_of": run.id})
+    for alias, source in run.spec.sources.items():
+        if source.kind == "manifest":
+            name = f"source-{alias}.json"
+            folder.put_text(name, run.folder.get_text(name))
+    runtime().copy_options(run.id, folder.run_id, run.spec.sources)
+    fresh = Run(run.store, folder, run.executor, run._frames, tuple(run._subscribers))
+    return fresh.start()
+
+
+# -- preparing a folder
+
+
+def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> None:
+    if settings.on_error not in ON_ERROR:
+        raise ConfigError(
+            f"on_error={settings.on_error!r} has no meaning",
+            fix=candidates(settings.on_error, ON_ERROR, noun="values"),
+            code="CONFIG-ON-ERROR",
+        )
+    validate(
+        plan,
+        {alias: source.schema for alias, source in sources.items()},
+        models=frozenset(alias for alias in settings.models if alias),
+    )
+
+
+def _prepare(
+    store: RunStore, run_id: str, plan: Plan, sources: Mapping[str, Source], settings: Settings
+) -> RunFolder:
+    specs = {}
+    staged: dict[str, FileSource] = {}
+    for alias in plan.sources:
+        source = sources[alias]
+        specs[alias], manifest = _spec_of(settings, run_id, alias, source)
+        if manifest is not None:
+            staged[alias] = manifest
+    spec = RunSpec(
+        plan=plan,
+        sources=specs,
+        models={alias: _pinned(model, settings) for alias, model in settings.models.items()},
+        namespace=settings.namespace,
+        on_error=settings.on_error,
+        budget=dict(settings.budget or {}),
+        max_concurrency=settings.max_concurrency,
+        store_prompts=settings.store_prompts,
+        name=settings.name,
+    )
+    folder = store.create(run_id, spec.as_dict())
+    for alias, source in staged.items():
+        source.manifest.save(manifest_url(folder, alias), settings.store_options)
+        runtime().remember_options(f"{run_id}/{alias}", source.storage_options)
+    return folder
+
+
+def _pinned(model: Model, settings: Settings) -> Model:
+    pinned = model.pinned()
+    if settings.max_concurrency is None:
+        return pinned
+    return replace(pinned, max_concurrency=settings.max_concurrency)
+
+
+def _spec_of(
+    settings: Settings, run_id: str, alias: str, source: Source
+) -> tuple[SourceSpec, FileSource | None]:
+    if isinstance(source, FileSource):
+        manifest = source.manifest
+        return SourceSpec(
+            "manifest", manifest.schema, manifest.npartitions, manifest.rows, fingerprint=manifest.fingerprint
+        ), source
+    if isinstance(source, FrameSource):
+        meta = source.frame._meta
+        return SourceSpec(
+            "frame",
+            source.schema,
+            source.frame.npartitions,
+            None,
+            _index_schema(meta),
+            tuple(meta.index.names),
+            _fingerprint(source),
+        ), None
+    manifest = _write_frame(settings, run_id, alias, source)
+    spec = SourceSpec(
+        "manifest",
+        source.schema,
+        manifest.npartitions,
+        len(source.frame),
+        _index_schema(source.frame),
+        tuple(source.frame.index.names),
+        manifest.fingerprint,
+    )
+    return spec, FileSource(manifest)
+
+
+def _index_schema(frame: pd.DataFrame) -> pa.Schema:
+    return arrow_schema_of(_index_columns(frame))
+
+
+def _index_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    levels = {f"{INDEX_PREFIX}{k}": frame.index.get_level_values(k) for k in range(frame.index.nlevels)}
+    return pd.DataFrame(levels).reset_index(drop=True)
+
+
+def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSource) -> Manifest:
+    """The frame as Parquet parts in the run's folder, index columns included."""
+    flat = source.frame.reset_index(drop=True)
+    flat.columns = [str(name) for name in flat.columns]
+    flat = pd.concat([_index_columns(source.frame), flat], axis=1)
+    schema = arrow_schema_of(flat)
+    table = pa.Table.from_pandas(
+        flat, schema=pa.schema([f.remove_metadata() for f in schema]), preserve_index=False
+    )
+    table = table.cast(schema).replace_schema_metadata(None)
+    rows = -(-max(table.num_rows, 1) // max(source.npartitions, 1))
+    folder = (
+        open_folder(settings.store, settings.store_options)
+        .child("runs")
+        .child(run_id)
+        .child(f"source-{alias}")
+    )
+    names = []
+    for start in range(0, max(table.num_rows, 1), rows):
+        names.append(f"{len(names):06d}.parquet")
+        data = io.BytesIO()
+        pq.write_table(table.slice(start, rows), data, compression="zstd")
+        folder.write(names[-1], data.getvalue())
+    found = read_sources(
+        [f"{folder.url}/{name}" for name in names],
+        format="parquet",
+        storage_options=settings.store_options,
+        partition_rows=rows,
+        partition_tokens=10**12,
+    )
+    return next(iter(found.values())).manifest
+
+
+def _fingerprint(source: Source) -> str:
+    if isinstance(source, FileSource):
+        return source.manifest.fingerprint
+    if isinstance(source, FrameSource):
+        return hashlib.sha256(str(source.frame._name).encode()).hexdigest()
+    hashes = pd.util.hash_pandas_object(source.frame.astype(str), index=True).to_numpy()
+    head = f"{list(source.frame.columns)}{list(map(str, source.frame.dtypes))}{source.npartitions}"
+    return hashlib.sha256(head.encode() + hashes.tobytes()).hexdigest()

@@ -1,0 +1,90 @@
+"""Counts of one process, turned into `Progress` events at most twice a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from apwa_dask.agents.outcome import Outcome
+from apwa_dask.execution.events import Progress
+from apwa_dask.models.types import OutcomeClass
+
+__all__ = ["Meter"]
+
+
+@dataclass
+class _Counts:
+    rows_done: int = 0
+    rows_failed: int = 0
+    rows_cached: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    cost_unknown: bool = False
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+class Meter:
+    """Adds up what happens in one stage of a run in this process. Any thread may count."""
+
+    def __init__(self, run_id: str, stage: int) -> None:
+        self.run_id, self.stage = run_id, stage
+        self._lock = threading.Lock()
+        self._counts = _Counts()
+        self._in_flight = 0
+        self._reported_in_flight = 0
+
+    def note(
+        self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
+    ) -> None:
+        """Count finished rows, or the outcome of one unit."""
+        with self._lock:
+            counts = self._counts
+            counts.rows_done += rows
+            counts.rows_failed += failed
+            counts.rows_cached += cached
+            if outcome is None:
+                return
+            if outcome.outcome is not OutcomeClass.OK:
+                counts.failures[f"{outcome.outcome}: {outcome.message}"[:200]] += 1
+            if outcome.source != "live":
+                return
+            counts.calls += outcome.attempts
+            counts.input_tokens += outcome.usage.input
+            counts.output_tokens += outcome.usage.output
+            if outcome.cost_usd is None:
+                counts.cost_unknown = True
+            else:
+                counts.cost_usd += outcome.cost_usd
+
+    def flight(self, change: int) -> None:
+        """A call started (+1) or ended (-1)."""
+        self._in_flight += change
+
+    def take(self, worker: str = "") -> Progress | None:
+        """The deltas since the last call, or None when nothing happened."""
+        with self._lock:
+            counts, self._counts = self._counts, _Counts()
+        quiet = counts == _Counts() and self._in_flight == self._reported_in_flight
+        if quiet:
+            return None
+        self._reported_in_flight = self._in_flight
+        return Progress(
+            self.run_id,
+            time.time(),
+            stage=self.stage,
+            rows_done=counts.rows_done,
+            rows_failed=counts.rows_failed,
+            rows_cached=counts.rows_cached,
+            calls=counts.calls,
+            input_tokens=counts.input_tokens,
+            output_tokens=counts.output_tokens,
+            cost_usd=counts.cost_usd,
+            cost_unknown=counts.cost_unknown,
+            in_flight=self._in_flight,
+            worker=worker,
+            failures=dict(counts.failures),
+        )

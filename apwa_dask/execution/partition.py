@@ -1,0 +1,268 @@
+"""The task functions: synchronous, module-level, small arguments. They never raise for a row's trouble.
+
+Look in the store, read, run the rows, coerce to the declared schema, write, commit, return. A task that finds its
+commit record does nothing, so a lost worker, ``head()`` before ``compute()`` and a resume all cost no call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apwa_dask.errors import RunError
+from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage, physical_schema
+from apwa_dask.execution.frames import RECORD
+from apwa_dask.execution.ledger import Ledger
+from apwa_dask.execution.pipeline import Failure, PipelineResult, run_pipeline
+from apwa_dask.execution.reduce import NOTES_COLUMN, ledger_of
+from apwa_dask.execution.runtime import StageContext, context_of
+from apwa_dask.execution.spec import StageRef
+from apwa_dask.store.commit import CommitRecord, LedgerLine
+from apwa_dask.store.killpoints import reach
+from apwa_dask.tables.dtypes import to_arrow, to_pandas
+from apwa_dask.tables.reading import read_partition
+
+__all__ = [
+    "load_committed",
+    "load_source",
+    "physical_of_frame",
+    "record_frame_partition",
+    "record_partition",
+    "record_written",
+    "run_frame_partition",
+    "run_partition",
+]
+
+
+def record_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
+    """Work on one partition of a ``rows`` stage and commit it; return one record row."""
+    context = context_of(ref)
+    return _record_row(_ensure(context, ordinal, lambda: _input_of(context, ordinal)))
+
+
+def run_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
+    """Like `record_partition`, but return the partition's rows (lazy frames)."""
+    context = context_of(ref)
+    record = _ensure(context, ordinal, lambda: _input_of(context, ordinal))
+    return to_pandas(context.read(record))
+
+
+def record_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
+    """Work on one partition that Dask hands over (physical columns) and commit it."""
+    context = context_of(ref)
+    return _record_row(_ensure(context, _ordinal(ordinals), lambda: to_arrow(frame, context.input_schema)))
+
+
+def run_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
+    """Like `record_frame_partition`, but return the partition's rows (lazy frames)."""
+    context = context_of(ref)
+    record = _ensure(context, _ordinal(ordinals), lambda: to_arrow(frame, context.input_schema))
+    return to_pandas(context.read(record))
+
+
+def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
+    """Commit a partition that a frame step or a reduce has computed."""
+    context = context_of(ref)
+    ordinal = _ordinal(ordinals)
+    known = context.folder.commit_of(context.stage.index, ordinal)
+    if known is not None:
+        return _record_row(known)
+    ledger = ledger_of(frame[NOTES_COLUMN].dropna().tolist()) if NOTES_COLUMN in frame.columns else Ledger()
+    table = to_arrow(frame, context.stage.schema)
+    failures = _group_failures(context, table)
+    failed = table.num_rows - table.column(STATUS).null_count
+    result = PipelineResult(table, failures, ledger, failed, 0)
+    return _record_row(_commit(context, ordinal, result, table.num_rows, time.time()))
+
+
+def _group_failures(context: StageContext, table: pa.Table) -> tuple[Failure, ...]:
+    """Failure records of a reduce's groups, from their status columns; frame steps pass rows on and fail none."""
+    if context.stage.kind != "reduce":
+        return ()
+    (step,) = context.stage.steps
+    rows = table.select([ROW_ID, STATUS, ERROR]).to_pylist()
+    return tuple(
+        Failure(row[ROW_ID], step.id, row[STATUS], row[ERROR] or "", 0, 0, 0, 0.0, "", "", None, "")
+        for row in rows
+        if row[STATUS] is not None
+    )
+
+
+def load_committed(ordinal: int, ref: StageRef, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The committed rows of one partition of a stage."""
+    return to_pandas(_committed(context_of(ref), ordinal, columns))
+
+
+def load_source(ordinal: int, ref: StageRef, alias: str) -> pd.DataFrame:
+    """One partition of a source with its bookkeeping columns."""
+    return to_pandas(_source_table(context_of(ref), alias, ordinal))
+
+
+def physical_of_frame(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef, alias: str) -> pd.DataFrame:
+    """A partition of a caller's frame with bookkeeping and index columns in front."""
+    source = context_of(ref).spec.sources[alias]
+    flat = frame.reset_index(drop=True)
+    flat.columns = [str(name) for name in flat.columns]
+    columns: dict[str, object] = {}
+    ordinal = _ordinal(ordinals)
+    columns[ROW_ID] = pd.array([f"{ordinal}:{k}" for k in range(len(frame))], dtype="string[pyarrow]")
+    columns[STATUS] = pd.array([None] * len(frame), dtype="string[pyarrow]")
+    columns[ERROR] = pd.array([None] * len(frame), dtype="string[pyarrow]")
+    for level, field in enumerate(source.index):
+        columns[field.name] = frame.index.get_level_values(level)
+    ahead = pd.DataFrame(columns, index=flat.index)
+    return pd.concat([ahead, flat], axis=1)
+
+
+# -- one partition
+
+
+def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -> CommitRecord:
+    known = context.folder.commit_of(context.stage.index, ordinal)
+    if known is not None:
+        context.reused(known)
+        return known
+    started = time.time()
+    table = load()
+    result = run_pipeline(
+        context.stage.steps, context.agents, table, context.stage.schema, context.desk(), keep_inputs=True
+    )
+    return _commit(context, ordinal, _on_error(context, result), table.num_rows, started)
+
+
+def _on_error(context: StageContext, result: PipelineResult) -> PipelineResult:
+    policy = context.spec.on_error
+    if policy == "keep" or not result.failures:
+        return result
+    if policy == "raise":
+        first = result.failures[0]
+        error = RunError(
+            f"a row failed and on_error is 'raise': {first.outcome}: {first.message}",
+            where=f"step {first.step!r}, row {first.row_id}",
+            fix="look at run.failures, or run with on_error='keep'",
+            saved="all paid answers are in the journal and will not be paid again",
+            code="RUN-ROW",
+        )
+        context.control.stop("a row failed", error)
+        raise error
+    good = pc.is_null(result.table.column(STATUS))
+    return PipelineResult(
+        result.table.filter(good), result.failures, result.ledger, result.failed_rows, result.cached_rows
+    )
+
+
+def _commit(
+    context: StageContext, ordinal: int, result: PipelineResult, rows_in: int, started: float
+) -> CommitRecord:
+    folder, stage = context.folder, context.stage.index
+    reach("partition.before_write")
+    attempt = folder.begin_attempt(stage, ordinal, worker=context.worker_name)
+    part = folder.write_part(stage, ordinal, attempt, result.table)
+    failures = None
+    if result.failures:
+        failures = folder.write_failures(stage, ordinal, attempt, _failures_table(result.failures))
+    context.journal.flush()
+    reach("partition.before_commit")
+    record = CommitRecord(
+        stage=str(stage),
+        partition=ordinal,
+        attempt=attempt,
+        rows_in=rows_in,
+        rows_out=result.table.num_rows,
+        failed=result.failed_rows,
+        cached=result.cached_rows,
+        part=part,
+        failures=failures,
+        ledger=tuple(LedgerLine(**asdict(entry)) for entry in result.ledger),
+        started_s=started,
+        ended_s=time.time(),
+        worker=context.worker_name,
+    )
+    winner = folder.commit(stage, ordinal, record)
+    reach("partition.after_commit")
+    context.committed(winner)
+    return winner
+
+
+def _failures_table(failures: Sequence[Failure]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(failure) for failure in failures], schema=FAILURES)
+
+
+FAILURES = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("step", pa.string()),
+        ("outcome", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int64()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("cost_usd", pa.float64()),
+        ("request_id", pa.string()),
+        ("model", pa.string()),
+        ("raw", pa.string()),
+        ("inputs", pa.string()),
+    ]
+)
+"""Columns of the failure records beside each part."""
+
+
+# -- inputs
+
+
+def _input_of(context: StageContext, ordinal: int) -> pa.Table:
+    (source,) = context.stage.inputs
+    if isinstance(source, str):
+        return _source_table(context, source, ordinal)
+    return _committed(context.sibling(source), ordinal, None)
+
+
+def _source_table(context: StageContext, alias: str, ordinal: int) -> pa.Table:
+    spec = context.spec.sources[alias]
+    if spec.npartitions == 0:
+        return physical_schema(spec.schema, spec.index).empty_table()
+    if spec.kind == "frame":
+        raise RunError(
+            f"source {alias!r} of this run is a frame that only the session which made it holds",
+            fix="call run() again on the same table: finished work and paid answers are reused",
+            code="RUN-SOURCE",
+        )
+    table = read_partition(
+        context.manifest(alias), ordinal, row_ids=True, storage_options=context.storage_options(alias)
+    )
+    nothing = pa.nulls(table.num_rows, pa.string())
+    data = [table.column(field.name).cast(field.type) for field in (*spec.index, *spec.schema)]
+    return pa.Table.from_arrays(
+        [table.column(ROW_ID), nothing, nothing, *data], schema=physical_schema(spec.schema, spec.index)
+    )
+
+
+def _committed(context: StageContext, ordinal: int, columns: Sequence[str] | None) -> pa.Table:
+    record = context.folder.commit_of(context.stage.index, ordinal)
+    if record is None:
+        raise RunError(
+            f"partition {ordinal} of stage {context.stage.index} is not committed",
+            fix=f"resume the run: apwa resume {context.ref.run_id}",
+            code="RUN-PART",
+        )
+    return context.read(record, columns)
+
+
+def _ordinal(ordinals: pd.DataFrame) -> int:
+    return int(ordinals["ordinal"].iloc[0])
+
+
+def _record_row(record: CommitRecord) -> pd.DataFrame:
+    return pd.DataFrame({"partition": [record.partition], "rows_out": [record.rows_out]}).astype(
+        RECORD.dtypes
+    )
+
+
+def stage_of(ref: StageRef) -> Stage:
+    """The compiled stage behind a reference."""
+    return context_of(ref).stage

@@ -1,0 +1,452 @@
+"""The fused row pipeline: every row flows through map, filter and map on its own; no row waits for a neighbour.
+
+Runs in the thread of one partition task. The thread keeps a bounded window of units with the process's loop, takes
+back what is done in batches, and applies frame steps to whatever rows have just arrived, so that the event loop
+only ever does HTTP. Order is restored at the end from each row's key.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from apwa_dask.agents.agent import Agent, Conversation
+from apwa_dask.agents.outcome import Outcome
+from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
+from apwa_dask.execution.frame_steps import apply_local
+from apwa_dask.execution.ledger import Ledger
+from apwa_dask.models.types import OutcomeClass
+from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Step
+
+__all__ = ["Desk", "Failure", "Interrupted", "PipelineResult", "run_pipeline"]
+
+WINDOW_ROWS = 1024
+"""Rows of one partition that may be with the loop at once; the gate decides how many of them fly."""
+FEED_ROWS = 256
+"""Rows taken from the partition at a time."""
+_ORDER = "_apwa_order"
+
+
+class Interrupted(Exception):
+    """The run is stopping: rows without an outcome stay pending, and the partition is not committed."""
+
+
+class Desk(Protocol):
+    """Where conversations are held: the process's runtime, or a stand-in in tests."""
+
+    def reuse(self, conversations: Sequence[Conversation]) -> None:
+        """Feed what the journal already holds, without any call."""
+
+    def submit(
+        self, conversations: Sequence[Conversation], step_id: str, done: Callable[[int], None]
+    ) -> None:
+        """Hold conversations on the loop; call ``done(position)`` from the loop as each ends."""
+
+    def note(
+        self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
+    ) -> None:
+        """Count towards progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row's failure: enough to try again without the original process."""
+
+    row_id: str
+    step: str
+    outcome: str
+    message: str
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    request_id: str
+    model: str
+    raw: str | None
+    inputs: str
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """All rows of a partition after the chain, in order, with declared schema."""
+
+    table: pa.Table
+    failures: tuple[Failure, ...]
+    ledger: Ledger
+    failed_rows: int
+    cached_rows: int
+
+
+class _Fragment:
+    """Some rows as one Arrow table; a column becomes Python values once, when it is first asked for."""
+
+    __slots__ = ("_cells", "table")
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._cells: dict[str, list[Any]] = {}
+
+    def cells(self, column: str) -> list[Any] | None:
+        """Values of a column, None where the fragment lacks it."""
+        if column not in self._cells:
+            if column not in self.table.column_names:
+                return None
+            self._cells[column] = self.table.column(column).to_pylist()
+        return self._cells[column]
+
+
+@dataclass(slots=True)
+class _Row:
+    fragment: _Fragment
+    position: int
+    order: tuple[int, ...]
+    row_id: str
+    at: int = 0
+    made: dict[str, Any] = field(default_factory=dict)
+    status: str | None = None
+    error: str | None = None
+    reused: bool = True
+
+
+def run_pipeline(
+    steps: Sequence[Step],
+    agents: Mapping[str, Agent],
+    table: pa.Table,
+    schema: pa.Schema,
+    desk: Desk,
+    *,
+    keep_inputs: bool = True,
+) -> PipelineResult:
+    """Run a chain of row-local steps over one partition.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        Row-local steps, in order.
+    agents : mapping of str to Agent
+        One for each step that calls a model, by step id.
+    table : pyarrow.Table
+        The partition, bookkeeping columns included.
+    schema : pyarrow.Schema
+        Declared schema of the result.
+    desk : Desk
+        Holds the conversations.
+    keep_inputs : bool
+        Keep a failed row's input text in its failure record.
+
+    Raises
+    ------
+    Interrupted
+        The run is stopping; what was paid for is in the journal.
+    """
+    leading = 0
+    while leading < len(steps) and not isinstance(steps[leading], LLMStep):
+        table = apply_local(steps[leading], table)
+        leading += 1
+    if leading == len(steps):
+        desk.note(rows=table.num_rows)
+        return PipelineResult(_conform(table, schema), (), Ledger(), 0, 0)
+    flow = _Flow(steps[leading:], agents, desk, keep_inputs)
+    flow.run(table)
+    return flow.result(schema)
+
+
+class _Flow:
+    def __init__(
+        self, steps: Sequence[Step], agents: Mapping[str, Agent], desk: Desk, keep_inputs: bool
+    ) -> None:
+        self.steps, self.agents, self.desk, self.keep_inputs = steps, agents, desk, keep_inputs
+        self.finished: list[_Row] = []
+        self.failures: list[Failure] = []
+        self.ledger = Ledger()
+        self._flying = 0
+        self._landed: deque[tuple[Sequence[_Row], Conversation, LLMStep]] = deque()
+        self._wake = threading.Event()
+        self._gathering: dict[int, list[_Row]] = {}
+
+    def run(self, table: pa.Table) -> None:
+        fed = 0
+        while True:
+            while self._flying < WINDOW_ROWS and fed < table.num_rows:
+                slice_ = table.slice(fed, FEED_ROWS)
+                self._advance(_rows_of(slice_, fed))
+                fed += slice_.num_rows
+            self._land()
+            if (
+                self._flying == 0
+                and not self._landed
+                and fed >= table.num_rows
+                and not self._release_gathered()
+            ):
+                return
+            if self._flying and not self._landed:
+                self._wake.wait()
+            self._wake.clear()
+
+    def result(self, schema: pa.Schema) -> PipelineResult:
+        rows = sorted(self.finished, key=lambda row: row.order)
+        table = _materialise(rows, self._made_before(len(self.steps))) if rows else schema.empty_table()
+        failed = sum(row.status is not None for row in rows)
+        cached = sum(row.reused for row in rows)
+        return PipelineResult(_conform(table, schema), tuple(self.failures), self.ledger, failed, cached)
+
+    def _made_before(self, at: int) -> dict[str, pa.DataType]:
+        """Columns that model steps before this position make: they exist even where every row failed."""
+        made: dict[str, pa.DataType] = {}
+        for step in self.steps[:at]:
+            if isinstance(step, LLMStep) and not isinstance(step, Filter):
+                made.update({f.name: f.type for f in step.contract.output.arrow()})
+        return made
+
+    # -- moving rows forward
+
+    def _advance(self, rows: list[_Row]) -> None:
+        """Move rows as far as they go without waiting."""
+        todo: deque[list[_Row]] = deque([rows])
+        while todo:
+            batch = todo.popleft()
+            if not batch:
+                continue
+            at = batch[0].at
+            if at == len(self.steps):
+                self._finish(batch)
+                continue
+            step = self.steps[at]
+            if not isinstance(step, LLMStep):
+                kept = _apply_local(step, batch, self._made_before(at))
+                self.desk.note(rows=max(len(batch) - len(kept), 0))
+                todo.append(kept)
+                continue
+            ready = [row for row in batch if row.status is None]
+            spoiled = [row for row in batch if row.status is not None]
+            todo.append(self._skip(step, spoiled))
+            if not ready:
+                continue
+            if step.contract.unit == "row":
+                todo.extend(_by_position(self._start(step, ready)))
+            else:
+                self._gathering.setdefault(at, []).extend(ready)
+
+    def _finish(self, rows: list[_Row]) -> None:
+        self.finished.extend(rows)
+        failed = sum(row.status is not None for row in rows)
+        self.desk.note(rows=len(rows), failed=failed, cached=sum(row.reused for row in rows))
+
+    def _skip(self, step: LLMStep, rows: list[_Row]) -> list[_Row]:
+        """Rows that failed before get nulls; a filter cannot keep what it could not judge."""
+        for row in rows:
+            row.at += 1
+        return [] if isinstance(step, Filter) else rows
+
+    def _start(self, step: LLMStep, rows: list[_Row]) -> list[_Row]:
+        """Begin a conversation for each row; the rows that need no call come back at once."""
+        agent = self.agents[step.id]
+        values = _values_of(rows, step.contract.inputs)
+        conversations = [agent.begin(value) for value in values]
+        return self._hold(step, [((row,), held) for row, held in zip(rows, conversations, strict=True)])
+
+    def _release_gathered(self) -> bool:
+        """Units of many rows start when all rows before them have arrived; the earliest step first."""
+        if not self._gathering:
+            return False
+        at = min(self._gathering)
+        rows = sorted(self._gathering.pop(at), key=lambda row: row.order)
+        step = self.steps[at]
+        assert isinstance(step, LLMStep)
+        conversations = self.agents[step.id].begin_many(_values_of(rows, step.contract.inputs))
+        for batch in _by_position(self._hold(step, [(rows, held) for held in conversations])):
+            self._advance(batch)
+        return True
+
+    def _hold(self, step: LLMStep, pairs: list[tuple[Sequence[_Row], Conversation]]) -> list[_Row]:
+        unfinished = [conversation for _, conversation in pairs if not conversation.finished]
+        if unfinished:
+            self.desk.reuse(unfinished)
+        done: list[_Row] = []
+        flying: list[tuple[Sequence[_Row], Conversation]] = []
+        for rows, conversation in pairs:
+            if conversation.finished:
+                done.extend(self._settle(step, rows, conversation))
+            else:
+                flying.append((rows, conversation))
+        if flying:
+            self._flying += len(flying)
+
+            def landed(position: int) -> None:
+                rows, conversation = flying[position]
+                self._landed.append((rows, conversation, step))
+                self._wake.set()
+
+            self.desk.submit([conversation for _, conversation in flying], step.id, landed)
+        return done
+
+    def _land(self) -> None:
+        moved: list[_Row] = []
+        while self._landed:
+            rows, conversation, step = self._landed.popleft()
+            self._flying -= 1
+            moved.extend(self._settle(step, rows, conversation))
+        for batch in _by_position(moved):
+            self._advance(batch)
+
+    def _settle(self, step: LLMStep, rows: Sequence[_Row], conversation: Conversation) -> list[_Row]:
+        """Write the outcome of each row of the conversation (by its place in `rows`); those that go on come back."""
+        onward: list[_Row] = []
+        for index, outcome in conversation.outcomes.items():
+            row = rows[index]
+            if outcome.outcome.is_pending:
+                raise Interrupted(outcome.message)
+            self.ledger.add_outcome(step.id, outcome)
+            self.desk.note(outcome=outcome)
+            row.at += 1
+            row.reused = row.reused and outcome.source != "live"
+            if outcome.outcome is not OutcomeClass.OK:
+                self._fail(step, row, outcome)
+                if not isinstance(step, Filter):
+                    onward.append(row)
+            elif isinstance(step, Filter):
+                if outcome.values is not None and outcome.values["keep"]:
+                    onward.append(row)
+                else:
+                    self.desk.note(rows=1, cached=int(row.reused))
+            elif isinstance(step, FlatMap):
+                onward.extend(_children(row, outcome.rows or []))
+            else:
+                row.made.update(outcome.values or {})
+                onward.append(row)
+        return onward
+
+    def _fail(self, step: LLMStep, row: _Row, outcome: Outcome) -> None:
+        row.status, row.error = str(outcome.outcome), outcome.message
+        inputs = _values_of([row], step.contract.inputs)[0] if self.keep_inputs else {}
+        self.failures.append(
+            Failure(
+                row.row_id,
+                step.id,
+                str(outcome.outcome),
+                outcome.message,
+                outcome.attempts,
+                outcome.usage.input,
+                outcome.usage.output,
+                outcome.cost_usd,
+                outcome.request_id,
+                outcome.model,
+                outcome.raw,
+                _short_text(inputs),
+            )
+        )
+
+
+# -- rows and fragments
+
+
+def _rows_of(table: pa.Table, offset: int) -> list[_Row]:
+    fragment = _Fragment(table)
+    ids = table.column(ROW_ID).to_pylist()
+    statuses = table.column(STATUS).to_pylist()
+    errors = table.column(ERROR).to_pylist()
+    return [
+        _Row(fragment, k, (offset + k,), ids[k], status=statuses[k], error=errors[k])
+        for k in range(table.num_rows)
+    ]
+
+
+def _by_position(rows: Sequence[_Row]) -> list[list[_Row]]:
+    """Rows grouped by the step they stand before (rows of one batch may have moved differently)."""
+    groups: dict[int, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(row.at, []).append(row)
+    return list(groups.values())
+
+
+def _values_of(rows: Sequence[_Row], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The contract's input columns of each row as Python values; None for what a failed step did not make."""
+    values = []
+    for row in rows:
+        value = {}
+        for column in columns:
+            if column in row.made:
+                value[column] = row.made[column]
+            else:
+                cells = row.fragment.cells(column)
+                value[column] = None if cells is None else cells[row.position]
+        values.append(value)
+    return values
+
+
+def _children(row: _Row, answers: Sequence[Mapping[str, Any]]) -> list[_Row]:
+    """One row for each answer of a flat_map, in the order of the answers."""
+    return [
+        _Row(
+            row.fragment,
+            row.position,
+            (*row.order, k),
+            f"{row.row_id}.{k}",
+            row.at,
+            {**row.made, **answer},
+            reused=row.reused,
+        )
+        for k, answer in enumerate(answers)
+    ]
+
+
+def _apply_local(step: Step, rows: list[_Row], made: Mapping[str, pa.DataType]) -> list[_Row]:
+    """Apply a frame step to the rows at hand; each result row keeps its parent's place in the order."""
+    at = rows[0].at + 1
+    before = _materialise(rows, made).append_column(_ORDER, pa.array(range(len(rows)), pa.int64()))
+    after = apply_local(step, before)
+    parents = after.column(_ORDER).to_pylist()
+    fragment = _Fragment(after.drop_columns([_ORDER]))
+    ids = after.column(ROW_ID).to_pylist()
+    one_to_one = len(parents) == len(rows)
+    out: list[_Row] = []
+    for k, parent in enumerate(parents):
+        row = rows[parent]
+        order = row.order if one_to_one else (*row.order, k)
+        out.append(_Row(fragment, k, order, ids[k], at, {}, row.status, row.error, row.reused))
+    return out
+
+
+def _materialise(rows: Sequence[_Row], made: Mapping[str, pa.DataType]) -> pa.Table:
+    """Rows of any fragments as one table, in the order given, with the columns made so far."""
+    places: dict[int, list[int]] = {}
+    for k, row in enumerate(rows):
+        places.setdefault(id(row.fragment), []).append(k)
+    pieces = [
+        rows[of[0]].fragment.table.take(pa.array([rows[k].position for k in of], pa.int64()))
+        for of in places.values()
+    ]
+    table = pa.concat_tables(pieces) if len(pieces) > 1 else pieces[0]
+    written = [k for of in places.values() for k in of]
+    if len(pieces) > 1:
+        back = sorted(range(len(written)), key=written.__getitem__)
+        table = table.take(pa.array(back, pa.int64()))
+    table = _replace(table, ROW_ID, pa.array([row.row_id for row in rows], pa.string()))
+    table = _replace(table, STATUS, pa.array([row.status for row in rows], pa.string()))
+    table = _replace(table, ERROR, pa.array([row.error for row in rows], pa.string()))
+    for name, kind in made.items():
+        if name not in table.column_names or any(name in row.made for row in rows):
+            table = _replace(table, name, pa.array([row.made.get(name) for row in rows], kind))
+    return table
+
+
+def _replace(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    place = table.column_names.index(name) if name in table.column_names else -1
+    return table.set_column(place, name, column) if place >= 0 else table.append_column(name, column)
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The declared schema exactly: order and types as declared."""
+    columns = [table.column(wanted.name) for wanted in schema]
+    typed = [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(typed, schema=schema)
+
+
+def _short_text(inputs: Mapping[str, Any], limit: int = 500) -> str:
+    text = "; ".join(f"{name}={value}" for name, value in inputs.items() if not isinstance(value, bytes))
+    return text if len(text) <= limit else text[:limit] + "..."

@@ -1,0 +1,205 @@
+"""The coordinator on a cluster: a scheduler plugin that leases capacity and money, and its worker side.
+
+One RPC a block, never one a call. The scheduler's plugin sees workers die, so their shares return at once; it sees
+clients leave, so the spending of their runs stops. `idempotent`: a second notebook finds the plugin that is there,
+and both share one limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from distributed import Client, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
+from pydantic import TypeAdapter
+
+from apwa_dask.errors import ConfigError
+from apwa_dask.execution import loop as private
+from apwa_dask.execution.events import Event, PartitionDone, Progress, State
+from apwa_dask.execution.runtime import runtime
+from apwa_dask.models.coordinator import Coordinator
+from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
+
+__all__ = ["TOPIC", "CoordinatorPlugin", "RuntimePlugin", "event_of", "prepare_cluster"]
+
+TOPIC = "apwa"
+RPC_TIMEOUT_S = 10.0
+DRAIN_S = 20.0
+_EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, PartitionDone, State)}
+
+T = TypeVar("T")
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (Want, Report, Grant, Money, MoneyReport, Funds)
+}
+
+
+def _read(kind: type[T], data: Mapping[str, Any]) -> T:
+    value: T = _ADAPTERS[kind].validate_python(dict(data))
+    return value
+
+
+class CoordinatorPlugin(SchedulerPlugin):
+    """One `Coordinator` for all workers of the cluster."""
+
+    name = "apwa-coordinator"
+    idempotent = True
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Register the handlers that workers and clients call."""
+        self.coordinator = Coordinator()
+        self.stopped: dict[str, str] = {}
+        self.owners: dict[str, str] = {}
+        self.scheduler = scheduler
+        scheduler.handlers["apwa_lease"] = self.lease
+        scheduler.handlers["apwa_fund"] = self.fund
+        scheduler.handlers["apwa_open"] = self.open_run
+
+    async def lease(
+        self, holder: str, gate_key: str, want: dict[str, Any], report: dict[str, Any]
+    ) -> dict[str, Any]:
+        """See `Coordinator.lease`."""
+        return asdict(self.coordinator.lease(holder, gate_key, _read(Want, want), _read(Report, report)))
+
+    async def fund(
+        self, holder: str, account: str, least: dict[str, Any], wanted: dict[str, Any], report: dict[str, Any]
+    ) -> dict[str, Any]:
+        """See `Coordinator.fund`."""
+        funds = self.coordinator.fund(
+            holder, account, _read(Money, least), _read(Money, wanted), _read(MoneyReport, report)
+        )
+        return asdict(funds)
+
+    async def open_run(
+        self, run_id: str, client: str, budget: dict[str, Any], limited: list[bool], spent: dict[str, Any]
+    ) -> None:
+        """A client begins a run: its purse is filled once, and its spending ends with the client."""
+        usd, tokens, calls = limited
+        self.coordinator.open_account(run_id, _read(Money, budget), (usd, tokens, calls), _read(Money, spent))
+        self.owners[run_id] = client
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """A dead worker's share returns; money it held and did not account for is booked as spent."""
+        self.coordinator.release_holder(worker)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Nobody waits for the runs of a client that is gone: their spending stops."""
+        for run_id in [run for run, owner in self.owners.items() if owner == client]:
+            del self.owners[run_id]
+            message = {"op": "apwa_stop", "run_id": run_id, "why": "its client is gone"}
+            scheduler.send_all({}, {address: [message] for address in scheduler.workers})
+
+
+class RuntimePlugin(WorkerPlugin):
+    """Connects a worker's runtime to the scheduler's coordinator, and flushes it when the worker closes."""
+
+    name = "apwa-runtime"
+    idempotent = True
+
+    def setup(self, worker: Worker) -> None:
+        """Leases, money and events go by the worker's own connection to the scheduler."""
+        self.worker = worker
+        here = runtime()
+        here.worker_name = str(worker.address)
+        here.lease, here.fund, here.publish = self.lease, self.fund, self.publish
+        worker.stream_handlers["apwa_stop"] = self.stop_run
+
+    async def lease(self, gate_key: str, want: Want, report: Report) -> Grant:
+        """Ask the scheduler for a block, from the private loop."""
+        grant = await self._ask(
+            "apwa_lease",
+            holder=str(self.worker.address),
+            gate_key=gate_key,
+            want=asdict(want),
+            report=asdict(report),
+        )
+        return _read(Grant, grant)
+
+    async def fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
+        """Ask the scheduler for money, from the private loop."""
+        funds = await self._ask(
+            "apwa_fund",
+            holder=str(self.worker.address),
+            account=account,
+            least=asdict(least),
+            wanted=asdict(wanted),
+            report=asdict(report),
+        )
+        return _read(Funds, funds)
+
+    async def _ask(self, operation: str, **fields: Any) -> Mapping[str, Any]:
+        """One RPC on the worker's loop; this runs on the private one."""
+
+        async def ask() -> Mapping[str, Any]:
+            answer: Mapping[str, Any] = await getattr(self.worker.scheduler, operation)(**fields)
+            return answer
+
+        future = asyncio.run_coroutine_threadsafe(ask(), self.worker.loop.asyncio_loop)
+        return await asyncio.wait_for(asyncio.wrap_future(future), RPC_TIMEOUT_S)
+
+    def publish(self, event: Event) -> None:
+        """Send an event to the client through the scheduler's topic."""
+        message = {"kind": type(event).__name__, **asdict(event)}
+        self.worker.loop.add_callback(self.worker.log_event, TOPIC, message)
+
+    def stop_run(self, run_id: str, why: str) -> None:
+        """The scheduler says that a run may spend no more."""
+        runtime().stop(run_id, why)
+
+    async def teardown(self, worker: Worker) -> None:
+        """Wait a little for calls in flight, so that what was paid for is journaled."""
+        await asyncio.to_thread(runtime().drain, DRAIN_S)
+
+
+def event_of(message: Mapping[str, Any]) -> Event | None:
+    """The event in a topic's message; None for a kind of another version."""
+    fields = dict(message)
+    kind = _EVENTS.get(fields.pop("kind", ""))
+    fields.pop("worker_address", None)
+    if kind is None:
+        return None
+    known = {name: fields[name] for name in kind.__dataclass_fields__ if name in fields}
+    return kind(**known)
+
+
+def prepare_cluster(client: Client) -> None:
+    """Register both plugins, and refuse a cluster whose versions do not fit.
+
+    Raises
+    ------
+    ConfigError
+        A worker or the scheduler lacks this package, or has another version. Nothing has been spent.
+    """
+    import apwa_dask
+
+    ours = apwa_dask.__version__
+    found = _versions(client)
+    wrong = {where: version for where, version in found.items() if version != ours}
+    if wrong:
+        where, version = next(iter(wrong.items()))
+        raise ConfigError(
+            f"{where} has apwa_dask {version or 'not installed'}, this process has {ours}",
+            why="the graph names functions of this package, so all processes need the same version",
+            fix=f"install apwa-dask=={ours} on the scheduler and on every worker",
+            saved="nothing was called",
+            code="CONFIG-VERSIONS",
+        )
+    client.register_plugin(CoordinatorPlugin())
+    client.register_plugin(RuntimePlugin())
+
+
+def _versions(client: Client) -> dict[str, str]:
+    versions = {"the scheduler": client.run_on_scheduler(_version_here)}
+    for address, version in client.run(_version_here).items():
+        versions[f"worker {address}"] = version
+    return versions
+
+
+def _version_here() -> str:
+    import importlib
+
+    try:
+        return str(importlib.import_module("apwa_dask").__version__)
+    except ImportError:
+        return ""

@@ -1,0 +1,262 @@
+"""Hierarchical reduce: partials inside each partition, then Dask's own tree over them, then one typed answer a group.
+
+A partial holds, for each group, its items in order: raw rows as long as they fit one prompt, notes once they do not.
+So a group that fits one prompt costs one call, however many partitions it lay in. `dask.dataframe`'s ``reduction``
+makes the tree with exactly one chunk a partition and no call at build; the order of partials is the order of the
+partitions, so the result does not depend on timing. Answers are journaled, so a replayed subtree costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import dask.dataframe as dd
+import orjson
+import pandas as pd
+import pyarrow as pa
+
+from apwa_dask.agents.clean import BadInput
+from apwa_dask.agents.conversation import Conversation
+from apwa_dask.agents.outcome import Outcome
+from apwa_dask.agents.reduce import Item, Node, item_tokens
+from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
+from apwa_dask.execution.frames import over_frame
+from apwa_dask.execution.ledger import Entry, Ledger
+from apwa_dask.execution.pipeline import Interrupted
+from apwa_dask.execution.runtime import StageContext, context_of
+from apwa_dask.execution.spec import StageRef
+from apwa_dask.models.types import OutcomeClass
+from apwa_dask.plans.steps import Reduce
+from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
+
+__all__ = ["NOTES_COLUMN", "SPLIT_EVERY", "ledger_of", "reduce_frame"]
+
+NOTES_COLUMN = "_apwa_notes"
+"""In the reduced frame's first row: what the whole tree cost, as JSON, for the commit record."""
+SPLIT_EVERY = 8
+"""Partials merged by one task; prompts inside it are sized by tokens, not by this."""
+
+_PARTIAL = pa.schema(
+    [
+        ("_apwa_items", pa.string()),
+        ("_apwa_rows", pa.int64()),
+        ("_apwa_failed", pa.string()),
+        (NOTES_COLUMN, pa.string()),
+    ]
+)
+
+
+def reduce_frame(frame: dd.DataFrame, stage: Stage, ref: StageRef) -> dd.DataFrame:
+    """The reduced frame (physical columns and `NOTES_COLUMN`): one partition, or one row a partition."""
+    (step,) = stage.steps
+    assert isinstance(step, Reduce)
+    meta = empty_frame(pa.schema([*stage.schema, pa.field(NOTES_COLUMN, pa.string())]))
+    if step.contract.unit == "partition" and not step.by:
+        return over_frame(reduce_partition, frame, meta, "apwa-reduce", ref=ref)
+    partial = empty_frame(_partial_schema(stage, step))
+    return frame.reduction(
+        reduce_chunk,
+        aggregate=reduce_final,
+        combine=reduce_combine,
+        meta=meta,
+        split_every=SPLIT_EVERY,
+        token=None,
+        chunk_kwargs={"ref": ref, "meta": partial},
+        combine_kwargs={"ref": ref, "meta": partial},
+        aggregate_kwargs={"ref": ref},
+    )
+
+
+def reduce_chunk(frame: pd.DataFrame, ref: StageRef, meta: pd.DataFrame) -> pd.DataFrame:
+    """A partition's rows -> a partial."""
+    tree = _Tree(context_of(ref))
+    tree.add_rows(frame)
+    tree.shrink()
+    return tree.partial()
+
+
+def reduce_combine(frame: pd.DataFrame, ref: StageRef, meta: pd.DataFrame) -> pd.DataFrame:
+    """Partials, one under another -> a partial."""
+    tree = _Tree(context_of(ref))
+    tree.add_partials(frame)
+    tree.shrink()
+    return tree.partial()
+
+
+def reduce_final(frame: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
+    """Partials -> the typed answers."""
+    tree = _Tree(context_of(ref))
+    tree.add_partials(frame)
+    tree.shrink()
+    return tree.answers()
+
+
+def reduce_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
+    """A partition's rows -> one row."""
+    tree = _Tree(context_of(ref), f"p{int(ordinals['ordinal'].iloc[0])}")
+    tree.add_rows(frame)
+    tree.shrink()
+    return tree.answers()
+
+
+def hold_all(context: StageContext, conversations: Sequence[Conversation], step_id: str) -> None:
+    """Hold conversations to their ends from a task thread.
+
+    Raises
+    ------
+    Interrupted
+        The run is stopping.
+    """
+    desk = context.desk()
+    desk.reuse(conversations)
+    flying = [conversation for conversation in conversations if not conversation.finished]
+    if flying:
+        left = threading.Semaphore(0)
+        desk.submit(flying, step_id, lambda _: left.release())
+        for _ in flying:
+            left.acquire()
+    for conversation in conversations:
+        for outcome in conversation.outcomes.values():
+            if outcome.outcome.is_pending:
+                raise Interrupted(outcome.message)
+
+
+@dataclass
+class _Group:
+    items: list[Item] = field(default_factory=list)
+    rows: int = 0
+    failed: tuple[str, str] | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(item_tokens(item) for item in self.items)
+
+
+class _Tree:
+    """The groups of one node of the tree."""
+
+    def __init__(self, context: StageContext, name: str = "r") -> None:
+        (step,) = context.stage.steps
+        assert isinstance(step, Reduce)
+        self.context, self.step, self.name = context, step, name
+        self.agent = context.reduce_agent
+        self.groups: dict[tuple[Any, ...], _Group] = {}
+        self.ledger = Ledger()
+        if not step.by:
+            self.groups[()] = _Group()
+
+    def add_rows(self, frame: pd.DataFrame) -> None:
+        """Rows of a partition; those that failed before, or have no usable input, are counted and left out."""
+        by, inputs = self.step.by, self.step.contract.inputs
+        wanted = list(dict.fromkeys([STATUS, *by, *inputs]))
+        schema = self.context.input_schema
+        table = to_arrow(frame[wanted], pa.schema([schema.field(name) for name in wanted]))
+        for row in table.to_pylist():
+            group = self.groups.setdefault(tuple(row[name] for name in by), _Group())
+            group.rows += 1
+            if row[STATUS] is not None:
+                continue
+            item = self.agent.item({name: row[name] for name in inputs})
+            if not isinstance(item, BadInput):
+                group.items.append(item)
+        self.context.meter.note(rows=table.num_rows)
+
+    def add_partials(self, frame: pd.DataFrame) -> None:
+        """Partials in the order of their partitions."""
+        schema = _partial_schema(self.context.stage, self.step)
+        for row in to_arrow(frame, schema).to_pylist():
+            notes = row[NOTES_COLUMN]
+            if notes is not None:
+                for line in orjson.loads(notes):
+                    self.ledger.add(Entry(**line))
+            if row["_apwa_items"] is None:
+                continue
+            group = self.groups.setdefault(tuple(row[name] for name in self.step.by), _Group())
+            group.items.extend(orjson.loads(row["_apwa_items"]))
+            group.rows += row["_apwa_rows"]
+            if row["_apwa_failed"] is not None and group.failed is None:
+                group.failed = tuple(orjson.loads(row["_apwa_failed"]))
+
+    def shrink(self) -> None:
+        """Write notes, level by level, until every group fits one prompt."""
+        while True:
+            large = [
+                g
+                for g in self.groups.values()
+                if g.failed is None and len(g.items) > 1 and len(self.agent.packs(g.items)) > 1
+            ]
+            if not large:
+                return
+            packs = [(group, pack) for group in large for pack in self.agent.packs(group.items)]
+            outcomes = self._ask([pack for _, pack in packs], "notes")
+            for group in large:
+                group.items = []
+            for (group, _), outcome in zip(packs, outcomes, strict=True):
+                if outcome.ok and outcome.values is not None:
+                    group.items.append(outcome.values["notes"])
+                elif group.failed is None:
+                    group.failed = (str(outcome.outcome), outcome.message)
+
+    def partial(self) -> pd.DataFrame:
+        """The groups as a frame that travels to the next node."""
+        schema = _partial_schema(self.context.stage, self.step)
+        rows: list[dict[str, Any]] = [
+            {
+                **dict(zip(self.step.by, key, strict=True)),
+                "_apwa_items": orjson.dumps(group.items).decode(),
+                "_apwa_rows": group.rows,
+                "_apwa_failed": None if group.failed is None else orjson.dumps(group.failed).decode(),
+            }
+            for key, group in self.groups.items()
+        ]
+        rows.append({NOTES_COLUMN: self._notes()})
+        return to_pandas(pa.Table.from_pylist(rows, schema=schema))
+
+    def answers(self) -> pd.DataFrame:
+        """One row a group, in the order in which the groups first occur."""
+        asked = [group for group in self.groups.values() if group.failed is None]
+        outcomes = iter(self._ask([group.items for group in asked], "answer"))
+        rows: list[dict[str, Any]] = []
+        for number, (key, group) in enumerate(self.groups.items()):
+            status, values = group.failed, {}
+            if status is None:
+                outcome = next(outcomes)
+                values = outcome.values or {}
+                status = None if outcome.ok else (str(outcome.outcome), outcome.message)
+            rows.append(
+                {
+                    ROW_ID: f"{self.name}{number}" if self.step.by else self.name,
+                    STATUS: None if status is None else status[0],
+                    ERROR: None if status is None else status[1],
+                    **dict(zip(self.step.by, key, strict=True)),
+                    **values,
+                }
+            )
+        if rows:
+            rows[0][NOTES_COLUMN] = self._notes()
+        schema = pa.schema([*self.context.stage.schema, pa.field(NOTES_COLUMN, pa.string())])
+        return to_pandas(pa.Table.from_pylist(rows, schema=schema))
+
+    def _ask(self, packs: Sequence[Sequence[Item]], node: Node) -> list[Outcome]:
+        conversations = [self.agent.begin(pack, node) for pack in packs]
+        hold_all(self.context, conversations, self.step.id)
+        outcomes = [conversation.outcomes[0] for conversation in conversations]
+        for outcome in outcomes:
+            self.ledger.add_outcome(self.step.id, outcome)
+            self.context.meter.note(outcome=outcome)
+        return outcomes
+
+    def _notes(self) -> str:
+        return orjson.dumps([asdict(entry) for entry in self.ledger]).decode()
+
+
+def _partial_schema(stage: Stage, step: Reduce) -> pa.Schema:
+    return pa.schema([*(stage.schema.field(name) for name in step.by), *_PARTIAL])
+
+
+def ledger_of(notes: Sequence[str | None]) -> Ledger:
+    """The ledger that a reduced frame carries."""
+    return Ledger(Entry(**line) for text in notes if text is not None for line in orjson.loads(text))

@@ -1,0 +1,394 @@
+"""`Run`: the handle of one execution. Found again by id from storage, in any process.
+
+The run itself is a thread that takes the stages one after the other; the handle waits for it, stops it, and reads
+what it has stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import dask.dataframe as dd
+import pandas as pd
+import pyarrow as pa
+
+from apwa_dask.errors import ApwaError, BudgetError, RunError, StoreError
+from apwa_dask.execution.compile import Stage, compile_plan
+from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
+from apwa_dask.execution.executors import Executor
+from apwa_dask.execution.claims import held
+from apwa_dask.execution.ledger import Entry, Ledger
+from apwa_dask.execution.manifest import manifest_of
+from apwa_dask.execution.partition import FAILURES
+from apwa_dask.execution.pipeline import Interrupted
+from apwa_dask.execution.results import result_frame
+from apwa_dask.execution.runtime import runtime
+from apwa_dask.execution.spec import RunSpec
+from apwa_dask.execution.stages import StageGraphs
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.leases import Money
+from apwa_dask.store.commit import CommitRecord
+from apwa_dask.store.runs import RunFolder
+
+__all__ = ["Run"]
+
+Subscriber = Callable[[Event], None]
+
+
+class Run:
+    """A plan at work, or finished, or interrupted.
+
+    Not made by hand: `Table.run`, `apwa_dask.ask` and `apwa_dask.attach` return one at once. `wait`, `result` and
+    `frame` wait for it.
+
+    Attributes
+    ----------
+    id : str
+        Sortable by time; finds the run again with ``apwa_dask.attach(id)``.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        folder: RunFolder,
+        executor: Executor,
+        frames: Mapping[str, dd.DataFrame] | None = None,
+        subscribers: tuple[Subscriber, ...] = (),
+    ) -> None:
+        self.store, self.folder, self.executor = store, folder, executor
+        self.spec = RunSpec.from_dict(folder.spec)
+        self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
+        self._frames = dict(frames or {})
+        self._subscribers = list(subscribers)
+        self._thread: threading.Thread | None = None
+        self._finished = threading.Event()
+        self._error: BaseException | None = None
+        self._stopping = ""
+
+    @property
+    def id(self) -> str:
+        return self.folder.run_id
+
+    # -- life
+
+    def start(self) -> Run:
+        """Begin, or go on, in the background."""
+        if self._thread is not None and self._thread.is_alive():
+            return self
+        self._finished.clear()
+        self._error, self._stopping = None, ""
+        self._thread = threading.Thread(target=self._drive, name=f"apwa-run-{self.id[-6:]}", daemon=True)
+        self._thread.start()
+        return self
+
+    def resume(self) -> Run:
+        """Go on where the run stopped: committed partitions are kept, paid answers are not paid again."""
+        if self.status()["status"] == "done":
+            return self
+        runtime().forget(self.store, self.id)
+        return self.start()
+
+    def stop(self, why: str = "stopped by the user") -> Run:
+        """Start no further call; calls in flight finish and are kept. Returns at once."""
+        self._stopping = why
+        self._emit(State(self.id, time.time(), words=f"stopping: {why}"))
+        self.executor.stop(self.id, why)
+        return self
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait until the run has ended.
+
+        Ctrl-C once stops dispatch, drains, and leaves a run that can be resumed; twice gives up waiting.
+
+        Raises
+        ------
+        ApwaError
+            What stopped the run: wrong key, budget, a failed row under ``on_error="raise"``.
+        TimeoutError
+            After `timeout` seconds; the run goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._join(deadline)
+        except KeyboardInterrupt:
+            self.stop("interrupted")
+            self._join(None)
+            raise
+        if self._error is not None:
+            raise self._error
+        return self
+
+    def _join(self, deadline: float | None) -> None:
+        if self._thread is None:
+            return
+        while not self._finished.wait(0.2):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"run {self.id} is still going")
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        return asyncio.to_thread(self.wait).__await__()
+
+    # -- what came out
+
+    @property
+    def frame(self) -> dd.DataFrame:
+        """The committed rows as a Dask frame, in the order of the input. Waits; raises like `wait`."""
+        self._await_result()
+        return result_frame(self, status=False)
+
+    def result(self, *, status: bool = False) -> pd.DataFrame:
+        """The rows as a pandas frame, in the order of the input. Waits; raises like `wait`.
+
+        Parameters
+        ----------
+        status : bool
+            Add ``_apwa_status`` (``ok`` or the failure's class) and ``_apwa_error``.
+        """
+        self._await_result()
+        return result_frame(self, status=status).compute(scheduler="threads")
+
+    def _await_result(self) -> None:
+        self.wait()
+        last = self.stages[-1]
+        if self._missing(last):
+            raise RunError(
+                f"run {self.id} is {self.status()['status']}: not all of its rows are done",
+                fix=f"go on with run.resume(), or: apwa resume {self.id}",
+                saved="finished partitions and paid answers are kept",
+                code="RUN-UNFINISHED",
+            )
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """One row for each row that failed: id, step, class, message, attempts, tokens, cost, request id, inputs."""
+        tables = [
+            self.folder.read_part(record.failures)
+            for stage in self.stages
+            for record in self._committed(stage).values()
+            if record.failures is not None
+        ]
+        table = pa.concat_tables(tables) if tables else FAILURES.empty_table()
+        return table.to_pandas()
+
+    def ledger(self) -> Ledger:
+        """Costs of this run, summed from its commit records."""
+        return Ledger(
+            Entry(**{name: getattr(line, name) for name in Entry.__slots__})
+            for stage in self.stages
+            for record in self._committed(stage).values()
+            for line in record.ledger
+        )
+
+    def costs(self) -> pd.DataFrame:
+        """Calls, tokens and money by step, model and outcome."""
+        rows = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.ledger()]
+        return pd.DataFrame(rows, columns=list(Entry.__slots__))
+
+    def status(self) -> dict[str, Any]:
+        """State and counts, from storage: the same in every process."""
+        done = [self._committed(stage) for stage in self.stages]
+        last = done[-1]
+        costs = [entry.cost_usd for entry in self.ledger()]
+        return {
+            "id": self.id,
+            "name": self.spec.name,
+            "status": self._state(),
+            "stages": len(self.stages),
+            "stages_done": sum(not self._missing(stage) for stage in self.stages),
+            "rows_in": sum(record.rows_in for record in done[0].values()),
+            "rows_out": sum(record.rows_out for record in last.values()),
+            "rows_failed": sum(record.failed for record in last.values()),
+            "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
+            "calls": sum(entry.calls for entry in self.ledger()),
+            "local_model": any(model.is_local for model in self.spec.models.values()),
+        }
+
+    def _state(self) -> str:
+        if self._thread is not None and self._thread.is_alive():
+            return "stopping" if self._stopping else "running"
+        return str(self.folder.status)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was run, on what, with what, and what came of it."""
+        return self.folder.manifest or manifest_of(self)
+
+    def report(self, path: str | None = None) -> str:
+        """One offline HTML page about this run; written to `path` when given."""
+        from apwa_dask.observe.run_report import report_of
+
+        html = report_of(self)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(html)
+        return html
+
+    def export(self, path: str, *, status: bool = False, safe_csv: bool = True) -> str:
+        """Write the result to one file; the suffix names the format (parquet, arrow, jsonl, csv)."""
+        from apwa_dask.execution.export import export
+
+        return export(self.result(status=status), path, safe_csv=safe_csv)
+
+    def retry_failed(self) -> Run:
+        """Try the failed rows again, in a run of its own over the same sources; good rows cost nothing.
+
+        After a run without failures this is a no-op.
+        """
+        if all(
+            record.failed == 0 and record.failures is None
+            for s in self.stages
+            for record in self._committed(s).values()
+        ):
+            return self
+        from apwa_dask.execution.launch import again
+
+        return again(self)
+
+    # -- the thread
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Deliver further events to `subscriber` too."""
+        self._subscribers.append(subscriber)
+
+    def _emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber(event)
+
+    def _drive(self) -> None:
+        status, message = "done", ""
+        try:
+            self._emit(
+                RunStarted(
+                    self.id,
+                    time.time(),
+                    plan_hash=self.spec.plan.hash,
+                    stages=len(self.stages),
+                    budget_usd=self.spec.budget.get("usd"),
+                    model=self.spec.models[""].name if "" in self.spec.models else "",
+                )
+            )
+            with held(self.folder, runtime().worker_name):
+                self.executor.open(self.id, Budget(**self.spec.budget), self._spent(), self._emit)
+                self.folder.append_history("resumed" if self.folder.history() else "started")
+                self._run_stages()
+                self.folder.append_history("done")
+                self.folder.finish(manifest_of(self), replacing=True)
+        except BaseException as failure:
+            status, message = self._failed(failure)
+            self._note_end(status, message)
+        finally:
+            runtime().forget(self.store, self.id)
+            self._emit(RunFinished(self.id, time.time(), status=status, message=message))
+            self._finished.set()
+
+    def _note_end(self, status: str, message: str) -> None:
+        try:
+            self.folder.append_history("failed" if status == "failed" else "stopped", why=message)
+        except StoreError as unreachable:
+            self._error = self._error or unreachable
+
+    def _failed(self, failure: BaseException) -> tuple[str, str]:
+        """What the end means to the user, and the error to raise in `wait`."""
+        first = next((c.control.error for c in runtime().known_runs(self.id) if c.control.error), None)
+        error = first or failure
+        if isinstance(error, Interrupted) or (self._stopping and not isinstance(error, ApwaError)):
+            return "stopped", self._stopping or str(error)
+        self._error = error
+        if isinstance(error, BudgetError):
+            return "budget", error.what
+        return "failed", error.what if isinstance(error, ApwaError) else type(error).__name__
+
+    def _run_stages(self) -> None:
+        graphs = StageGraphs(
+            self.spec,
+            self.stages,
+            self.store,
+            self.id,
+            self._frames,
+            lambda index: len(self.folder.committed(index)),
+        )
+        for stage in self.stages:
+            if self._stopping:
+                raise Interrupted(self._stopping)
+            records = graphs.records(stage)
+            rows = self._rows_of(stage)
+            self._emit(
+                StageStarted(
+                    self.id,
+                    time.time(),
+                    stage=stage.index,
+                    name=stage.name,
+                    partitions=records.npartitions,
+                    rows=rows,
+                )
+            )
+            made = self.executor.execute(records)
+            self._check_consumed(stage, rows)
+            self.folder.append_history("stage", stage=stage.index, partitions=len(made))
+            self._emit(
+                StageFinished(self.id, time.time(), stage=stage.index, rows_out=int(made["rows_out"].sum()))
+            )
+
+    def _spent(self) -> Money:
+        """What committed partitions of this run have cost already: a resume gets the rest of the budget."""
+        entries = list(self.ledger())
+        tokens = sum(entry.input_tokens + entry.output_tokens for entry in entries)
+        return Money(sum(e.cost_usd or 0.0 for e in entries), tokens, sum(e.calls for e in entries))
+
+    def _check_consumed(self, stage: Stage, rows: int | None) -> None:
+        """Every input row of a stage that works row by row was read exactly once."""
+        if stage.kind != "rows" or rows is None:
+            return
+        read = sum(record.rows_in for record in self._committed(stage).values())
+        if read != rows:
+            raise RunError(
+                f"stage {stage.name!r} read {read} rows of {rows}",
+                why="a source changed while the run was reading it",
+                fix="run again over the source as it is now: paid answers are kept",
+                code="RUN-ROWS",
+            )
+
+    def _rows_of(self, stage: Stage) -> int | None:
+        total = 0
+        for source in stage.inputs:
+            if isinstance(source, str):
+                known = self.spec.sources[source].rows
+                if known is None:
+                    return None
+                total += known
+            else:
+                total += sum(record.rows_out for record in self._committed(self.stages[source]).values())
+        return total
+
+    def _committed(self, stage: Stage) -> dict[int, CommitRecord]:
+        return self.folder.committed(stage.index)
+
+    def _missing(self, stage: Stage) -> bool:
+        expected = next(
+            (
+                e["partitions"]
+                for e in self.folder.history()
+                if e["event"] == "stage" and e["stage"] == stage.index
+            ),
+            None,
+        )
+        return expected is None or len(self._committed(stage)) < expected
+
+    # -- looks
+
+    def __repr__(self) -> str:
+        facts = self.status()
+        cost = "unknown cost" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"
+        return (
+            f"<Run {self.id} {facts['status']}: {facts['rows_out']} rows, {facts['rows_failed']} failed, "
+            f"{facts['calls']} calls, {cost}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from apwa_dask.observe.reprs import run_html
+
+        return run_html(self.status())

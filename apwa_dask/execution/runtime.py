@@ -1,0 +1,433 @@
+"""One runtime per process, the same under ``sync``, ``threads`` and distributed.
+
+It holds what is shared by all partition tasks of the process: the loop, one journal per store and namespace, one
+client and gate per endpoint, and for each run its control, wallet and meters. Nothing of it is ever pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from apwa_dask.agents.agent import Agent, Conversation
+from apwa_dask.agents.driver import converse
+from apwa_dask.agents.reduce import ReduceAgent
+from apwa_dask.errors import BudgetError, ProviderError
+from apwa_dask.execution import loop as private
+from apwa_dask.execution.clients import client_for
+from apwa_dask.execution.caller import Control, JournaledCaller
+from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
+from apwa_dask.execution.events import Event, PartitionDone, State
+from apwa_dask.execution.meter import Meter
+from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.coordinator import Coordinator, LocalLease
+from apwa_dask.models.endpoints import Endpoints
+from apwa_dask.models.leases import LeaseFn, MoneyFn
+from apwa_dask.models.types import OutcomeClass, Purpose
+from apwa_dask.plans.infer import infer
+from apwa_dask.plans.steps import LLMStep, Reduce
+from apwa_dask.store.commit import CommitRecord
+from apwa_dask.store.journal import Journal
+from apwa_dask.store.runs import RunFolder, RunStore
+from apwa_dask.tables.manifest import Manifest
+
+__all__ = ["RunContext", "Runtime", "StageContext", "context_of", "runtime"]
+
+REPORT_S = 0.5
+"""Seconds between two progress reports of a process."""
+
+
+class Runtime:
+    """What partition tasks of this process share. Made on first use; forgotten after a fork."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._journals: dict[tuple[str, str], Journal] = {}
+        self._runs: dict[tuple[str, str], RunContext] = {}
+        self._options: dict[str, Mapping[str, Any]] = {}
+        self._sinks: dict[str, Callable[[Event], None]] = {}
+        self.worker_name = f"{os.uname().nodename}-{os.getpid()}"
+        self.publish: Callable[[Event], None] | None = None
+        """Set on Dask workers: carries events to the client."""
+        self.coordinator = Coordinator()
+        """Without a cluster the coordinator is in this process; on one, leases come from the scheduler's."""
+        self.lease: LeaseFn | None = None
+        self.fund: MoneyFn | None = None
+        self._endpoints: Endpoints | None = None
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Sessions and gates of this process."""
+        with self._lock:
+            if self._endpoints is None:
+                local = LocalLease(self.coordinator, self.worker_name)
+                self._endpoints = Endpoints(self.lease or local.lease)
+            return self._endpoints
+
+    def fund_for(self, run_id: str, budget: Budget) -> MoneyFn | None:
+        """A run's way to its money: the cluster's account, or a wallet that holds the whole budget."""
+        if not budget:
+            return None
+        return self.fund or LocalLease(self.coordinator, self.worker_name).fund
+
+    # -- secrets and settings that only live in memory
+
+    def remember_options(self, url: str, options: Mapping[str, Any] | None) -> None:
+        """Keep a store's or source's storage options for this process; they are never written or sent."""
+        if options:
+            self._options[url] = dict(options)
+
+    def options_of(self, url: str) -> Mapping[str, Any] | None:
+        """Storage options given for this URL in this process."""
+        return self._options.get(url)
+
+    def copy_options(self, old_run: str, new_run: str, aliases: Iterable[str]) -> None:
+        """Let a new run of the same sources use the options of an old one."""
+        for alias in aliases:
+            self.remember_options(f"{new_run}/{alias}", self.options_of(f"{old_run}/{alias}"))
+
+    # -- runs
+
+    def run(self, store: str, run_id: str) -> RunContext:
+        """The context of a run, opened once."""
+        with self._lock:
+            context = self._runs.get((store, run_id))
+            if context is None:
+                folder = RunStore(store, self.options_of(store)).open(run_id)
+                context = self._runs[(store, run_id)] = RunContext(self, store, folder)
+            return context
+
+    def forget(self, store: str, run_id: str) -> None:
+        """Drop a finished run's context."""
+        with self._lock:
+            context = self._runs.pop((store, run_id), None)
+            self._sinks.pop(run_id, None)
+        if context is not None:
+            context.close()
+
+    def known_runs(self, run_id: str) -> list[RunContext]:
+        """Contexts of this run in this process."""
+        with self._lock:
+            return [context for (_, known), context in self._runs.items() if known == run_id]
+
+    def stop(self, run_id: str, why: str) -> None:
+        """Start no further call of this run in this process."""
+        for context in self.known_runs(run_id):
+            context.control.stop(why)
+            private.loop().call_soon_threadsafe(context.cancel_waiting)
+
+    def journal(self, store: str, namespace: str, *, store_prompts: bool) -> Journal:
+        """The one journal writer of this process for a store and namespace."""
+        with self._lock:
+            key = (store, namespace)
+            if key not in self._journals:
+                self._journals[key] = Journal(
+                    store,
+                    namespace=namespace,
+                    storage_options=self.options_of(store),
+                    store_prompts=store_prompts,
+                )
+            return self._journals[key]
+
+    # -- events
+
+    def subscribe(self, run_id: str, sink: Callable[[Event], None]) -> None:
+        """Deliver this run's events of this process to `sink`."""
+        self._sinks[run_id] = sink
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to whoever listens: the run's own process, or the client over Dask."""
+        sink = self._sinks.get(event.run_id) or self.publish
+        if sink is not None:
+            sink(event)
+
+    def drain(self, timeout_s: float) -> None:
+        """Stop all runs here, wait for calls in flight, flush (when a worker closes)."""
+        with self._lock:
+            contexts = list(self._runs.values())
+        for context in contexts:
+            self.stop(context.folder.run_id, "this worker is closing")
+        end = time.monotonic() + timeout_s
+        while any(context.tasks for context in contexts) and time.monotonic() < end:
+            time.sleep(0.05)
+        self.close()
+
+    def close(self) -> None:
+        """Flush every journal (at exit and when a worker closes)."""
+        with self._lock:
+            journals, self._journals = list(self._journals.values()), {}
+        for journal in journals:
+            journal.close()
+
+
+class RunContext:
+    """A run as one process sees it."""
+
+    def __init__(self, owner: Runtime, store: str, folder: RunFolder) -> None:
+        self.runtime, self.store, self.folder = owner, store, folder
+        self.spec = RunSpec.from_dict(folder.spec)
+        self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
+        self.control = Control()
+        self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)
+        self.journal.refresh()
+        self._flight = 0
+        self.caller = JournaledCaller(
+            client_for(owner, folder.run_id, self.spec),
+            self.journal,
+            self.control,
+            self.spec.namespace,
+            self._on_flight,
+        )
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._stages: dict[int, StageContext] = {}
+        self._manifests: dict[str, Manifest] = {}
+        self._lock = threading.RLock()
+        self._ticker: asyncio.TimerHandle | None = None
+
+    def stage(self, index: int) -> StageContext:
+        """The context of one stage, made once."""
+        with self._lock:
+            if index not in self._stages:
+                self._stages[index] = StageContext(self, self.stages[index])
+            return self._stages[index]
+
+    def manifest(self, alias: str) -> Manifest:
+        """The manifest of a source, read once."""
+        with self._lock:
+            if alias not in self._manifests:
+                self._manifests[alias] = Manifest.load(
+                    manifest_url(self.folder, alias), self.runtime.options_of(self.store)
+                )
+            return self._manifests[alias]
+
+    @cached_property
+    def schemas(self) -> dict[str, pa.Schema]:
+        """Visible columns after each step."""
+        return infer(self.spec.plan, self.spec.catalog)
+
+    def _on_flight(self, change: int) -> None:
+        self._flight += change
+        for stage in list(self._stages.values()):
+            stage.meter.flight(change)
+            break
+
+    def cancel_waiting(self) -> None:
+        """On the loop: give up calls that have not left yet."""
+        stop = getattr(self.caller, "cancel_waiting", None)
+        if stop is not None:
+            stop()
+
+    def start_reporting(self) -> None:
+        """On the loop: report progress until there is nothing left to report."""
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(REPORT_S, self._tick)
+
+    def _tick(self) -> None:
+        self._ticker = None
+        self.report()
+        if self.tasks:
+            self.start_reporting()
+
+    def report(self) -> None:
+        """Emit what has happened since the last report."""
+        for stage in list(self._stages.values()):
+            progress = stage.meter.take(self.runtime.worker_name)
+            if progress is not None:
+                self.runtime.emit(progress)
+
+    def say(self, words: str) -> None:
+        """Tell the run's state in words."""
+        self.runtime.emit(State(self.folder.run_id, time.time(), words=words))
+
+    def close(self) -> None:
+        self.report()
+
+
+def manifest_url(folder: RunFolder, alias: str) -> str:
+    """Where a run keeps the manifest of a source."""
+    return f"{folder.url}/docs/source-{alias}.json"
+
+
+class StageContext:
+    """A stage as one process sees it: agents built once, a desk for its conversations."""
+
+    def __init__(self, run: RunContext, stage: Stage) -> None:
+        self.run, self.stage = run, stage
+        self.ref = StageRef(run.store, run.folder.run_id, stage.index)
+        self.meter = Meter(run.folder.run_id, stage.index)
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.run.spec
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.run.folder
+
+    @property
+    def journal(self) -> Journal:
+        return self.run.journal
+
+    @property
+    def control(self) -> Control:
+        return self.run.control
+
+    @property
+    def worker_name(self) -> str:
+        return self.run.runtime.worker_name
+
+    @cached_property
+    def agents(self) -> dict[str, Agent]:
+        """One agent for each step that calls a model."""
+        return {step.id: self._agent(step) for step in self.stage.steps if isinstance(step, LLMStep)}
+
+    def _agent(self, step: LLMStep) -> Agent:
+        return Agent(step, self.spec.model_for(step.contract.model), self.run.schemas[step.input])
+
+    @cached_property
+    def reduce_agent(self) -> ReduceAgent:
+        """The agent of a reduce stage."""
+        (step,) = self.stage.steps
+        assert isinstance(step, Reduce)
+        return ReduceAgent(step, self.spec.model_for(step.contract.model), self.run.schemas[step.input])
+
+    @cached_property
+    def input_schema(self) -> pa.Schema:
+        """Physical columns of the (single) input of this stage."""
+        (source,) = self.stage.inputs
+        if isinstance(source, str):
+            spec = self.spec.sources[source]
+            return physical_schema(spec.schema, spec.index)
+        return self.run.stages[source].schema
+
+    def sibling(self, index: int) -> StageContext:
+        """Another stage of the same run."""
+        return self.run.stage(index)
+
+    def manifest(self, alias: str) -> Manifest:
+        return self.run.manifest(alias)
+
+    def storage_options(self, alias: str) -> Mapping[str, Any] | None:
+        """Options of a source, as given in this process."""
+        return self.run.runtime.options_of(f"{self.ref.run_id}/{alias}")
+
+    def read(self, record: CommitRecord, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a committed part."""
+        return self.folder.read_part(record, columns)
+
+    def desk(self) -> StageDesk:
+        return StageDesk(self)
+
+    def reused(self, record: CommitRecord) -> None:
+        """Count a partition that an earlier attempt had committed."""
+        self.meter.note(rows=record.rows_in, failed=record.failed, cached=record.rows_in)
+        self._done(record, reused=True)
+
+    def committed(self, record: CommitRecord) -> None:
+        """Announce a partition that was committed now."""
+        self._done(record, reused=False)
+
+    def _done(self, record: CommitRecord, *, reused: bool) -> None:
+        self.run.report()
+        self.run.runtime.emit(
+            PartitionDone(
+                self.ref.run_id,
+                record.ended_s,
+                stage=int(record.stage),
+                partition=record.partition,
+                rows_in=record.rows_in,
+                rows_out=record.rows_out,
+                reused=reused,
+            )
+        )
+
+
+class StageDesk:
+    """Holds the conversations of one stage on the private loop."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
+        self.note = context.meter.note
+
+    def reuse(self, conversations: Sequence[Conversation]) -> None:
+        """Feed stored answers until each conversation ends or needs a call."""
+        caller = self.context.run.caller
+        asking = list(conversations)
+        while asking:
+            pairs = [(held, held.request) for held in asking]
+            open_ = [(held, request) for held, request in pairs if request is not None]
+            replies = caller.reuse([request for _, request in open_])
+            asking = []
+            for (held, _), reply in zip(open_, replies, strict=True):
+                if reply is not None:
+                    held.feed(reply)
+                    asking.append(held)
+
+    def submit(
+        self, conversations: Sequence[Conversation], step_id: str, done: Callable[[int], None]
+    ) -> None:
+        """Start conversations on the loop with one hop for all of them."""
+        private.loop().call_soon_threadsafe(self._start, conversations, step_id, done)
+
+    def _start(
+        self, conversations: Sequence[Conversation], step_id: str, done: Callable[[int], None]
+    ) -> None:
+        run = self.context.run
+        purpose = Purpose(run.folder.run_id, step_id)
+        running = asyncio.get_running_loop()
+        for position, conversation in enumerate(conversations):
+            task = running.create_task(self._hold(conversation, purpose))
+            run.tasks.add(task)
+            task.add_done_callback(run.tasks.discard)
+            task.add_done_callback(lambda _, position=position: done(position))  # type: ignore[misc]
+        run.start_reporting()
+
+    async def _hold(self, conversation: Conversation, purpose: Purpose) -> None:
+        control = self.context.control
+        try:
+            await converse(conversation, self.context.run.caller, purpose)
+        except (ProviderError, BudgetError) as fatal:
+            control.stop(fatal.what, fatal)
+            conversation.give_up(OutcomeClass.FATAL, fatal.what)
+        except asyncio.CancelledError:
+            control.stop("cancelled")
+            conversation.give_up(OutcomeClass.STOPPED, "cancelled")
+        except Exception as bug:
+            conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__}")
+
+
+_runtime: Runtime | None = None
+_runtime_lock = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The runtime of this process."""
+    global _runtime
+    if _runtime is None:
+        with _runtime_lock:
+            if _runtime is None:
+                _runtime = Runtime()
+    return _runtime
+
+
+def context_of(ref: StageRef) -> StageContext:
+    """The context behind a reference from a graph."""
+    return runtime().run(ref.store, ref.run_id).stage(ref.stage)
+
+
+def _forget() -> None:
+    global _runtime, _runtime_lock
+    _runtime_lock = threading.Lock()
+    _runtime = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
