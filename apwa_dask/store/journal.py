@@ -37,6 +37,8 @@ class JournalStats:
     segments: int
     size_bytes: int
     index_bytes: int
+    cached_bytes: int
+    """Decoded segments in memory."""
     unflushed: int
     written: int
     hits: int
@@ -268,6 +270,7 @@ class Journal:
             segments=len(segments),
             size_bytes=sum(segment.size_bytes for segment in segments),
             index_bytes=self._library.index_bytes,
+            cached_bytes=self._library.cached_bytes,
             unflushed=self.unflushed,
             written=self._segments.written,
             hits=self._hits,

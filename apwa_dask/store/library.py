@@ -71,6 +71,10 @@ class SegmentLibrary:
             return list(self._by_name.values())
 
     @property
+    def cached_bytes(self) -> int:
+        return self._cache_bytes
+
+    @property
     def index_bytes(self) -> int:
         return self._index.size_bytes
 
