@@ -19,8 +19,11 @@ from apwa_dask.cli.following import leave
 from apwa_dask.cli.options import store_option
 from apwa_dask.cli.output import emit_json, note, show_text
 from apwa_dask.cli.place import connected
+from apwa_dask.errors import LocalModelError
 
 __all__ = ["COMMANDS"]
+
+_LOOK_EVERY_S = 5.0
 
 _local_model = click.option(
     "--model", "-m", help="Name of an embedded model; default the one made for the job."
@@ -77,26 +80,36 @@ def serve(model: str | None, path: str | None, slots: int, threads: int, as_json
     """Serve the embedded model as an OpenAI-compatible endpoint on loopback, until Ctrl-C."""
     from apwa_dask.models.local import DEFAULT_MODEL, local_server
 
-    with (
-        _until_signalled() as ended,
-        local_server(model or DEFAULT_MODEL, path=path, slots=slots, threads=threads) as endpoint,
-    ):
+    with local_server(model or DEFAULT_MODEL, path=path, slots=slots, threads=threads) as endpoint:
         if as_json:
             emit_json(
                 {"base_url": endpoint.base_url, "api_key": endpoint.api_key, "model": endpoint.model_name}
             )
         else:
-            note(f"{endpoint.model_name} at {endpoint.base_url}, {slots} requests at a time; Ctrl-C ends it")
+            note(f"{endpoint.model_name} answers, {slots} requests at a time, until Ctrl-C; to use it:")
             show_text(f"export OPENAI_BASE_URL={endpoint.base_url}")
             show_text(f"export OPENAI_API_KEY={endpoint.api_key}")
             show_text(f"export OPENAI_MODEL={endpoint.model_name}")
-        click.get_text_stream("stdout").flush()
-        ended.wait()
+        with _until_signalled() as ended:
+            while not ended.wait(_LOOK_EVERY_S):
+                _check_alive(endpoint.pid)
+
+
+def _check_alive(pid: int) -> None:
+    import psutil
+
+    if not psutil.pid_exists(pid):
+        raise LocalModelError(
+            "the server of the embedded model has ended by itself",
+            why="often too little memory",
+            fix="start it again: apwa serve, with fewer --slots where memory is short",
+            code="LOCAL-ENDED",
+        )
 
 
 @contextlib.contextmanager
 def _until_signalled() -> Iterator[threading.Event]:
-    """An event set by Ctrl-C or a polite kill: for a server both are the normal end, exit code 0."""
+    """An event set by Ctrl-C or a polite kill: once it serves, both are its normal end, exit code 0."""
     ended = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

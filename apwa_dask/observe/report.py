@@ -149,7 +149,7 @@ def render_report(facts: ReportFacts) -> str:
     """
     limits = _Limits()
     document = _rendered(facts, limits)
-    while len(document.encode()) > MAX_BYTES:
+    while len(document.encode()) > MAX_BYTES and limits.text_chars:
         limits = limits.halved()
         document = _rendered(facts, limits)
     return document
@@ -159,8 +159,13 @@ def _rendered(facts: ReportFacts, limits: _Limits) -> str:
     columns = list(facts.sample_columns) or (list(facts.sample_rows[0]) if facts.sample_rows else [])
     return _template().render(
         csp=CONTENT_SECURITY_POLICY,
-        facts=facts,
         title=safe_text(facts.name or facts.run_id, max_chars=120),
+        status=safe_text(facts.status, max_chars=40),
+        subtitle=[safe_text(words, max_chars=200) for words in _subtitle(facts)],
+        local_model=safe_text(facts.local_model, max_chars=200),
+        rows_failed=facts.rows_failed,
+        folder=safe_text(facts.folder, max_chars=1000),
+        version=safe_text(facts.version, max_chars=40),
         query=_block(facts.query, limits),
         message=_block(facts.message, limits),
         tiles=_tiles(facts),
@@ -181,6 +186,11 @@ def _rendered(facts: ReportFacts, limits: _Limits) -> str:
         sample_note=_sample_note(facts, columns, limits),
         manifest=_block(_json(facts.manifest), limits),
     )
+
+
+def _subtitle(facts: ReportFacts) -> list[str]:
+    times = " to ".join(time for time in (facts.started_at, facts.ended_at) if time)
+    return [words for words in (f"run {facts.run_id}", times, ", ".join(facts.models)) if words]
 
 
 def _tiles(facts: ReportFacts) -> list[tuple[str, str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from apwa_dask.execution.events import (
     Event,
@@ -23,7 +22,6 @@ _RATE_WINDOW_S = 30.0
 _SAMPLE_EVERY_S = 0.5
 _MAX_GROUPS = 100
 _OTHER_FAILURES = "other failures"
-_EMPTY: Mapping[str, int] = MappingProxyType({})
 _FINAL_WORDS = {"done": "done", "stopped": "stopped", "failed": "failed", "budget": "stopped by the budget"}
 
 
@@ -86,8 +84,8 @@ class ProgressState:
     cost_usd: float = 0.0
     cost_unknown: bool = False
     throttled_s: float = 0.0
-    in_flight_by_worker: Mapping[str, int] = _EMPTY
-    failures: Mapping[str, int] = _EMPTY
+    in_flight_by_worker: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
     last_failure: str = ""
     samples: tuple[tuple[float, int], ...] = ()
     """(Unix seconds, rows worked on so far): the recent past, for the rate."""
@@ -184,7 +182,7 @@ class ProgressState:
                     status=event.status,
                     message=event.message,
                     ended_s=event.time,
-                    in_flight_by_worker=_EMPTY,
+                    in_flight_by_worker={},
                 )
         return self
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 
 __all__ = ["count_text", "duration_text", "money_text", "rate_text", "safe_text", "shortened"]
 
@@ -17,10 +16,14 @@ _SEQUENCE = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-# Characters that reorder or hide what is around them: bidirectional controls, tag characters.
-_HIDING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
+# Control characters (but the line feed), and what reorders or hides its surroundings: bidirectional
+# controls and tag characters.
+_UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAKS = re.compile(r"[\s\x1c-\x1f\x85\u2028\u2029]+")
-_SCAN_CHARS = 4
+_SCAN_FACTOR = 2
 
 
 def safe_text(value: object, *, max_chars: int | None = None, keep_lines: bool = False) -> str:
@@ -47,26 +50,19 @@ def safe_text(value: object, *, max_chars: int | None = None, keep_lines: bool =
         return ""
     text = value if isinstance(value, str) else str(value)
     if max_chars is not None and not keep_lines:
-        text = text[: max_chars * _SCAN_CHARS + 1_000]  # a cell may have 10 MB; only its beginning is shown
-    text = _HIDING.sub("", _SEQUENCE.sub("", text))
+        text = text[: max_chars * _SCAN_FACTOR + 200]  # a cell may have 10 MB; only its beginning is shown
+    text = _SEQUENCE.sub("", text)
     if keep_lines:
-        lines = text.expandtabs(4).splitlines()
-        text = "\n".join(_printable(line) for line in lines)
+        text = "\n".join(text.expandtabs(4).splitlines())
     else:
-        text = _printable(_BREAKS.sub(" ", text).strip())
+        text = _BREAKS.sub(" ", text).strip()
+    text = _SURROGATE.sub("\ufffd", _UNSEEN.sub("", text))
     return text if max_chars is None else shortened(text, max_chars)
 
 
 def shortened(text: str, max_chars: int) -> str:
     """`text`, or its beginning and an ellipsis, at most `max_chars` long."""
     return text if len(text) <= max_chars else text[: max(max_chars - 1, 0)].rstrip() + "…"
-
-
-def _printable(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text
-    kept = (c for c in text if unicodedata.category(c) != "Cc")
-    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in kept)
 
 
 def count_text(n: int) -> str:
