@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ __all__ = ["Located", "Opener", "expand", "split_userinfo"]
 
 _MARKERS = ("_SUCCESS", "_metadata", "_common_metadata", "_started", "_committed")
 _MAGIC = "*?["
+_MAX_DOWNLOAD_IN_MEMORY = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class Opener:
     def open(self, url: str) -> BinaryIO:
         """Open the raw (still compressed) bytes of `url`, seekable where the file system is."""
         system, path = self.fs(url)
+        if _protocol(url) in ("http", "https") and not system.info(path).get("partial"):
+            return _downloaded(system, path)
         return cast(BinaryIO, system.open(path, "rb"))
 
     def info(self, url: str) -> dict[str, Any]:
@@ -80,8 +85,22 @@ class Opener:
         return cast("dict[str, Any]", system.info(path))
 
 
+def public_url(url: str) -> str:
+    """Return a URL without its query where that may hold a signature (HTTP)."""
+    return url.partition("?")[0] if "http://" in url or "https://" in url else url
+
+
 def _protocol(url: str) -> str:
     return url.partition("://")[0] if "://" in url else "file"
+
+
+def _downloaded(system: Any, path: str) -> BinaryIO:
+    """Copy a file from a web server that cannot serve parts of it; on disk where it is large."""
+    copy = tempfile.SpooledTemporaryFile(max_size=_MAX_DOWNLOAD_IN_MEMORY)  # noqa: SIM115 - the caller closes it
+    with system.open(path, "rb", block_size=0) as stream:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+    copy.seek(0)
+    return cast(BinaryIO, copy)
 
 
 def split_userinfo(url: str) -> tuple[str, dict[str, Any]]:
@@ -150,8 +169,8 @@ def expand(urls: Sequence[str], opener: Opener) -> Iterator[Located]:
         found = _expand_one(url, opener)
         if not found:
             raise SourceError(
-                f"nothing matches {url!r}",
-                where=url,
+                f"nothing matches {public_url(url)!r}",
+                where=public_url(url),
                 why="no file, folder or pattern of this name was found",
                 fix="check the spelling; folders are read recursively, patterns may use *, ** and ?",
                 code="SOURCE-MISSING",
@@ -202,7 +221,9 @@ def _located(system: Any, path: str, outer: str, *, base: str, info: Mapping[str
         url = f"{protocol}://{path}::{outer}"
     shown = path[len(base) :].lstrip("/") if path.startswith(base) else path
     size, etag, modified = identity(info if info.get("size") is not None else system.info(path))
-    return Located(url, shown, size, etag, modified, skip=_why_skip(shown))
+    return Located(
+        url, shown.partition("?")[0] if "://" in path else shown, size, etag, modified, skip=_why_skip(shown)
+    )
 
 
 def _why_skip(path: str) -> str:

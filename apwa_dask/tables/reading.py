@@ -8,12 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import ApwaError, SourceError, candidates
-from .locate import Opener, identity
+from .hive import folder_values
+from .locate import Opener, identity, public_url
 from .manifest import Manifest
 from .pieces import FileInfo, Layout, Piece
 from .readers.documents import DOCUMENT_SCHEMA
 from .readers.registry import READERS
 from .readers.source import SourceFile
+from .scalars import text_to_type
 from .schema import ROW_ID, conform
 
 __all__ = ["read_partition", "read_pieces"]
@@ -54,7 +56,7 @@ def read_partition(
     """
     schema = _pruned(manifest.schema, columns)
     pieces = manifest.partitions[ordinal].pieces
-    # Arrow tables without columns have no rows either, so there is nothing to read (and ids to make all the same).
+    # Arrow tables without columns have no rows either: nothing is read, though ids are still made.
     table = read_pieces(manifest, pieces if schema.names else (), schema, storage_options=storage_options)
     if not row_ids:
         return table
@@ -102,23 +104,45 @@ def _read_piece(manifest: Manifest, piece: Piece, schema: pa.Schema, opener: Ope
         if manifest.documents:
             return _as_documents(source, layout, piece).select(schema.names)
         physical = READERS[layout.format].read(source, layout, piece, schema)
-        table = _with_rows(physical, schema, source, piece)
+        table = _with_rows(_with_folders(physical, schema, source, piece), schema, source, piece)
     except ApwaError:
         raise
     except Exception as error:
         # Any library behind a reader may raise anything on a damaged file; the user needs the file's name.
         raise SourceError(
-            f"{info.path} cannot be read", where=info.url, why=reason_of(error), code="SOURCE-READ"
+            f"{info.path} cannot be read",
+            where=public_url(info.url),
+            why=reason_of(error),
+            code="SOURCE-READ",
         ) from None
     if table.num_rows != piece.rows:
         raise SourceError(
             f"{info.path} holds {table.num_rows} rows where {piece.rows} were counted",
-            where=info.url,
+            where=public_url(info.url),
             why="the file changed since it was listed",
             fix="read the source again",
             code="SOURCE-CHANGED",
         )
     return table
+
+
+def _with_folders(physical: pa.Table, schema: pa.Schema, source: SourceFile, piece: Piece) -> pa.Table:
+    """Add the columns that the folders of the file's path state, where the file has none of that name."""
+    rows = physical.num_rows if physical.num_columns else piece.rows
+    present = set(physical.column_names)
+    for name, value in folder_values(source.path).items():
+        if name in present or name not in schema.names:
+            continue
+        cells = pa.array([value] * rows, pa.string())
+        column = text_to_type(cells, schema.field(name), path=source.path, first_row=piece.first_row)
+        physical = _append(physical, name, column)
+    return physical
+
+
+def _append(table: pa.Table, name: str, column: Any) -> pa.Table:
+    if table.num_columns == 0:
+        return pa.table({name: column})
+    return table.append_column(name, column)
 
 
 def _with_rows(physical: pa.Table, schema: pa.Schema, source: SourceFile, piece: Piece) -> pa.Table:
@@ -133,7 +157,7 @@ def _refuse_changed(info: FileInfo, opener: Opener) -> None:
     if not same:
         raise SourceError(
             f"{info.path} changed since it was listed",
-            where=info.url,
+            where=public_url(info.url),
             fix="read the source again",
             code="SOURCE-CHANGED",
         )

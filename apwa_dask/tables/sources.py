@@ -14,10 +14,11 @@ import pyarrow as pa
 from ..errors import ConfigError, SourceError, candidates
 from .decoding import detect_compression
 from .formats import FORMATS, detect_format
-from .locate import Located, Opener, archive_members, expand, split_userinfo
+from .hive import folder_fields
+from .locate import Located, Opener, archive_members, expand, public_url, split_userinfo
 from .manifest import Manifest
 from .packing import pack
-from .pieces import FileInfo, Layout, Limits
+from .pieces import FileInfo, Layout, Limits, Probe
 from .readers.documents import DOCUMENT_SCHEMA
 from .readers.registry import READERS
 from .readers.source import ReadOptions, SourceFile
@@ -96,7 +97,7 @@ def read_sources(
         Make one table of documents (path, page, text, media) of all files. Each row of a tabular file is a
         document: the text of its text columns, ``column: value`` lines; `page` is then the row number.
     columns : sequence of str, optional
-        Keep only these columns.
+        Keep only these columns, in this order, of every table that has any of them.
     schema : mapping of str to str or pyarrow.DataType, optional
         Declared types, winning over what the data look like: string, integer, number, boolean, date,
         timestamp, binary.
@@ -149,6 +150,7 @@ def read_sources(
     report = ReadReport(tuple(row for _, row in outcomes))
     if not probed:
         raise _nothing_readable(urls, report)
+    _refuse_unknown(columns, probed, documents)
     sources: list[Source] = []
     for shape in group(probed, documents=documents):
         name = source_name([member.file for member in shape.members], [source.name for source in sources])
@@ -240,7 +242,7 @@ def _probe(
             return None, FileReport(
                 file.path, "failed", found, "an archive inside an archive is not opened", None
             )
-        probe = READERS[found].probe(source, options)
+        probe = _with_folder_columns(READERS[found].probe(source, options), file.path)
     except Exception as error:
         # A damaged file may raise anything from any library; it becomes a row of the report with its reason.
         return None, FileReport(file.path, "failed", found or "", reason_of(error), None)
@@ -249,12 +251,18 @@ def _probe(
     return (Probed(file, compression, probe) if probe.schema.names else None), row
 
 
+def _with_folder_columns(probe: Probe, path: str) -> Probe:
+    present = set(probe.schema.names)
+    added = [field for field in folder_fields(path) if field.name not in present] if present else []
+    return dataclasses.replace(probe, schema=pa.schema([*probe.schema, *added])) if added else probe
+
+
 def _nothing_readable(urls: Sequence[str], report: ReadReport) -> SourceError:
     reasons = [f"{row.path}: {row.reason or row.status}" for row in report.files[:10]]
     more = f"; and {len(report) - 10} more" if len(report) > 10 else ""
     return SourceError(
         "no file can be read" if len(report) else "the folder holds no files",
-        where=", ".join(urls[:5]),
+        where=", ".join(public_url(url) for url in urls[:5]),
         why="; ".join(reasons) + more,
         code="SOURCE-NOTHING",
     )
@@ -276,7 +284,8 @@ def _source(
         declared, notes = DOCUMENT_SCHEMA, []
     missing = [] if documents or shape.family != "table" else _missing_columns(shape, declared)
     if columns is not None:
-        declared = _select(declared, columns, name)
+        present = [declared.field(column) for column in columns if column in declared.names]
+        declared = pa.schema(present) if present else declared
     partitions = pack(
         ((index, member.probe.cuts) for index, member in enumerate(shape.members)), options.limits
     )
@@ -304,12 +313,14 @@ def _missing_columns(shape: Shape, declared: pa.Schema) -> list[str]:
     return notes[:20]
 
 
-def _select(schema: pa.Schema, columns: Sequence[str], table: str) -> pa.Schema:
-    for column in columns:
-        if column not in schema.names:
+def _refuse_unknown(columns: Sequence[str] | None, probed: Sequence[Probed], documents: bool) -> None:
+    schemas = [DOCUMENT_SCHEMA] if documents else [item.probe.schema for item in probed]
+    known = dict.fromkeys(name for schema in schemas for name in schema.names)
+    for column in columns or ():
+        if column not in known:
             raise SourceError(
-                f"table {table!r} has no column {column!r}",
-                fix=candidates(column, schema.names, noun="columns"),
+                f"there is no column {column!r}",
+                where="columns=",
+                fix=candidates(column, known, noun="columns"),
                 code="SOURCE-COLUMN",
             )
-    return pa.schema([schema.field(column) for column in columns])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import lzma
 import pickle
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -178,3 +182,39 @@ def test_neither_storage_options_nor_contents_are_in_the_manifest(memory, tmp_pa
         assert secret not in plain
         assert secret not in pickle.dumps(loaded)
     assert "CANARY" not in repr(source)
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Serve a folder over HTTP on loopback; yields its address and the authorization headers seen."""
+    seen: list[str | None] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            super().do_GET()
+
+        def log_message(self, *args: object) -> None:
+            """Keep the test's output clean."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}", seen
+    server.shutdown()
+    server.server_close()
+    thread.join(timeout=10)
+
+
+def test_a_web_address_reads_and_keeps_neither_password_nor_signature_in_sight(tmp_path, web, whole) -> None:
+    (tmp_path / "a.csv").write_bytes(CONTENT)
+    host, seen = web
+    source = read_sources(f"http://ann:CANARY@{host}/a.csv?signature=SIGNED")["a"]
+    assert whole(source).num_rows == 50
+    assert set(seen) == {"Basic " + base64.b64encode(b"ann:CANARY").decode()}
+    assert source.manifest.files[0].path == "a.csv"
+    assert "CANARY" not in source.manifest.files[0].url
+    with pytest.raises(SourceError) as caught:
+        read_sources(f"http://ann:CANARY@{host}/none.csv?signature=SIGNED")
+    assert "CANARY" not in str(caught.value)
+    assert "SIGNED" not in str(caught.value)

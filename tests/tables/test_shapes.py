@@ -118,3 +118,24 @@ def test_a_cast_that_would_lose_digits_is_refused_by_row() -> None:
     with pytest.raises(SourceError) as caught:
         conform(table, schema, path="a.parquet", first_row=40)
     assert "row 41" in caught.value.where
+
+
+def test_folders_named_key_equals_value_are_columns(tmp_path, one, whole) -> None:
+    for year, month in ((2023, "x y"), (2024, "__HIVE_DEFAULT_PARTITION__")):
+        folder = tmp_path / f"year={year}" / f"month={month.replace(' ', '%20')}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"n": [1, 2]}), folder / "part-0.parquet")
+    table = whole(one(tmp_path))
+    assert table.schema.types == [pa.int64(), pa.int64(), pa.string()]
+    assert table.column("year").to_pylist() == [2023, 2023, 2024, 2024]
+    assert table.column("month").to_pylist() == ["x y", "x y", None, None]
+    assert whole(one(tmp_path / "year=*" / "*" / "*.parquet")).equals(table)
+    assert whole(one(tmp_path, columns=["year"])).column("year").to_pylist() == [2023, 2023, 2024, 2024]
+
+
+def test_columns_are_kept_by_each_table_that_has_them(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("id,amount\n1,2\n")
+    (tmp_path / "b.csv").write_text("room,teacher\nA,ann\n")
+    sources = read_sources(str(tmp_path), columns=["amount"])
+    assert sources["a"].manifest.schema.names == ["amount"]
+    assert sources["b"].manifest.schema.names == ["room", "teacher"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import re
 from collections import Counter
@@ -73,7 +74,7 @@ def sniff(
     hint : str
         The delimiter that the suffix suggests.
     """
-    lines = text.splitlines(keepends=True) if "\r" not in text else re.findall(r"[^\n]*\n|[^\n]+", text)
+    lines = list(io.StringIO(text, newline="\n"))  # str.splitlines would also split at form feeds and U+0085
     if not complete and len(lines) > 1:
         lines = lines[:-1]
     found = delimiter or _delimiter(lines, hint)
