@@ -33,7 +33,9 @@ class Kit:
         return Map(id="grade", input="reviews", contract=self._contract(contract))
 
     def filter(self, **contract: Any) -> Filter:
-        return Filter(id="keep", input="reviews", contract=self._contract({"output": {"keep": bool}, **contract}))
+        return Filter(
+            id="keep", input="reviews", contract=self._contract({"output": {"keep": bool}, **contract})
+        )
 
     def flat_map(self, max_rows: int = 100, **contract: Any) -> FlatMap:
         return FlatMap(id="split", input="reviews", max_rows=max_rows, contract=self._contract(contract))

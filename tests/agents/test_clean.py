@@ -15,10 +15,28 @@ from apwa_dask.agents.clean import MAX_MEDIA_BYTES, BadInput, cell_text, clean_t
 from apwa_dask.models.types import OutcomeClass
 
 NOTHING = [
-    None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT"),
-    decimal.Decimal("NaN"), "", " \t\n", "\u200b\ufeff", "\u3000\xa0", "\0", b"", [], {}, [None, ""], {"a": None},
-    np.array([]), np.array([np.nan]),
-]  # fmt: skip
+    None,
+    float("nan"),
+    np.nan,
+    np.float32("nan"),
+    pd.NA,
+    pd.NaT,
+    np.datetime64("NaT"),
+    np.timedelta64("NaT"),
+    decimal.Decimal("NaN"),
+    "",
+    " \t\n",
+    "\u200b\ufeff",
+    "\u3000\xa0",
+    "\0",
+    b"",
+    [],
+    {},
+    [None, ""],
+    {"a": None},
+    np.array([]),
+    np.array([np.nan]),
+]
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00\x01" * 10
 
 
@@ -37,7 +55,9 @@ def test_a_row_of_nothing_is_bad_input_without_a_call(kit, value):
 
 @pytest.mark.parametrize("value", NOTHING, ids=repr)
 def test_a_null_beside_text_is_named_and_never_spelled(kit, value):
-    conversation = kit.agent(inputs=["title", "text", "stars"]).begin({"title": "Lamp", "text": value, "stars": value})
+    conversation = kit.agent(inputs=["title", "text", "stars"]).begin(
+        {"title": "Lamp", "text": value, "stars": value}
+    )
     content = conversation.request.tail[0].content
     assert content == "title: Lamp\n\nNot given: text, stars"
 
@@ -50,15 +70,31 @@ def test_a_column_that_the_row_lacks_is_missing(kit):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (3, "3"), (3.0, "3"), (np.int8(3), "3"), (np.float64(3.0), "3"), (2.5, "2.5"), (1e300, "1e+300"),
-        (np.float32(0.5), "0.5"), (10**30, str(10**30)), (True, "true"), (np.bool_(False), "false"),
-        (float("inf"), "infinity"), (decimal.Decimal("1.10"), "1.10"), (dt.date(2024, 1, 5), "2024-01-05"),
-        (dt.datetime(2024, 1, 5, 6, 7), "2024-01-05T06:07:00"), (pd.Timestamp("2024-01-05"), "2024-01-05T00:00:00"),
-        (np.datetime64("2024-01-05"), "2024-01-05"), (["a", None, 1.0], '["a",null,1]'), ({"k": {"n": 1}}, '{"k":{"n":1}}'),
-        (np.array([1, 2]), "[1,2]"), ({"b", "a"}, '["a","b"]'), (b"bytes of text", "bytes of text"), ("nan", "nan"),
+        (3, "3"),
+        (3.0, "3"),
+        (np.int8(3), "3"),
+        (np.float64(3.0), "3"),
+        (2.5, "2.5"),
+        (1e300, "1e+300"),
+        (np.float32(0.5), "0.5"),
+        (10**30, str(10**30)),
+        (True, "true"),
+        (np.bool_(False), "false"),
+        (float("inf"), "infinity"),
+        (decimal.Decimal("1.10"), "1.10"),
+        (dt.date(2024, 1, 5), "2024-01-05"),
+        (dt.datetime(2024, 1, 5, 6, 7), "2024-01-05T06:07:00"),
+        (pd.Timestamp("2024-01-05"), "2024-01-05T00:00:00"),
+        (np.datetime64("2024-01-05"), "2024-01-05"),
+        (["a", None, 1.0], '["a",null,1]'),
+        ({"k": {"n": 1}}, '{"k":{"n":1}}'),
+        (np.array([1, 2]), "[1,2]"),
+        ({"b", "a"}, '["a","b"]'),
+        (b"bytes of text", "bytes of text"),
+        ("nan", "nan"),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_values_have_one_spelling(value, text):
     assert cell_text(value) == text
 

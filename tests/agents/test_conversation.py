@@ -48,7 +48,9 @@ def test_what_stops_the_run_leaves_the_row_pending(kit, outcome):
     assert conversation.outcome.outcome.is_pending
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "no JSON", '{"severity":9,"product":null}', "[]", '{"severity":3}extra'])
+@pytest.mark.parametrize(
+    "text", ["", "  \n", "no JSON", '{"severity":9,"product":null}', "[]", '{"severity":3}extra']
+)
 def test_an_unusable_answer_is_asked_again_at_most_twice(kit, text):
     conversation = kit.agent(output={"severity": kit.severity["severity"]}).begin({"text": "It broke."})
     replies = iter([text, text, text])
@@ -108,7 +110,10 @@ def test_the_larger_ceiling_stays_for_a_reask(kit):
 
 def test_the_larger_ceiling_fits_the_models_window(kit):
     conversation = kit.agent(model=kit.small).begin({"text": "It broke."})
-    tokens = [r.template.max_output_tokens for r in kit.play(conversation, lambda _: kit.failed(OutcomeClass.TRUNCATED))]
+    tokens = [
+        r.template.max_output_tokens
+        for r in kit.play(conversation, lambda _: kit.failed(OutcomeClass.TRUNCATED))
+    ]
     assert tokens[0] < tokens[1] < 4096
 
 
@@ -199,7 +204,12 @@ def test_a_filter_answers_keep(kit):
 
 @pytest.mark.parametrize(
     ("sources", "expected"),
-    [(["journal"], "journal"), (["shared"], "shared"), (["journal", "live"], "live"), (["live", "journal"], "live")],
+    [
+        (["journal"], "journal"),
+        (["shared"], "shared"),
+        (["journal", "live"], "live"),
+        (["live", "journal"], "live"),
+    ],
 )
 def test_the_source_is_live_as_soon_as_one_call_was(kit, sources, expected):
     conversation = kit.agent().begin({"text": "It broke."})
