@@ -71,7 +71,7 @@ def acquire(
     Parameters
     ----------
     model : str
-        A name in the catalogue.
+        A name in the catalogue, or the path of a GGUF file.
     path : path, optional
         A GGUF file of your own instead; its hash is not checked.
     slots : int

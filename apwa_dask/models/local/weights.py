@@ -66,10 +66,10 @@ def ensure_weights(
     Parameters
     ----------
     model : str
-        A name in the catalogue.
+        A name in the catalogue, or the path of a GGUF file.
     path : path, optional
-        The user's own GGUF file; wins over everything. ``APWA_LOCAL_MODEL`` names one too, which stands in
-        for the default model.
+        The user's own GGUF file, whatever it is called; wins over `model`. ``APWA_LOCAL_MODEL`` names one
+        too, which stands in for the default model.
     report : callable, optional
         Told about the progress; by default a bar on a terminal and log lines elsewhere.
 
@@ -78,7 +78,9 @@ def ensure_weights(
     LocalModelError
         Unknown name, no such file, or none of the sources gave the verified file.
     """
-    own = path or (os.environ.get("APWA_LOCAL_MODEL") if model == DEFAULT_MODEL else None)
+    own = path or (model if model.endswith(".gguf") else None)
+    if own is None and model == DEFAULT_MODEL:
+        own = os.environ.get("APWA_LOCAL_MODEL")
     if own:
         return _own_file(Path(own).expanduser().absolute())
     weights = known_weights(model)
@@ -137,6 +139,8 @@ def _fetch_once(weights: Weights, report: Report | None) -> ModelFile:
     except OSError as error:
         raise _cannot_have(weights, [f"the cache cannot be written: {error}"]) from None
     with lock:
+        if not lock.try_exclusive():
+            _logger.warning("another process is fetching %s: waiting for it", weights.name)
         if not lock.wait_exclusive(time.monotonic() + _LOCK_TIMEOUT_S):
             raise _cannot_have(weights, [f"another process has been fetching it for {_LOCK_TIMEOUT_S:.0f} s"])
         already = cached_weights(weights)  # another process may have fetched it while we waited

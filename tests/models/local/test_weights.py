@@ -179,6 +179,18 @@ def test_size_licence_and_folder_are_said_before_the_first_byte(
     assert all(word in first.getMessage() for word in ("tiny", "Apache-2.0", str(models_dir)))
 
 
+def test_a_terminal_is_told_the_same_in_a_bar(
+    tiny: Any, hub: Any, models_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files[tiny.hub_path] = tiny.content
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    ensure_weights("tiny")
+    shown = capsys.readouterr().err
+    assert "licence Apache-2.0" in shown
+    assert "16.4/16.4 kB" in shown
+
+
 def test_two_processes_fetch_once(tiny: Any, hub: Any, models_dir: Path) -> None:
     hub.files[tiny.hub_path] = tiny.content
     script = (
@@ -252,6 +264,7 @@ def test_a_file_the_user_names_is_used_as_it_is(
     own.write_bytes(b"GGUF and the rest")
     found = ensure_weights(path=own)
     assert (found.path, found.name, found.verified) == (own, "mine", False)
+    assert ensure_weights(str(own)) == found
     monkeypatch.setenv("APWA_LOCAL_MODEL", str(own))
     assert ensure_weights().path == own
 
