@@ -195,8 +195,9 @@ class _Process:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         # A file, not a pipe: nobody reads it while the server runs, and a full pipe would block the server.
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        command = [sys.executable, "-m", "apwa_dask.testing.server", "--script", "-"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "apwa_dask.testing.server", "--port", str(port), "--script", "-"],
+            [*command, "--port", str(port), "--parent", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,

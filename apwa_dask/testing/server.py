@@ -23,7 +23,9 @@ __all__ = ["main"]
 PARENT_CHECK_S = 0.5
 
 
-async def _serve(port: int, script: Script, sink: Callable[[Call], None] | None, watch_stdin: bool) -> None:
+async def _serve(
+    port: int, script: Script, sink: Callable[[Call], None] | None, watch_stdin: bool, parent: int | None
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -34,9 +36,7 @@ async def _serve(port: int, script: Script, sink: Callable[[Call], None] | None,
     chosen = await listener.open(port)
     sys.stdout.write(f"READY http://{HOST}:{chosen}/v1\n")
     sys.stdout.flush()
-    parent = os.getppid()
-    while not stop.is_set() and (not watch_stdin or os.getppid() == parent):
-        # The end of stdin tells of a parent's death unless one of its forks still holds the other end.
+    while not stop.is_set() and parent in (None, os.getppid()):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), PARENT_CHECK_S)
     await listener.close()
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--script", default="", help="JSON file; '-' reads one line from stdin and stops at its end"
     )
+    # The end of stdin tells of a parent's death, unless one of its forks still holds the other end.
+    parser.add_argument("--parent", type=int, help="stop when this process is no longer the parent")
     parser.add_argument("--log", type=Path, help="JSON lines file that gets each call when it ends")
     given = parser.parse_args(arguments)
     watch_stdin = given.script == "-"
@@ -72,18 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         loop = new_loop()
         stack.callback(loop.close)
-        loop.run_until_complete(_serve(given.port, script, sink, watch_stdin))
+        loop.run_until_complete(_serve(given.port, script, sink, watch_stdin, given.parent))
     return 0
-
-
-def _first_line(descriptor: int) -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        byte = os.read(descriptor, 1)
-        if not byte:
-            break
-        line += byte
-    return bytes(line)
 
 
 if __name__ == "__main__":
