@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,28 +29,43 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         filesystem.rm(place, recursive=True)
 
 
+def make_record(number: int, **fields: Any) -> Record:
+    """Always the same paid answer for one number; keywords change its fields."""
+    answer: dict[str, Any] = {
+        "outcome": "ok",
+        "text": f'{{"severity": {number % 5}, "note": "answer {number}"}}',
+        "finish_reason": "stop",
+        "model": "model-1",
+        "input_tokens": 100 + number,
+        "output_tokens": 20,
+        "cost_usd": 0.001,
+        "request_id": f"req-{number}",
+        "created_s": 1_700_000_000.0 + number,
+        "run_id": "run-1",
+        "step_id": "s1",
+    }
+    return Record(key=hashlib.sha256(f"request {number}".encode()).digest(), **{**answer, **fields})
+
+
 @pytest.fixture
 def record() -> Callable[..., Record]:
-    """``record(7)`` is always the same paid answer; keywords change its fields."""
+    """See `make_record`."""
+    return make_record
 
-    def make(number: int, **fields: Any) -> Record:
-        key = hashlib.sha256(f"request {number}".encode()).digest()
-        answer: dict[str, Any] = {
-            "outcome": "ok",
-            "text": f'{{"severity": {number % 5}, "note": "answer {number}"}}',
-            "finish_reason": "stop",
-            "model": "model-1",
-            "input_tokens": 100 + number,
-            "output_tokens": 20,
-            "cost_usd": 0.001,
-            "request_id": f"req-{number}",
-            "created_s": 1_700_000_000.0 + number,
-            "run_id": "run-1",
-            "step_id": "s1",
-        }
-        return Record(key=key, **{**answer, **fields})
 
-    return make
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Wait for a condition that another thread makes true; fails after 20 s."""
+    ticker = threading.Event()
+
+    def wait(condition: Callable[[], bool]) -> None:
+        for _ in range(4000):
+            if condition():
+                return
+            ticker.wait(0.005)
+        pytest.fail("the condition did not come true in time")
+
+    return wait
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.segment import SegmentKeys, prefixes_of
 
 MakeRecord = Callable[..., Record]
+WaitUntil = Callable[[Callable[[], bool]], None]
 
 
 def test_a_flushed_record_is_served_by_a_new_journal_exactly_as_it_was(url: str, record: MakeRecord) -> None:
@@ -102,7 +103,9 @@ def test_a_record_that_could_block_its_batch_is_refused_at_once(record: MakeReco
         Record(b"short", "ok")
 
 
-def test_batches_are_written_by_count_and_by_time(url: str, record: MakeRecord) -> None:
+def test_batches_are_written_by_count_and_by_time(
+    url: str, record: MakeRecord, wait_until: WaitUntil
+) -> None:
     with Journal(url, flush_records=10, flush_s=3600) as by_count:
         for n in range(10):
             by_count.put(record(n))
@@ -112,7 +115,9 @@ def test_batches_are_written_by_count_and_by_time(url: str, record: MakeRecord) 
         wait_until(lambda: by_time.unflushed == 0)
 
 
-def test_large_answers_are_written_before_the_count_is_reached(url: str, record: MakeRecord) -> None:
+def test_large_answers_are_written_before_the_count_is_reached(
+    url: str, record: MakeRecord, wait_until: WaitUntil
+) -> None:
     with Journal(url, flush_records=1000, flush_s=3600) as journal:
         for n in range(3):
             journal.put(record(n, text=str(n) * 5_000_000))
@@ -270,12 +275,3 @@ def test_a_forked_child_writes_its_own_records_and_leaves_the_parents_alone(
     with Journal(str(tmp_path)) as fresh:
         assert len(fresh.get_many([record(1).key, record(2).key])) == 2
         assert fresh.stats().records == 2
-
-
-def wait_until(condition: Callable[[], bool], deadline_s: float = 20.0) -> None:
-    ticker = threading.Event()
-    for _ in range(int(deadline_s / 0.005)):
-        if condition():
-            return
-        ticker.wait(0.005)
-    pytest.fail("the condition did not come true in time")
