@@ -173,7 +173,7 @@ class WriteBehind:
         try:
             self._persist(batch)
         except BaseException as error:
-            failure = store_error(error, "paid answers cannot be journaled", self._where)
+            failure = self._told(error, len(batch))
             with self._lock:
                 self._buffer[:0] = batch
                 self._chars += sum(len(record.text or "") + len(record.prompt or "") for record in batch)
@@ -189,6 +189,17 @@ class WriteBehind:
             for record in batch:
                 self._remember(record)
         self._after_write()
+
+    def _told(self, error: BaseException, count: int) -> StoreError:
+        cause = store_error(error, "", self._where)
+        return StoreError(
+            "paid answers cannot be journaled",
+            where=self._where,
+            why=cause.why,
+            fix=cause.fix,
+            saved=f"what was flushed before; {count} answers wait in memory and are tried again",
+            code=cause.code,
+        )
 
     def _remember(self, record: Record) -> None:
         if not record.is_served:
