@@ -65,7 +65,7 @@ class LocalFolder:
             reach(f"{point}.after_rename")
             _sync_folder(target.parent)
 
-        self._try("writing failed", target, replace)
+        self._try_writing(target, replace)
 
     def put_if_absent(self, name: str, data: bytes, *, point: str = "put") -> bytes:
         target = self.path / name
@@ -83,7 +83,7 @@ class LocalFolder:
             _sync_folder(target.parent)
             return data
 
-        return self._try("writing failed", target, create)
+        return self._try_writing(target, create)
 
     def read(self, name: str) -> bytes:
         target = self.path / name
@@ -176,6 +176,12 @@ class LocalFolder:
             raise
         os.close(descriptor)
         return temp
+
+    def _try_writing(self, where: Path, operation: Callable[[], T]) -> T:
+        try:
+            return self._try("writing failed", where, operation)
+        except FileNotFoundError as error:  # the folder was deleted meanwhile
+            raise store_error(error, "writing failed", str(where)) from None
 
     def _try(self, what: str, where: Path, operation: Callable[[], T]) -> T:
         try:

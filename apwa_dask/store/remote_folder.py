@@ -98,7 +98,7 @@ class RemoteFolder:
             self._fs.pipe_file(self._at(name), data)
             reach(f"{point}.after_rename")
 
-        self._try("writing failed", name, put)
+        self._try_writing(name, put)
 
     def put_if_absent(self, name: str, data: bytes, *, point: str = "put") -> bytes:
         self._probe()
@@ -145,7 +145,7 @@ class RemoteFolder:
             reach(f"{point}.after_link")
             return data
 
-        return self._try("writing failed", name, create)
+        return self._try_writing(name, create)
 
     def read(self, name: str) -> bytes:
         return self._try("reading failed", name, lambda: bytes(self._fs.cat_file(self._at(name))))
@@ -227,6 +227,12 @@ class RemoteFolder:
     def _forget_listings(self) -> None:
         # Also where the caller's storage_options turned a listings cache on: another process's objects count.
         self._fs.invalidate_cache(self.path)
+
+    def _try_writing(self, name: str, operation: Callable[[], T]) -> T:
+        try:
+            return self._try("writing failed", name, operation)
+        except FileNotFoundError as error:  # no such bucket
+            raise store_error(error, "writing failed", f"{self._url}/{name}") from None
 
     def _try(self, what: str, name: str, operation: Callable[[], T]) -> T:
         try:
