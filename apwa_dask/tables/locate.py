@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import shutil
 import tempfile
 import threading
@@ -54,18 +55,20 @@ class Opener:
 
     def fs(self, url: str) -> tuple[Any, str]:
         """Return the file system of `url` and the path inside it."""
-        head, _, outer = url.partition("::")
-        protocol = _protocol(head)
-        key = f"{protocol}::{outer}" if outer else f"{protocol}://{urlsplit(head).netloc}"
+        key = _system_key(url)
         with self._lock:
             if key not in self._systems:
                 self._systems[key] = url_to_fs(url, **self._kwargs(url))[0]
             system = self._systems[key]
+        head, _, outer = url.partition("::")
+        if outer and "://" not in head:
+            return system, self.fs(outer)[1]
         return system, system._strip_protocol(head)
 
     def _kwargs(self, url: str) -> dict[str, Any]:
         options = dict(self._options)
-        protocols = [_protocol(part) for part in url.split("::")]
+        *outer, last = url.split("::")
+        protocols = [*(part.partition("://")[0] for part in outer), _protocol(last)]
         if len(protocols) > 1 and options and not set(protocols) & set(options):
             options = {protocols[-1]: options}
         if len(protocols) == 1:
@@ -88,6 +91,14 @@ class Opener:
 def public_url(url: str) -> str:
     """Return a URL without its query where that may hold a signature (HTTP)."""
     return url.partition("?")[0] if "http://" in url or "https://" in url else url
+
+
+def _system_key(url: str) -> str:
+    """Return what URLs of one file system share: protocol and host, and the archive or cache around."""
+    head, _, outer = url.partition("::")
+    if outer and "://" not in head:
+        return f"{head}::{_system_key(outer)}"
+    return f"{_protocol(head)}::{outer}" if outer else f"{_protocol(head)}://{urlsplit(head).netloc}"
 
 
 def _protocol(url: str) -> str:
@@ -183,6 +194,8 @@ def expand(urls: Sequence[str], opener: Opener) -> Iterator[Located]:
 
 def _expand_one(url: str, opener: Opener) -> list[Located]:
     head, _, outer = url.partition("::")
+    if outer and "://" not in head:  # a cache in front of another file system: list that one, read through it
+        return [dataclasses.replace(file, url=f"{head}::{file.url}") for file in _expand_one(outer, opener)]
     if outer and "://" not in outer and "::" not in outer:
         url = f"{head}::{fsspec.filesystem('file').unstrip_protocol(outer)}"
     try:

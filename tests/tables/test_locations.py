@@ -218,3 +218,11 @@ def test_a_web_address_reads_and_keeps_neither_password_nor_signature_in_sight(t
         read_sources(f"http://ann:CANARY@{host}/none.csv?signature=SIGNED")
     assert "CANARY" not in str(caught.value)
     assert "SIGNED" not in str(caught.value)
+
+
+def test_a_cache_in_front_of_another_file_system_is_read_through(memory, whole, tmp_path) -> None:
+    memory.pipe({"/in/a.csv": CONTENT, "/in/b.csv": CONTENT})
+    options = {"simplecache": {"cache_storage": str(tmp_path)}}
+    source = next(iter(read_sources("simplecache::memory://in/*.csv", storage_options=options).values()))
+    assert whole(source).num_rows == 100
+    assert len(list(tmp_path.iterdir())) == 2

@@ -139,3 +139,13 @@ def test_columns_are_kept_by_each_table_that_has_them(tmp_path) -> None:
     sources = read_sources(str(tmp_path), columns=["amount"])
     assert sources["a"].manifest.schema.names == ["amount"]
     assert sources["b"].manifest.schema.names == ["room", "teacher"]
+
+
+def test_bytes_that_are_not_utf8_in_a_text_column_of_parquet_are_one_cells_damage(
+    tmp_path, one, whole
+) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"b\xffd"], pa.binary()).buffers())
+    pq.write_table(pa.table({"id": [1, 2], "text": bad}), tmp_path / "a.parquet")
+    source = one(tmp_path / "a.parquet")
+    assert whole(source).column("text").to_pylist() == ["fine", "b\ufffdd"]
+    assert "not UTF-8" in source.report.files[0].reason

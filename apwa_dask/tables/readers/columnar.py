@@ -37,7 +37,9 @@ def probe_parquet(file: SourceFile, options: ReadOptions) -> Probe:
             file.size <= options.verify_bytes
             and sum(group.total_byte_size for group in groups) <= _VERIFY_UNPACKED_BYTES
         ):
-            rows = [reader.read_row_group(index, use_threads=False).num_rows for index in range(len(groups))]
+            tables = [reader.read_row_group(index, use_threads=False) for index in range(len(groups))]
+            rows = [table.num_rows for table in tables]
+            notes += dict.fromkeys(note for table in tables for note in _sound(table)[1])
     cuts: list[Cut] = []
     for index, group in enumerate(groups):
         tokens = group.total_byte_size // BYTES_PER_TOKEN
@@ -72,7 +74,7 @@ def read_parquet(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Sche
         unique = len(set(layout.keys)) == len(layout.keys)
         names = [layout.keys[position] for position in wanted] if unique else None
         if start == 0:
-            return _renamed(_first_rows(reader, group, names, stop), layout)
+            return _sound(_renamed(_first_rows(reader, group, names, stop), layout))[0]
         taken, seen = [], 0
         for batch in reader.iter_batches(
             batch_size=min(65536, max(1024, stop - start)), row_groups=[group], columns=names
@@ -83,7 +85,31 @@ def read_parquet(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Sche
             seen += batch.num_rows
             if seen >= stop:
                 break
-        return _renamed(pa.Table.from_batches(taken), layout)
+        return _sound(_renamed(pa.Table.from_batches(taken), layout))[0]
+
+
+def _sound(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Check a table from outside: bytes in text columns that are not UTF-8 become U+FFFD, and are noted.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        When the table is damaged otherwise, such as offsets that point outside of its buffers.
+    """
+    notes = []
+    for index, field in enumerate(table.schema):
+        column = table.column(index)
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+                raise
+            raw = column.cast(pa.binary() if pa.types.is_string(field.type) else pa.large_binary())
+            raw.validate(full=True)
+            texts = [None if cell is None else cell.decode("utf-8", "replace") for cell in raw.to_pylist()]
+            table = table.set_column(index, field.name, pa.array(texts, pa.string()))
+            notes.append(f"column {field.name!r} holds bytes that are not UTF-8: read as U+FFFD")
+    return table, notes
 
 
 def _first_rows(reader: Any, group: int, names: list[str] | None, stop: int) -> pa.Table:
@@ -113,6 +139,7 @@ def probe_arrow(file: SourceFile, options: ReadOptions) -> Probe:
         schema, batches = _batches(stream)
         layout, declared, notes = _layout("arrow", schema, options)
         for index, batch in enumerate(batches):
+            notes += [note for note in _sound(pa.Table.from_batches([batch]))[1] if note not in notes]
             tokens = batch.nbytes // BYTES_PER_TOKEN
             cuts += row_cuts(
                 batch.num_rows, tokens, options.limits, kind="row_group", group=index, first_row=first_row
@@ -125,7 +152,7 @@ def read_arrow(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema
     """Read rows of one record batch."""
     with file.seekable() as stream:
         _, batches = _batches(stream, only=piece.slice.group)
-        table = pa.Table.from_batches([next(batches)]).rename_columns(list(layout.names))
+        table = _sound(pa.Table.from_batches([next(batches)]).rename_columns(list(layout.names)))[0]
     wanted = [name for name in layout.names if name in schema.names]
     return table.select(wanted).slice(piece.slice.start, piece.slice.stop - piece.slice.start)
 
