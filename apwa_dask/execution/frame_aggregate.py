@@ -1,13 +1,14 @@
 """Exact aggregates by group, as a tree of partial results.
 
-Counts, sums, extremes and moments are folded as a few numbers a group; medians and distinct counts are folded as
-(group, value, occurrences), which is exact and no larger than the distinct values. Means and variances are combined
-by the pairwise formulas of Chan, Golub and LeVeque (1983). The order of combination is that of the partitions, so the
-last bit of a floating-point sum does not depend on timing.
+Counts, sums, extremes and moments are folded as a few numbers a group; medians and distinct counts are folded
+as (group, value, occurrences), which is exact and no larger than the distinct values. Means and variances are
+combined by the pairwise formulas of Chan, Golub and LeVeque (1983). The order of combination is that of the
+partitions, so the last bit of a floating-point sum does not depend on timing.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import dask.dataframe as dd
@@ -44,15 +45,26 @@ def aggregate(step: Aggregate, frame: dd.DataFrame, schema: pa.Schema) -> dd.Dat
     values = []
     for name in _holistic_columns(rules):
         kept = _values_schema(keys, name, source)
-        counted = mapped(_count_values, frame, meta=empty_frame(kept), source=source, step=step, column=name, kept=kept)
+        counted = mapped(
+            _count_values, frame, meta=empty_frame(kept), source=source, step=step, column=name, kept=kept
+        )
         values.append(fold(counted, _merge_values, empty_frame(kept), keys=keys, kept=kept))
     return mapped(
-        _finish, folded, *values, meta=empty_frame(schema), step=step, state=state, source=source, schema=schema
+        _finish,
+        folded,
+        *values,
+        meta=empty_frame(schema),
+        step=step,
+        state=state,
+        source=source,
+        schema=schema,
     )
 
 
 def _holistic_columns(rules: list[Aggregation]) -> list[str]:
-    return list(dict.fromkeys(rule.column for rule in rules if rule.fn in _HOLISTIC and rule.column is not None))
+    return list(
+        dict.fromkeys(rule.column for rule in rules if rule.fn in _HOLISTIC and rule.column is not None)
+    )
 
 
 # --- schemas
@@ -66,7 +78,9 @@ def _plain(of: pa.DataType) -> pa.DataType:
 def _source_schema(step: Aggregate, frame: dd.DataFrame, schema: pa.Schema) -> pa.Schema:
     """The columns the step reads, with one type for all partitions."""
     found = arrow_schema_of(frame._meta)
-    wanted = list(dict.fromkeys([*step.by, *(rule.column for rule in step.aggregates.values() if rule.column)]))
+    wanted = list(
+        dict.fromkeys([*step.by, *(rule.column for rule in step.aggregates.values() if rule.column)])
+    )
     fields = []
     for name in wanted:
         of = schema.field(name).type if name in step.by else found.field(name).type
@@ -145,7 +159,7 @@ def _partial(part: pd.DataFrame, source: pa.Schema, step: Aggregate, state: pa.S
             wanted.append((_state(i, name), *_FIRST[name]))
     grouped = pa.table(columns).group_by(keys, use_threads=False).aggregate(wanted)
     found = {key: grouped.column(key) for key in keys} | {_ROWS: grouped.column("count_all")}
-    for (name, function, *_) in wanted[1:]:
+    for name, function, *_ in wanted[1:]:
         found[name] = grouped.column(f"{name}_{function}")
     for name in [name for name in found if _is_state(name, "m2")]:
         found[name] = pc.multiply(found[name], found[name.removesuffix("m2") + "n"].cast(pa.float64()))
@@ -178,7 +192,9 @@ def _chunks(values: Any) -> list[pa.Array]:
 # --- combining
 
 
-def _merge_states(part: pd.DataFrame, keys: list[str], rules: list[Aggregation], state: pa.Schema) -> pd.DataFrame:
+def _merge_states(
+    part: pd.DataFrame, keys: list[str], rules: list[Aggregation], state: pa.Schema
+) -> pd.DataFrame:
     table = to_arrow(part, state)
     plain = [f.name for f in state if f.name not in keys and not _is_state(f.name, "mean", "m2")]
     functions = {name: _SECOND[name.rsplit("_", 1)[-1]] for name in plain}
@@ -201,7 +217,9 @@ _SECOND = {"n": "sum", "sum": "sum", "rows": "sum", "min": "min", "max": "max", 
 def _group_of_row(table: pa.Table, keys: list[str]) -> np.ndarray[Any, Any]:
     """Number of each row's group, in the order that `group_by` gives them."""
     numbered = table.select(keys).append_column("_apwa_at", pa.array(np.arange(table.num_rows)))
-    lists = numbered.group_by(keys, use_threads=False).aggregate([("_apwa_at", "list")]).column("_apwa_at_list")
+    lists = (
+        numbered.group_by(keys, use_threads=False).aggregate([("_apwa_at", "list")]).column("_apwa_at_list")
+    )
     groups = np.empty(table.num_rows, dtype=np.int64)
     sizes = pc.list_value_length(lists).to_numpy()
     groups[pc.list_flatten(lists).to_numpy()] = np.repeat(np.arange(len(sizes)), sizes)
@@ -210,7 +228,8 @@ def _group_of_row(table: pa.Table, keys: list[str]) -> np.ndarray[Any, Any]:
 
 def _merge_moments(table: pa.Table, group: np.ndarray[Any, Any], groups: int, i: int) -> dict[str, pa.Array]:
     n, mean, m2 = (
-        table.column(_state(i, part)).cast(pa.float64()).fill_null(0.0).to_numpy() for part in ("n", "mean", "m2")
+        table.column(_state(i, part)).cast(pa.float64()).fill_null(0.0).to_numpy()
+        for part in ("n", "mean", "m2")
     )
     total = np.bincount(group, n, groups)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -223,18 +242,23 @@ def _merge_moments(table: pa.Table, group: np.ndarray[Any, Any], groups: int, i:
     }
 
 
-def _count_values(part: pd.DataFrame, source: pa.Schema, step: Aggregate, column: str, kept: pa.Schema) -> pd.DataFrame:
+def _count_values(
+    part: pd.DataFrame, source: pa.Schema, step: Aggregate, column: str, kept: pa.Schema
+) -> pd.DataFrame:
     rows = _rows(part, source, step)
     keys = list(step.by) or [_ALL]
     table = pa.table({**{key: rows.column(key) for key in keys}, _VALUE: rows.column(column)})
     grouped = table.group_by([*keys, _VALUE], use_threads=False).aggregate([([], "count_all")])
-    return _framed({name: grouped.column(name) for name in [*keys, _VALUE]} | {_TIMES: grouped.column("count_all")}, kept)
+    return _framed(
+        {name: grouped.column(name) for name in [*keys, _VALUE]} | {_TIMES: grouped.column("count_all")}, kept
+    )
 
 
 def _merge_values(part: pd.DataFrame, keys: list[str], kept: pa.Schema) -> pd.DataFrame:
     grouped = to_arrow(part, kept).group_by([*keys, _VALUE], use_threads=False).aggregate([(_TIMES, "sum")])
     return _framed(
-        {name: grouped.column(name) for name in [*keys, _VALUE]} | {_TIMES: grouped.column(f"{_TIMES}_sum")}, kept
+        {name: grouped.column(name) for name in [*keys, _VALUE]} | {_TIMES: grouped.column(f"{_TIMES}_sum")},
+        kept,
     )
 
 
@@ -294,7 +318,9 @@ def _final(rule: Aggregation, table: pa.Table, i: int) -> pa.ChunkedArray:
         return pc.divide(table.column(_state(i, "sum")), pc.if_else(pc.greater(n, 0), n, None))
     if rule.fn == "std":
         n = table.column(_state(i, "n")).cast(pa.float64())
-        return pc.sqrt(pc.divide(table.column(_state(i, "m2")), pc.if_else(pc.greater(n, 1), pc.subtract(n, 1.0), None)))
+        return pc.sqrt(
+            pc.divide(table.column(_state(i, "m2")), pc.if_else(pc.greater(n, 1), pc.subtract(n, 1.0), None))
+        )
     return table.column(_state(i, rule.fn))
 
 
@@ -303,11 +329,15 @@ def _holistic(rule: Aggregation, counted: pa.Table, table: pa.Table, keys: list[
     group = _group_of_row(counted, keys)
     known = pc.is_valid(counted.column(_VALUE)).to_numpy()
     if rule.fn == "count_distinct":
-        return pa.array(np.bincount(group, known, max(table.num_rows, 1))[: max(table.num_rows, 0)].astype(np.int64))
+        return pa.array(
+            np.bincount(group, known, max(table.num_rows, 1))[: max(table.num_rows, 0)].astype(np.int64)
+        )
     values = counted.column(_VALUE).cast(pa.float64()).to_numpy()
     times = np.where(known, counted.column(_TIMES).to_numpy(), 0)
-    cuts = np.searchsorted(group, np.arange(table.num_rows + 1))  # groups are in order, so each is one stretch
-    medians = [_median(values[low:high], times[low:high]) for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
+    cuts = np.searchsorted(
+        group, np.arange(table.num_rows + 1)
+    )  # groups are in order, so each is one stretch
+    medians = [_median(values[low:high], times[low:high]) for low, high in itertools.pairwise(cuts)]
     return pa.array(medians, pa.float64())
 
 

@@ -1,9 +1,9 @@
-"""Moving rows between partitions with nothing computed ahead of time: positions, folds, and an ordered exchange.
+"""Moving rows between partitions, nothing computed ahead of time: positions, folds, an ordered exchange.
 
-Dask's own ``sort_values``, ``set_index`` and ``head`` look at the data while the graph is built, or at the first
-partition only. Here every pass is part of one lazy graph: rows carry their place in the table, buckets are found by
-splitters taken from a sample (as in sample sort; Frazer and McKellar 1970), and Dask's shuffle moves them
-(``set_index`` with given divisions).
+Dask's own ``sort_values``, ``set_index`` and ``head`` look at the data while the graph is built, or at the
+first partition only. Here every pass is part of one lazy graph: rows carry their place in the table, buckets
+are found by splitters taken from a sample (as in sample sort; Frazer and McKellar 1970), and Dask's shuffle
+moves them (``set_index`` with given divisions).
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
-__all__ = ["POSITION", "exchange", "fold", "mapped", "row_counts", "sorted_by", "with_ordinals", "with_positions"]
+__all__ = [
+    "POSITION",
+    "exchange",
+    "fold",
+    "mapped",
+    "row_counts",
+    "sorted_by",
+    "with_ordinals",
+    "with_positions",
+]
 
 POSITION = "_apwa_position"
 _BUCKET = "_apwa_bucket"
 _ORDINAL_BITS = 40
-"""A position is the partition's ordinal, then 40 bits for the row in it: 8 million partitions of 10^12 rows."""
+"""A position is the partition's ordinal, then 40 bits for the row in it."""
 _SPLIT_EVERY = 16
 _SAMPLES_PER_PARTITION = 64
 
@@ -29,12 +38,25 @@ Keys = Sequence[tuple[str, bool]]
 
 
 def with_ordinals(
-    task: Callable[..., pd.DataFrame], frame: dd.DataFrame, *others: dd.DataFrame, meta: pd.DataFrame, **settings: Any
+    task: Callable[..., pd.DataFrame],
+    frame: dd.DataFrame,
+    *others: dd.DataFrame,
+    meta: pd.DataFrame,
+    **settings: Any,
 ) -> dd.DataFrame:
     """Map ``task(part, ordinal, *others, **settings)`` over the partitions; `others` have one partition."""
-    ordinals = dd.from_map(_ordinal, range(frame.npartitions), meta=_ordinal(0).iloc[:0], label="apwa-ordinal")
+    ordinals = dd.from_map(
+        _ordinal, range(frame.npartitions), meta=_ordinal(0).iloc[:0], label="apwa-ordinal"
+    )
     return dd.map_partitions(
-        _call, frame.clear_divisions(), ordinals, *others, task=task, meta=meta, enforce_metadata=False, **settings
+        _call,
+        frame.clear_divisions(),
+        ordinals,
+        *others,
+        task=task,
+        meta=meta,
+        enforce_metadata=False,
+        **settings,
     )
 
 
@@ -42,12 +64,18 @@ def _ordinal(k: int) -> pd.DataFrame:
     return pd.DataFrame({"ordinal": [k]})
 
 
-def _call(part: pd.DataFrame, ordinal: pd.DataFrame, *others: pd.DataFrame, task: Any, **settings: Any) -> pd.DataFrame:
+def _call(
+    part: pd.DataFrame, ordinal: pd.DataFrame, *others: pd.DataFrame, task: Any, **settings: Any
+) -> pd.DataFrame:
     return task(part, int(ordinal["ordinal"].iloc[0]), *others, **settings)  # type: ignore[no-any-return]
 
 
 def mapped(
-    task: Callable[..., pd.DataFrame], frame: dd.DataFrame, *others: dd.DataFrame, meta: pd.DataFrame, **settings: Any
+    task: Callable[..., pd.DataFrame],
+    frame: dd.DataFrame,
+    *others: dd.DataFrame,
+    meta: pd.DataFrame,
+    **settings: Any,
 ) -> dd.DataFrame:
     """``map_partitions`` with exact meta; frames of one partition are given to every task."""
     return dd.map_partitions(
@@ -60,7 +88,8 @@ def fold(
 ) -> dd.DataFrame:
     """One partition out of many: neighbours are put under one another and combined, in a tree of fixed shape.
 
-    `combine` must be associative; it sees rows in the order of the partitions, so the result does not depend on timing.
+    `combine` must be associative; it sees rows in the order of the partitions, so the result does not depend
+    on timing.
     """
     while frame.npartitions > 1:
         fewer = -(-frame.npartitions // _SPLIT_EVERY)
@@ -98,9 +127,11 @@ def _as_is(part: pd.DataFrame) -> pd.DataFrame:
 
 def exchange(frame: dd.DataFrame, bucket: str, npartitions: int) -> dd.DataFrame:
     """Send each row to the partition that its integer column `bucket` names; the column becomes the index."""
-    # Given divisions, set_index does not look at the data. "tasks": the same under every scheduler, no spill files,
-    # and a lost worker repeats single pieces, where P2P repeats the whole shuffle.
-    return frame.set_index(bucket, divisions=tuple(range(npartitions + 1)), shuffle_method="tasks").clear_divisions()
+    # Given divisions, set_index does not look at the data. "tasks": the same under every scheduler, no spill
+    # files, and a lost worker repeats single pieces, where P2P repeats the whole shuffle.
+    return frame.set_index(
+        bucket, divisions=tuple(range(npartitions + 1)), shuffle_method="tasks"
+    ).clear_divisions()
 
 
 def sorted_by(frame: dd.DataFrame, keys: Keys, *, tie: Sequence[str] = ()) -> dd.DataFrame:
@@ -179,7 +210,7 @@ def _splitters(samples: pd.DataFrame, keys: Keys, pieces: int) -> pd.DataFrame:
 
 
 def _add_buckets(part: pd.DataFrame, splitters: pd.DataFrame, keys: Keys) -> pd.DataFrame:
-    """Bucket of a row: how many splitters come before it. Sorting both together works for any type and direction."""
+    """How many splitters come before each row. Sorting both together works for any type and direction."""
     columns = [name for name, _ in keys]
     both = pd.concat([part[columns], splitters[columns]], ignore_index=True)
     order = _order(both, keys)
@@ -192,5 +223,3 @@ def _add_buckets(part: pd.DataFrame, splitters: pd.DataFrame, keys: Keys) -> pd.
 
 def _sorted_part(part: pd.DataFrame, keys: Keys, columns: list[str]) -> pd.DataFrame:
     return part.iloc[_order(part, keys)][columns].reset_index(drop=True)
-
-

@@ -1,8 +1,8 @@
 """Row-local frame steps on one Arrow table: each output row comes from one input row.
 
-Bookkeeping columns (``_apwa*``) pass through. A step that makes several rows of one appends ``.{k}`` to the row id,
-so that ids stay unique. A row on which an expression fails keeps its place: its new columns are null, and its status
-says why (a filter keeps it, because it could not be judged).
+Bookkeeping columns (``_apwa*``) pass through. A step that makes several rows of one appends ``.{k}`` to the
+row id, so that ids stay unique. A row on which an expression fails keeps its place: its new columns are null,
+and its status says why (a filter keeps it, because it could not be judged).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def apply_local(step: Any, table: pa.Table) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        Rows in the order of their parents. Column types are those of `apwa_dask.plans.infer`, whatever the rows.
+        Rows in the order of their parents. Column types are those of `apwa_dask.plans.infer`, whatever the
+        rows.
 
     Raises
     ------
@@ -53,7 +54,9 @@ def apply_local(step: Any, table: pa.Table) -> pa.Table:
 def _where(step: Where, table: pa.Table) -> pa.Table:
     columns, failed = _evaluate({"condition": step.condition}, table)
     if not pa.types.is_boolean(columns["condition"].type):
-        raise PlanError(f"the condition of step {step.id!r} is not boolean", where=step.condition, code="PLAN-TYPE")
+        raise PlanError(
+            f"the condition of step {step.id!r} is not boolean", where=step.condition, code="PLAN-TYPE"
+        )
     keep = pc.fill_null(columns["condition"], False)
     if failed is None:
         return table.filter(keep)
@@ -125,7 +128,9 @@ def _chunk(step: Chunk, table: pa.Table) -> pa.Table:
     pieces: list[str | None] = []
     counts: list[int] = []
     for text in table.column(step.column).to_pylist():
-        cut: list[str] | list[None] = [None] if text is None else chunk_text(text, step.tokens, step.overlap_tokens)
+        cut: list[str] | list[None] = (
+            [None] if text is None else chunk_text(text, step.tokens, step.overlap_tokens)
+        )
         pieces.extend(cut)
         counts.append(len(cut))
     parents, ordinals = _repeated(np.array(counts, dtype=np.int64))
@@ -175,9 +180,9 @@ _SPACE = re.compile(r"\s+")
 def chunk_text(text: str, tokens: int, overlap_tokens: int) -> list[str]:
     """Cut text into pieces of about `tokens` tokens that overlap by about `overlap_tokens`.
 
-    A cut falls after the last sentence that ends in the second half of a piece, else at white space, else at the
-    limit. Every character is in at least one piece. Sizes use four UTF-8 bytes for a token, so that scripts with
-    long encodings get shorter pieces. The same text is always cut at the same places.
+    A cut falls after the last sentence that ends in the second half of a piece, else at white space, else at
+    the limit. Every character is in at least one piece. Sizes use four UTF-8 bytes for a token, so that
+    scripts with long encodings get shorter pieces. The same text is always cut at the same places.
 
     Parameters
     ----------
@@ -225,4 +230,3 @@ _APPLY: dict[type, Callable[[Any, pa.Table], pa.Table]] = {
     Explode: _explode,
     Chunk: _chunk,
 }
-

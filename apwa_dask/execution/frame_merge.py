@@ -1,8 +1,8 @@
-"""Equality joins: rows meet by a hash of their keys, and come out in the order of the left table, then the right."""
+"""Equality joins: rows meet by a hash of their keys; they come out in left order, then right order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dask.dataframe as dd
@@ -25,44 +25,41 @@ _HIDDEN = ("_apwa_row", "_apwa_status", "_apwa_error")
 
 def merge(step: Merge, left: dd.DataFrame, right: dd.DataFrame, schema: pa.Schema) -> dd.DataFrame:
     """Join two tables; see `apwa_dask.execution.frame_steps.apply_barrier`. NULL (and NaN) never joins."""
-    sides = (_side_schema(step, left, schema, is_left=True), _side_schema(step, right, schema, is_left=False))
+    visible = [name for name in left.columns if not name.startswith("_apwa")]
+    sides = (
+        _side_schema(left, schema, {}),
+        _side_schema(right, schema, merged_names(step, visible, list(right.columns))),
+    )
     npartitions = max(left.npartitions, right.npartitions)
     placed = [
         _bucketed(frame, side, list(on), npartitions)
         for frame, side, on in zip((left, right), sides, (step.left_on, step.right_on), strict=True)
     ]
-    joined_schema = pa.schema([*(f.remove_metadata() for f in schema), (_LEFT, pa.int64()), (_RIGHT, pa.int64())])
+    joined_schema = pa.schema(
+        [*(f.remove_metadata() for f in schema), (_LEFT, pa.int64()), (_RIGHT, pa.int64())]
+    )
     joined = mapped(
-        _join, placed[0], placed[1], meta=empty_frame(joined_schema), step=step, sides=sides, schema=joined_schema
+        _join,
+        placed[0],
+        placed[1],
+        meta=empty_frame(joined_schema),
+        step=step,
+        sides=sides,
+        schema=joined_schema,
     )
     ordered = sorted_by(joined, [], tie=(_LEFT, _RIGHT))
     return mapped(_declared, ordered, meta=empty_frame(schema), schema=schema)
 
 
-def _side_schema(step: Merge, frame: dd.DataFrame, schema: pa.Schema, *, is_left: bool) -> pa.Schema:
+def _side_schema(frame: dd.DataFrame, schema: pa.Schema, renamed: Mapping[str, str]) -> pa.Schema:
     """One side's columns: types as the result declares them, categories by value."""
     found = arrow_schema_of(frame._meta)
-    visible = [name for name in found.names if not name.startswith("_apwa")]
-    names = {name: name for name in visible}
-    if not is_left:
-        left_names = [n for n in schema.names if not n.startswith("_apwa")]
-        names = _right_names(step, visible, left_names)
+    names = {name: name for name in found.names} | renamed
     fields = []
     for name in found.names:
-        result = names.get(name, name)
-        of = schema.field(result).type if result in schema.names else found.field(name).type
-        fields.append(pa.field(name, of.value_type if pa.types.is_dictionary(of) else of))
+        declared = schema.field(names[name]).type if names[name] in schema.names else found.field(name).type
+        fields.append(pa.field(name, declared.value_type if pa.types.is_dictionary(declared) else declared))
     return pa.schema(fields)
-
-
-def _right_names(step: Merge, right: Sequence[str], result: Sequence[str]) -> dict[str, str]:
-    """Right column to its name in the result, from the result's own names."""
-    shared = {r: left for left, r in zip(step.left_on, step.right_on, strict=True) if left == r}
-    names = {}
-    for name in right:
-        suffixed = f"{name}{step.suffix}"
-        names[name] = shared[name] if name in shared else suffixed if suffixed in result else name
-    return names
 
 
 def _bucketed(frame: dd.DataFrame, side: pa.Schema, on: list[str], npartitions: int) -> dd.DataFrame:
@@ -98,7 +95,11 @@ def _key_texts(table: pa.Table, on: list[str]) -> tuple[list[str], np.ndarray[An
 
 
 def _join(
-    left: pd.DataFrame, right: pd.DataFrame, step: Merge, sides: tuple[pa.Schema, pa.Schema], schema: pa.Schema
+    left: pd.DataFrame,
+    right: pd.DataFrame,
+    step: Merge,
+    sides: tuple[pa.Schema, pa.Schema],
+    schema: pa.Schema,
 ) -> pd.DataFrame:
     tables = [to_arrow(part, side) for part, side in zip((left, right), sides, strict=True)]
     pairs = _pairs(tables[0], tables[1], step)
@@ -142,14 +143,18 @@ def _assemble(left: pa.Table, right: pa.Table, step: Merge) -> dict[str, Any]:
         columns[name] = left.column(name)
     for left_key, right_key in zip(step.left_on, step.right_on, strict=True):
         if left_key == right_key:
-            columns[left_key] = pc.coalesce(left.column(left_key), right.column(right_key).cast(left.column(left_key).type))
+            columns[left_key] = pc.coalesce(
+                left.column(left_key), right.column(right_key).cast(left.column(left_key).type)
+            )
     for old, new in merged_names(step, visible, right.column_names).items():
         columns[new] = right.column(old)
     for name in _HIDDEN[1:]:
         both = [table.column(name) for table in (left, right) if name in table.column_names]
         if both:
             columns[name] = pc.coalesce(*both)
-    ids = [table.column(_HIDDEN[0]).fill_null("") for table in (left, right) if _HIDDEN[0] in table.column_names]
+    ids = [
+        table.column(_HIDDEN[0]).fill_null("") for table in (left, right) if _HIDDEN[0] in table.column_names
+    ]
     if len(ids) == 2:
         columns[_HIDDEN[0]] = pc.binary_join_element_wise(ids[0], ids[1], "~")
     return columns

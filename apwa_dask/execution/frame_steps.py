@@ -1,7 +1,8 @@
 """Frame steps: the part of a plan that calls no model.
 
-`apply_local` runs a row-local step on one Arrow table; `apply_barrier` builds the lazy Dask graph of a step that needs
-all rows together. Nothing is computed while a graph is built, and results are the same for any number of partitions.
+`apply_local` runs a row-local step on one Arrow table; `apply_barrier` builds the lazy Dask graph of a step
+that needs all rows together. Nothing is computed while a graph is built, and results are the same for any
+number of partitions.
 """
 
 from __future__ import annotations
@@ -57,21 +58,25 @@ def apply_barrier(
 
     Notes
     -----
-    Sort is stable, nulls last. Limit takes the first rows over all partitions. Distinct keeps the first row, and
-    counts null as a value. Aggregates leave out failed rows, give null over nothing (``count`` gives 0), and are
-    ordered by the keys, nulls last. In a merge NULL joins nothing, and rows come in the order of the left table,
-    then the right. Sort, limit, distinct, sample and concat keep row ids; aggregate numbers its groups ``g0``,
-    ``g1``, ...; merge joins the two ids with ``~``.
+    Sort is stable, nulls last. Limit takes the first rows over all partitions. Distinct keeps the first row,
+    and counts null as a value. Aggregates leave out failed rows, give null over nothing (``count`` gives 0),
+    and are ordered by the keys, nulls last. In a merge NULL joins nothing, and rows come in the order of the
+    left table, then the right. Sort, limit, distinct, sample and concat keep row ids; aggregate numbers its
+    groups ``g0``, ``g1``, ...; merge joins the two ids with ``~``.
     """
     with dask.config.set({"dataframe.convert-string": False}):
         return _BUILD[type(step)](step, frame, others, schema)
 
 
-def _aggregate(step: Aggregate, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema) -> dd.DataFrame:
+def _aggregate(
+    step: Aggregate, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
+) -> dd.DataFrame:
     return aggregate(step, frame, schema)
 
 
-def _merge(step: Merge, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema) -> dd.DataFrame:
+def _merge(
+    step: Merge, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
+) -> dd.DataFrame:
     return merge(step, frame, others[0], schema)
 
 
@@ -80,7 +85,9 @@ def _sort(step: Sort, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schem
     return sorted_by(frame, [(name, keys[name]) for name in reversed(keys)])
 
 
-def _limit(step: Limit, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema) -> dd.DataFrame:
+def _limit(
+    step: Limit, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
+) -> dd.DataFrame:
     return with_ordinals(_first_rows, frame, row_counts(frame), meta=frame._meta, n=step.n)
 
 
@@ -89,7 +96,9 @@ def _first_rows(part: pd.DataFrame, ordinal: int, counts: pd.DataFrame, n: int) 
     return part.iloc[: max(n - before, 0)]
 
 
-def _sample(step: Sample, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema) -> dd.DataFrame:
+def _sample(
+    step: Sample, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
+) -> dd.DataFrame:
     counts = row_counts(frame)
     meta = pd.DataFrame({"row": pd.Series([], dtype="int64")})
     chosen = mapped(_choose, counts, meta=meta, n=step.n, fraction=step.fraction, seed=step.seed)
@@ -97,7 +106,7 @@ def _sample(step: Sample, frame: dd.DataFrame, others: Sequence[dd.DataFrame], s
 
 
 def _choose(counts: pd.DataFrame, n: int | None, fraction: float | None, seed: int) -> pd.DataFrame:
-    """Row numbers of the sample: the rows with the smallest hashes, so they depend on the seed and the count only."""
+    """Row numbers of the sample: those with the smallest hashes, so only seed and row count matter."""
     total = int(counts["rows"].sum())
     size = min(n if n is not None else round((fraction or 0.0) * total), total)
     hashes = _mixed(np.arange(total, dtype=np.uint64), seed)
@@ -114,18 +123,27 @@ def _mixed(numbers: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
         return z ^ (z >> np.uint64(31))
 
 
-def _chosen_rows(part: pd.DataFrame, ordinal: int, counts: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+def _chosen_rows(
+    part: pd.DataFrame, ordinal: int, counts: pd.DataFrame, chosen: pd.DataFrame
+) -> pd.DataFrame:
     first = int(counts["rows"].iloc[:ordinal].sum())
     rows = chosen["row"].to_numpy()
     low, high = np.searchsorted(rows, [first, first + len(part)])
     return part.iloc[rows[low:high] - first].reset_index(drop=True)
 
 
-def _distinct(step: Distinct, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema) -> dd.DataFrame:
+def _distinct(
+    step: Distinct, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
+) -> dd.DataFrame:
     columns = list(step.columns) or [name for name in frame.columns if not name.startswith(HIDDEN)]
     placed = with_positions(frame)
     keys = placed[[*columns, POSITION]]
-    firsts = fold(mapped(_first_of_each, keys, meta=keys._meta, columns=columns), _first_of_each, keys._meta, columns=columns)
+    firsts = fold(
+        mapped(_first_of_each, keys, meta=keys._meta, columns=columns),
+        _first_of_each,
+        keys._meta,
+        columns=columns,
+    )
     return mapped(_kept_rows, placed, firsts, meta=frame._meta)
 
 
@@ -138,7 +156,9 @@ def _kept_rows(part: pd.DataFrame, firsts: pd.DataFrame) -> pd.DataFrame:
     return part[keep].drop(columns=POSITION).reset_index(drop=True)
 
 
-def _concat(step: Concat, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema) -> dd.DataFrame:
+def _concat(
+    step: Concat, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
+) -> dd.DataFrame:
     meta = empty_frame(schema)
     return dd.concat([mapped(_with_columns, part, meta=meta, schema=schema) for part in (frame, *others)])
 
@@ -147,7 +167,8 @@ def _with_columns(part: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
     """The declared columns, in order; those the part lacks are null."""
     present = to_arrow(part, pa.schema([field for field in schema if field.name in part.columns]))
     columns = [
-        present.column(f.name) if f.name in present.column_names else pa.nulls(len(part), f.type) for f in schema
+        present.column(f.name) if f.name in present.column_names else pa.nulls(len(part), f.type)
+        for f in schema
     ]
     return to_pandas(pa.Table.from_arrays(columns, schema=schema))
 

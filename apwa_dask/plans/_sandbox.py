@@ -1,8 +1,8 @@
 """One locked, in-memory DuckDB a process; one cursor a thread.
 
 The lock is DuckDB's own: no file, network, extension or other database can be reached
-(``enable_external_access=false``), no Python variable can be read (``python_enable_replacements=false``), nothing
-spills to disk, and none of it can be changed back (``lock_configuration=true``).
+(``enable_external_access=false``), no Python variable can be read (``python_enable_replacements=false``),
+nothing spills to disk, and none of it can be changed back (``lock_configuration=true``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def cursor() -> duckdb.DuckDBPyConnection:
     pid = os.getpid()
     held = getattr(_local, "cursor", None)
     if held is not None and held[0] == pid:
-        return held[1]  # type: ignore[no-any-return]
+        return held[1]
     with _guard:
         if _database is None or _database[0] != pid:
             _database = (pid, _open())

@@ -53,7 +53,8 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _map(step: Map) -> str:
-    return f"map {step.input}: a model reads {_names(step.contract.inputs)}, writes {_names(step.contract.output.names)}"
+    reads, writes = _names(step.contract.inputs), _names(step.contract.output.names)
+    return f"map {step.input}: a model reads {reads}, writes {writes}"
 
 
 def _filter(step: Filter) -> str:
@@ -62,13 +63,21 @@ def _filter(step: Filter) -> str:
 
 def _flat_map(step: FlatMap) -> str:
     writes = _names(step.contract.output.names)
-    return f"flat_map {step.input}: a model reads {_names(step.contract.inputs)}, writes up to {step.max_rows} rows of {writes}"
+    reads = _names(step.contract.inputs)
+    return f"flat_map {step.input}: a model reads {reads}, writes up to {step.max_rows} rows of {writes}"
 
 
 def _reduce(step: Reduce) -> str:
-    each = f"each {_names(step.by)}" if step.by else "each partition" if step.contract.unit == "partition" else "all rows"
+    each = (
+        f"each {_names(step.by)}"
+        if step.by
+        else "each partition"
+        if step.contract.unit == "partition"
+        else "all rows"
+    )
     reads = _names(step.contract.inputs)
-    return f"reduce {step.input}: for {each}, a model reads {reads}, writes one row of {_names(step.contract.output.names)}"
+    writes = _names(step.contract.output.names)
+    return f"reduce {step.input}: for {each}, a model reads {reads}, writes one row of {writes}"
 
 
 def _where(step: Where) -> str:
@@ -89,7 +98,8 @@ def _explode(step: Explode) -> str:
 
 
 def _chunk(step: Chunk) -> str:
-    return f"chunk {step.input}: cut {step.column} into pieces of {step.tokens} tokens, {step.overlap_tokens} shared"
+    size = f"{step.tokens} tokens, {step.overlap_tokens} shared"
+    return f"chunk {step.input}: cut {step.column} into pieces of {size}"
 
 
 def _aggregate(step: Aggregate) -> str:
@@ -102,7 +112,9 @@ def _aggregation(rule: Aggregation) -> str:
 
 
 def _sort(step: Sort) -> str:
-    return f"sort {step.input} by " + ", ".join(f"{k.column}{' descending' if k.descending else ''}" for k in step.by)
+    return f"sort {step.input} by " + ", ".join(
+        f"{k.column}{' descending' if k.descending else ''}" for k in step.by
+    )
 
 
 def _limit(step: Limit) -> str:
@@ -110,7 +122,8 @@ def _limit(step: Limit) -> str:
 
 
 def _distinct(step: Distinct) -> str:
-    return f"distinct {step.input}: the first row of each {_names(step.columns) if step.columns else 'combination of all columns'}"
+    each = _names(step.columns) if step.columns else "combination of all columns"
+    return f"distinct {step.input}: the first row of each {each}"
 
 
 def _sample(step: Sample) -> str:

@@ -1,4 +1,4 @@
-"""What a plan would do, in words: steps, columns, contracts, units, tools, cost. Computes and spends nothing."""
+"""What a plan would do, in words: steps, columns, contracts, tools, cost. Computes and spends nothing."""
 
 from __future__ import annotations
 
@@ -160,7 +160,8 @@ def explain(
         query=_clip(plan.query),
         sources=tuple((alias, _columns(schemas.get(alias))) for alias in plan.sources),
         steps=views,
-        result=f"rows of {plan.result}" + (f": {_columns(schemas[plan.result])}" if plan.result in schemas else ""),
+        result=f"rows of {plan.result}"
+        + (f": {_columns(schemas[plan.result])}" if plan.result in schemas else ""),
         total=_total(plan, estimates or {}),
         warnings=tuple(str(warning) for warning in warnings),
         problems=problems,
@@ -186,7 +187,9 @@ def _view(
         alias = contract.model or ""
         name = models.get(alias, "")
         facts.append(("unit", contract.unit))
-        facts.append(("model", f"{alias} ({name})" if alias and name else alias or name or "the run's default"))
+        facts.append(
+            ("model", f"{alias} ({name})" if alias and name else alias or name or "the run's default")
+        )
         if contract.tools:
             shown = ", ".join(f"{tool} ({tools.get(tool, 'power unknown')})" for tool in contract.tools)
             facts.append(("tools", shown))
@@ -309,8 +312,15 @@ _QUOTE = "white-space:pre-wrap;border-left:3px solid rgba(128,128,128,.6);margin
 
 
 def _html(plan: Explanation) -> str:
-    parts = [_tag("strong", "Plan"), _tag("div", plan.query, style=_QUOTE)] if plan.query else [_tag("strong", "Plan")]
-    parts += [_tag("div", _tag("span", f"table {alias}: ", style=_QUIET), columns) for alias, columns in plan.sources]
+    parts = (
+        [_tag("strong", "Plan"), _tag("div", plan.query, style=_QUOTE)]
+        if plan.query
+        else [_tag("strong", "Plan")]
+    )
+    parts += [
+        _tag("div", _tag("span", f"table {alias}: ", style=_QUIET), columns)
+        for alias, columns in plan.sources
+    ]
     parts += [_step_html(step) for step in plan.steps]
     tail = [_tag("div", _tag("b", "Result: "), plan.result)]
     tail += [_tag("div", _tag("b", f"{name}: "), value) for name, value in plan.total]

@@ -24,14 +24,25 @@ from apwa_dask.plans.steps import (
     Select,
 )
 
-__all__ = ["Catalog", "aggregate_type", "infer", "is_list", "is_number", "is_ordered", "is_text", "merged_names", "output_schema", "visible"]
+__all__ = [
+    "Catalog",
+    "aggregate_type",
+    "infer",
+    "is_list",
+    "is_number",
+    "is_ordered",
+    "is_text",
+    "merged_names",
+    "output_schema",
+    "visible",
+]
 
 Catalog = Mapping[str, pa.Schema]
 """Alias to the columns that the plan may see."""
 
 
 def visible(schema: pa.Schema) -> pa.Schema:
-    """The schema without the engine's bookkeeping columns, which pass through every row-local step untouched."""
+    """The schema without the bookkeeping columns, which pass through row-local steps untouched."""
     return pa.schema([field for field in schema if not field.name.startswith(HIDDEN)])
 
 
@@ -102,7 +113,9 @@ def _assign(step: Assign, inputs: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def _select(step: Select, inputs: Sequence[pa.Schema]) -> pa.Schema:
-    return pa.schema([_field(inputs[0], name, step.id).with_name(step.rename.get(name, name)) for name in step.columns])
+    return pa.schema(
+        [_field(inputs[0], name, step.id).with_name(step.rename.get(name, name)) for name in step.columns]
+    )
 
 
 def _explode(step: Explode, inputs: Sequence[pa.Schema]) -> pa.Schema:
@@ -117,14 +130,18 @@ def _explode(step: Explode, inputs: Sequence[pa.Schema]) -> pa.Schema:
 def _chunk(step: Chunk, inputs: Sequence[pa.Schema]) -> pa.Schema:
     field = _field(inputs[0], step.column, step.id)
     if not is_text(field.type):
-        raise PlanError(f"step {step.id!r} cuts {step.column!r}, which is {field.type} and no text", code="PLAN-TYPE")
+        raise PlanError(
+            f"step {step.id!r} cuts {step.column!r}, which is {field.type} and no text", code="PLAN-TYPE"
+        )
     return inputs[0].append(pa.field(f"{step.column}_chunk", pa.int64()))
 
 
 def _aggregate(step: Aggregate, inputs: Sequence[pa.Schema]) -> pa.Schema:
     keys = [_field(inputs[0], name, step.id) for name in step.by]
     values = [
-        pa.field(name, aggregate_type(rule, _field(inputs[0], rule.column, step.id).type if rule.column else None))
+        pa.field(
+            name, aggregate_type(rule, _field(inputs[0], rule.column, step.id).type if rule.column else None)
+        )
         for name, rule in step.aggregates.items()
     ]
     return pa.schema([*keys, *values])
@@ -158,8 +175,8 @@ def aggregate_type(rule: Aggregation, of: pa.DataType | None) -> pa.DataType:
 
 
 def merged_names(step: Merge, left: Sequence[str], right: Sequence[str]) -> dict[str, str]:
-    """Right column to its name in the result; a key that has one name on both sides is one column and not here."""
-    shared = {r for l, r in zip(step.left_on, step.right_on, strict=False) if l == r}
+    """Right column to its name in the result, without the keys that have one name on both sides."""
+    shared = {r for left_key, r in zip(step.left_on, step.right_on, strict=False) if left_key == r}
     return {
         name: f"{name}{step.suffix}" if name in left else name
         for name in right
@@ -173,7 +190,9 @@ def _merge(step: Merge, inputs: Sequence[pa.Schema]) -> pa.Schema:
         _field(left, name, step.id)
     for name in step.right_on:
         _field(right, name, step.id)
-    added = [right.field(old).with_name(new) for old, new in merged_names(step, left.names, right.names).items()]
+    added = [
+        right.field(old).with_name(new) for old, new in merged_names(step, left.names, right.names).items()
+    ]
     kept = list(left)
     # A side that may be missing loses the memory of a frame's dtype: NumPy integers cannot hold nulls.
     if step.how in ("left", "outer"):
@@ -190,7 +209,7 @@ def _concat(step: Concat, inputs: Sequence[pa.Schema]) -> pa.Schema:
             known = fields.setdefault(field.name, field)
             if known.type != field.type:
                 raise PlanError(
-                    f"step {step.id!r} puts {field.name!r} as {known.type} above {field.name!r} as {field.type}",
+                    f"step {step.id!r}: {field.name!r} is {known.type} in one table, {field.type} in another",
                     fix="cast one of them in an assign step first",
                     code="PLAN-TYPE",
                 )
@@ -202,7 +221,9 @@ def _field(schema: pa.Schema, name: str, step_id: str) -> pa.Field:
     if name in schema.names:
         return schema.field(name)
     raise PlanError(
-        f"step {step_id!r}: no column {name!r}", fix=candidates(name, schema.names, noun="columns"), code="PLAN-COLUMN"
+        f"step {step_id!r}: no column {name!r}",
+        fix=candidates(name, schema.names, noun="columns"),
+        code="PLAN-COLUMN",
     )
 
 

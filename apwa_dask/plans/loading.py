@@ -36,27 +36,32 @@ _PARTS: dict[str, type[BaseModel]] = {
     "fields": Field,
 }
 
+
 class _ClosedLoader(yaml.SafeLoader):
-    """YAML as plain data: no anchors (a few lines could stand for gigabytes), no key twice, dates stay text."""
+    """YAML as plain data: no references (few lines could stand for gigabytes), no key twice, no dates."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "references (*name) are not allowed", mark)
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
 
 _ClosedLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(("timestamp", "merge", "value"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
 
 def read_yaml(text: str) -> Any:
     """Plain data from YAML or JSON text.
@@ -69,7 +74,7 @@ def read_yaml(text: str) -> Any:
     if len(text) > MAX_BYTES:
         raise PlanError(f"a plan has at most {MAX_BYTES:,} characters, not {len(text):,}", code="PLAN-YAML")
     try:
-        return yaml.load(text, Loader=_ClosedLoader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, Loader=_ClosedLoader)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -81,6 +86,7 @@ def read_yaml(text: str) -> Any:
         " put quotes around text with ? : # , { } in it",
         code="PLAN-YAML",
     )
+
 
 def load(source: str | Mapping[str, Any]) -> Plan:
     """Read a plan from YAML or JSON text, or from plain data.
@@ -106,6 +112,7 @@ def load(source: str | Mapping[str, Any]) -> Plan:
     except ValidationError as wrong:
         found = wrong
     raise plan_error(found, Plan, filled) from None
+
 
 def _filled(data: Mapping[str, Any]) -> dict[str, Any]:
     """The plan with the ids, inputs and outputs that its author left out."""
@@ -137,13 +144,16 @@ def _filled(data: Mapping[str, Any]) -> dict[str, Any]:
     plan["steps"] = filled
     return plan
 
+
 def _free_id(op: str, taken: set[Any]) -> str:
     number = 1
     while f"{op}_{number}" in taken:
         number += 1
     return f"{op}_{number}"
 
+
 # --- pydantic's errors in our words
+
 
 def plan_error(wrong: ValidationError, kind: type[BaseModel], data: Any = None) -> PlanError:
     """One `PlanError` for everything that pydantic found wrong with a plan, a step or a contract.
@@ -154,7 +164,12 @@ def plan_error(wrong: ValidationError, kind: type[BaseModel], data: Any = None) 
     if len(lines) == 1:
         return PlanError(lines[0], fix="change that part of the plan", code="PLAN-SHAPE")
     listed = "\n".join(f"  - {line}" for line in lines)
-    return PlanError(f"the plan has {len(lines)} problems:\n{listed}", fix="change the plan as each line says", code="PLAN-SHAPE")
+    return PlanError(
+        f"the plan has {len(lines)} problems:\n{listed}",
+        fix="change the plan as each line says",
+        code="PLAN-SHAPE",
+    )
+
 
 def _lines(wrong: ValidationError, kind: type[BaseModel], data: Any) -> Iterator[str]:
     errors = wrong.errors(include_url=False)
@@ -168,6 +183,7 @@ def _lines(wrong: ValidationError, kind: type[BaseModel], data: Any) -> Iterator
         for part in location[:-1]:
             model = _PARTS.get(str(part), model)
         yield f"{_place(location, data)}: {_words(error, model, str(location[-1]) if location else '')}"
+
 
 def _place(location: list[Any], data: Any) -> str:
     """``steps[2] (id).field`` in place of pydantic's tuple."""
@@ -183,6 +199,7 @@ def _place(location: list[Any], data: Any) -> str:
                 parts.append(f" ({step['id'][:64]})")
     return "".join(parts) or "plan"
 
+
 def _words(error: Any, model: type[BaseModel], last: str) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -190,19 +207,21 @@ def _words(error: Any, model: type[BaseModel], last: str) -> str:
     if kind == "missing":
         return "it is missing"
     if kind == "union_tag_invalid":
-        return f"no operation {context['tag']!r}; {candidates(str(context['tag']), OPERATIONS, noun='operations')}"
+        tag = str(context["tag"])
+        return f"no operation {_short(tag)}; {candidates(tag, OPERATIONS, noun='operations')}"
     if kind == "union_tag_not_found":
         return f"it needs op, one of {', '.join(OPERATIONS)}"
     if kind == "literal_error":
         return f"{_short(error['input'])} is not one of {context['expected']}"
     if kind == "string_pattern_mismatch":
         return (
-            f"{_short(error['input'])} is no name: letters, digits and _, at most 64, not starting with a digit; "
+            f"{_short(error['input'])} is no name (at most 64 letters, digits and _, no digit first); "
             "a plan names tables and steps, never URLs, paths, code or templates"
         )
     if kind == "value_error":
         return re.sub(r"^Value error, ", "", error["msg"])
     return str(error["msg"]).lower()
+
 
 def _short(value: Any) -> str:
     text = repr(value)

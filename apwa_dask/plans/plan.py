@@ -1,4 +1,4 @@
-"""`Plan`: a small directed acyclic graph of steps over named tables. Closed data, safe to read from anywhere."""
+"""`Plan`: a small directed acyclic graph of steps over named tables; closed data, safe from anywhere."""
 
 from __future__ import annotations
 

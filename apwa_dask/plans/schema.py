@@ -103,7 +103,9 @@ class Field(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Field:
         if not self.name.isidentifier() or self.name.startswith("_apwa"):
-            raise ValueError(f"{self.name!r} is not a usable column name: letters, digits and _, not starting with _apwa")
+            raise ValueError(
+                f"{self.name!r} is not a usable column name: letters, digits and _, not starting with _apwa"
+            )
         if self.type == "list" and self.items is None:
             raise ValueError(f"list field {self.name!r} needs items")
         if self.type == "object" and not self.fields:
@@ -122,7 +124,9 @@ class Field(BaseModel):
         if self.items is not None:
             spec["items"] = {k: v for k, v in self.items.model_dump().items() if k != "name"}
         if self.fields:
-            spec["fields"] = {f.name: {k: v for k, v in f.model_dump().items() if k != "name"} for f in self.fields}
+            spec["fields"] = {
+                f.name: {k: v for k, v in f.model_dump().items() if k != "name"} for f in self.fields
+            }
         if self.minimum is not None:
             spec["minimum"] = self.minimum
         if self.maximum is not None:
@@ -205,7 +209,9 @@ class Schema(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_mapping(cls, spec: Any) -> Any:
-        if isinstance(spec, Mapping) and not (set(spec) == {"fields"} and isinstance(spec["fields"], (list, tuple))):
+        if isinstance(spec, Mapping) and not (
+            set(spec) == {"fields"} and isinstance(spec["fields"], (list, tuple))
+        ):
             return {"fields": tuple(_field(name, of) for name, of in spec.items())}
         return spec
 
@@ -277,7 +283,7 @@ def _from_python(name: str, annotation: Any) -> dict[str, Any]:
         if len(inner) == 1:
             return {**_from_python(name, inner[0]), "nullable": len(inner) < len(args)}
     if origin is Literal and all(isinstance(a, str) for a in args):
-        return {"name": name, "type": "string", "labels": {a: "" for a in args}}
+        return {"name": name, "type": "string", "labels": dict.fromkeys(args, "")}
     if origin in (list, tuple, set) and args:
         return {"name": name, "type": "list", "items": Field.model_validate(_from_python("item", args[0]))}
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):

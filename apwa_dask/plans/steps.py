@@ -24,8 +24,8 @@ __all__ = [
     "Filter",
     "FlatMap",
     "FrameStep",
-    "Limit",
     "LLMStep",
+    "Limit",
     "Map",
     "Merge",
     "Reduce",
@@ -41,7 +41,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
 class _Step(BaseModel):
-    """Traits have conservative defaults: an unknown step is a barrier that reads and may change everything."""
+    """Traits have conservative defaults: an unknown step is a barrier that may change everything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

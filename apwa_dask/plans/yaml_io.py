@@ -22,7 +22,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # A block keeps text as it is, but cannot start with a space, have spaces before a line's end, or odd characters.
+    # A block keeps text as it is, but cannot start with a space, have spaces before a line's end, or odd
+    # characters.
     plain = all(c.isprintable() or c == "\n" for c in text)
     tidy = plain and text[:1].strip() != "" and all(line == line.rstrip() for line in text.split("\n"))
     block = tidy and ("\n" in text or len(text) > _BLOCK_FROM_CHARS)
@@ -44,7 +45,12 @@ def to_yaml(plan: Plan) -> str:
     Each step's ``input`` is left out where it is the step before it (or the only source).
     """
     return yaml.dump(
-        _compact(plan), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False
+        _compact(plan),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+        default_flow_style=False,
     )
 
 
@@ -85,7 +91,11 @@ def _compact_step(step: Any, previous: str | None) -> dict[str, Any]:
         head["input"] = step.input
     if "contract" in data:
         contract = data["contract"]
-        if step.op == "filter" and set(contract["output"]) == {"keep"} and contract["output"]["keep"] == {"type": "boolean"}:
+        if (
+            step.op == "filter"
+            and set(contract["output"]) == {"keep"}
+            and contract["output"]["keep"] == {"type": "boolean"}
+        ):
             del contract["output"]
         else:
             contract["output"] = {name: _compact_field(spec) for name, spec in contract["output"].items()}

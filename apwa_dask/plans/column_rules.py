@@ -1,0 +1,283 @@
+"""Columns and types, one step at a time: what each operation asks of its tables, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from apwa_dask.errors import PlanError, candidates
+from apwa_dask.plans.expressions import HIDDEN, check, problem_of
+from apwa_dask.plans.findings import Findings, Lineage
+from apwa_dask.plans.infer import (
+    aggregate_type,
+    is_list,
+    is_ordered,
+    is_text,
+    merged_names,
+    output_schema,
+)
+from apwa_dask.plans.steps import (
+    Aggregate,
+    Assign,
+    Chunk,
+    Concat,
+    Distinct,
+    Explode,
+    FlatMap,
+    LLMStep,
+    Map,
+    Merge,
+    Reduce,
+    Sample,
+    Select,
+    Sort,
+    Where,
+)
+
+__all__ = ["check_columns", "lineage_after"]
+
+
+def check_columns(step: Any, inputs: Sequence[Lineage], found: Findings) -> None:
+    schema = inputs[0].schema
+    rule = _COLUMN_RULES.get(type(step))
+    if rule is not None:
+        rule(step, inputs, found)
+    if isinstance(step, LLMStep):
+        for name in step.contract.inputs:
+            if _has(step.id, "inputs", name, schema, found) and not _promptable(schema.field(name).type):
+                found.add(
+                    step.id, "inputs", f"{name!r} is {schema.field(name).type}, which a prompt cannot show"
+                )
+        if len(set(step.contract.inputs)) < len(step.contract.inputs):
+            found.add(step.id, "inputs", "a column is listed twice")
+
+
+def _has(step_id: str, place: str, name: str, schema: pa.Schema, found: Findings) -> bool:
+    if name.startswith(HIDDEN):
+        found.add(step_id, place, f"{name!r} is reserved: columns that start with {HIDDEN} are the engine's")
+        return False
+    if name in schema.names:
+        return True
+    found.add(step_id, place, f"no column {name!r}; {candidates(name, schema.names, noun='columns')}")
+    return False
+
+
+def _promptable(of: pa.DataType) -> bool:
+    if is_list(of):
+        return _promptable(of.value_type)
+    if pa.types.is_struct(of):
+        return all(_promptable(of.field(i).type) for i in range(of.num_fields))
+    if pa.types.is_dictionary(of):
+        return _promptable(of.value_type)
+    # Binary columns hold images and pages; the agent decides whether its model can see them.
+    return not (
+        pa.types.is_null(of) or pa.types.is_union(of) or pa.types.is_map(of) or pa.types.is_interval(of)
+    )
+
+
+def _new_columns(step: Any, inputs: Sequence[Lineage], found: Findings) -> None:
+    table = inputs[0]
+    for name in step.contract.output.names:
+        if name in table.schema.names:
+            by = f"step {table.writers[name]!r} writes it" if name in table.writers else "the table has it"
+            found.add(
+                step.id, "output", f"column {name!r} exists already ({by}); no two steps write one column"
+            )
+
+
+def _reduce(step: Reduce, inputs: Sequence[Lineage], found: Findings) -> None:
+    for name in step.by:
+        if _has(step.id, "by", name, inputs[0].schema, found):
+            _check_key(step.id, "by", name, inputs[0].schema, found)
+        if name in step.contract.output.names:
+            found.add(step.id, "output", f"column {name!r} is a group key already")
+
+
+def _check_key(step_id: str, place: str, name: str, schema: pa.Schema, found: Findings) -> None:
+    of = schema.field(name).type
+    if not (is_ordered(of) or pa.types.is_dictionary(of)):
+        found.add(step_id, place, f"{name!r} is {of}, which cannot be grouped, joined or sorted")
+
+
+def _where(step: Where, inputs: Sequence[Lineage], found: Findings) -> None:
+    problem = problem_of(step.condition, inputs[0].schema)
+    if problem:
+        found.add(step.id, "condition", problem)
+        return
+    kind = check({"condition": step.condition}, inputs[0].schema)["condition"]
+    if not pa.types.is_boolean(kind):
+        found.add(step.id, "condition", f"it is {kind}, not boolean; compare with something, such as x > 0")
+
+
+def _assign(step: Assign, inputs: Sequence[Lineage], found: Findings) -> None:
+    for name, expression in step.columns.items():
+        if name.startswith(HIDDEN):
+            found.add(step.id, f"columns.{name}", f"names that start with {HIDDEN} are reserved")
+        problem = problem_of(expression, inputs[0].schema)
+        if problem:
+            found.add(step.id, f"columns.{name}", problem)
+        if name in inputs[0].writers:
+            writer = inputs[0].writers[name]
+            found.add(
+                step.id, f"columns.{name}", f"step {writer!r} writes {name!r} already; choose a new name"
+            )
+
+
+def _select(step: Select, inputs: Sequence[Lineage], found: Findings) -> None:
+    for name in step.columns:
+        _has(step.id, "columns", name, inputs[0].schema, found)
+    for old, new in step.rename.items():
+        if old not in step.columns:
+            found.add(
+                step.id, "rename", f"{old!r} is not selected; {candidates(old, step.columns, noun='columns')}"
+            )
+        if new.startswith(HIDDEN):
+            found.add(step.id, "rename", f"names that start with {HIDDEN} are reserved")
+    names = [step.rename.get(name, name) for name in step.columns]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        found.add(step.id, "columns", f"two columns would be called {name!r}")
+
+
+def _explode(step: Explode, inputs: Sequence[Lineage], found: Findings) -> None:
+    if _has(step.id, "column", step.column, inputs[0].schema, found):
+        of = inputs[0].schema.field(step.column).type
+        if not is_list(of):
+            lists = [f.name for f in inputs[0].schema if is_list(f.type)]
+            found.add(
+                step.id, "column", f"{step.column!r} is {of}, no list; lists: {', '.join(lists) or 'none'}"
+            )
+
+
+def _chunk(step: Chunk, inputs: Sequence[Lineage], found: Findings) -> None:
+    if step.overlap_tokens >= step.tokens:
+        found.add(step.id, "overlap_tokens", "the overlap must be smaller than the chunk")
+    schema = inputs[0].schema
+    if _has(step.id, "column", step.column, schema, found) and not is_text(schema.field(step.column).type):
+        found.add(step.id, "column", f"{step.column!r} is {schema.field(step.column).type}, no text")
+    if f"{step.column}_chunk" in schema.names:
+        found.add(
+            step.id, "column", f"column '{step.column}_chunk' exists already; no two steps write one column"
+        )
+
+
+def _aggregate(step: Aggregate, inputs: Sequence[Lineage], found: Findings) -> None:
+    schema = inputs[0].schema
+    for name in step.by:
+        if _has(step.id, "by", name, schema, found):
+            _check_key(step.id, "by", name, schema, found)
+    for name, rule in step.aggregates.items():
+        place = f"aggregates.{name}"
+        if name in step.by:
+            found.add(step.id, place, f"{name!r} is a group key already")
+        if name.startswith(HIDDEN):
+            found.add(step.id, place, f"names that start with {HIDDEN} are reserved")
+        if rule.column is not None and not _has(step.id, place, rule.column, schema, found):
+            continue
+        try:
+            aggregate_type(rule, schema.field(rule.column).type if rule.column else None)
+        except PlanError as error:
+            found.add(step.id, place, error.what)
+
+
+def _sort(step: Sort, inputs: Sequence[Lineage], found: Findings) -> None:
+    for key in step.by:
+        if _has(step.id, "by", key.column, inputs[0].schema, found):
+            _check_key(step.id, "by", key.column, inputs[0].schema, found)
+
+
+def _distinct(step: Distinct, inputs: Sequence[Lineage], found: Findings) -> None:
+    for name in step.columns or inputs[0].schema.names:
+        if _has(step.id, "columns", name, inputs[0].schema, found):
+            of = inputs[0].schema.field(name).type
+            if pa.types.is_nested(of):
+                found.add(
+                    step.id,
+                    "columns",
+                    f"{name!r} is {of}, which cannot be compared; name the columns to compare",
+                )
+
+
+def _sample(step: Sample, inputs: Sequence[Lineage], found: Findings) -> None:
+    if (step.n is None) == (step.fraction is None):
+        found.add(step.id, "n", "give n or fraction, and not both")
+
+
+def _merge(step: Merge, inputs: Sequence[Lineage], found: Findings) -> None:
+    left, right = inputs[0].schema, inputs[1].schema
+    if len(step.left_on) != len(step.right_on):
+        found.add(step.id, "right_on", f"{len(step.left_on)} left keys and {len(step.right_on)} right keys")
+    for place, names, schema in (("left_on", step.left_on, left), ("right_on", step.right_on, right)):
+        for name in names:
+            if _has(step.id, place, name, schema, found):
+                _check_key(step.id, place, name, schema, found)
+    for mine, theirs in zip(step.left_on, step.right_on, strict=False):
+        if mine not in left.names or theirs not in right.names:
+            continue
+        a, b = left.field(mine).type, right.field(theirs).type
+        if not _comparable(a, b):
+            found.add(step.id, "right_on", f"{mine!r} is {a} and {theirs!r} is {b}; cast one of them")
+    added = list(merged_names(step, left.names, right.names).values())
+    for name in sorted({n for n in added if n in left.names or added.count(n) > 1}):
+        found.add(step.id, "suffix", f"two columns would be called {name!r}; choose another suffix")
+
+
+def _comparable(a: pa.DataType, b: pa.DataType) -> bool:
+    return a == b or (pa.types.is_integer(a) and pa.types.is_integer(b)) or (is_text(a) and is_text(b))
+
+
+def _concat(step: Concat, inputs: Sequence[Lineage], found: Findings) -> None:
+    types: dict[str, pa.DataType] = {}
+    for name, table in zip(step.inputs_from, inputs, strict=True):
+        for column in table.schema:
+            known = types.setdefault(column.name, column.type)
+            if known != column.type:
+                found.add(
+                    step.id,
+                    "others",
+                    f"{column.name!r} is {known} above and {column.type} in {name!r}; cast one",
+                )
+
+
+_COLUMN_RULES: dict[type, Any] = {
+    Map: _new_columns,
+    FlatMap: _new_columns,
+    Reduce: _reduce,
+    Where: _where,
+    Assign: _assign,
+    Select: _select,
+    Explode: _explode,
+    Chunk: _chunk,
+    Aggregate: _aggregate,
+    Sort: _sort,
+    Distinct: _distinct,
+    Sample: _sample,
+    Merge: _merge,
+    Concat: _concat,
+}
+
+
+# --- the table that comes out
+
+
+def lineage_after(step: Any, inputs: Sequence[Lineage], found: Findings) -> Lineage | None:
+    schema = output_schema(step, [table.schema for table in inputs])
+    writers = dict(inputs[0].writers)
+    if isinstance(step, (Map, FlatMap)):
+        writers |= dict.fromkeys(step.contract.output.names, step.id)
+    elif isinstance(step, Assign):
+        writers |= dict.fromkeys(step.columns, step.id)
+    elif isinstance(step, Chunk):
+        writers |= {step.column: step.id, f"{step.column}_chunk": step.id}
+    elif isinstance(step, Select):
+        writers = {step.rename.get(n, n): writers[n] for n in step.columns if n in writers}
+    elif isinstance(step, (Aggregate, Reduce)):
+        writers = {name: writers.get(name, step.id) for name in schema.names}
+    elif isinstance(step, Merge):
+        names = merged_names(step, inputs[0].schema.names, inputs[1].schema.names)
+        writers |= {new: inputs[1].writers[old] for old, new in names.items() if old in inputs[1].writers}
+    elif isinstance(step, Concat):
+        for table in inputs[1:]:
+            writers = {**table.writers, **writers}
+    return Lineage(schema, writers)
