@@ -64,6 +64,26 @@ class Manifest:
         """SHA-256, in hex, over file identities, slices and schema: equal when the same data is read."""
         return hashlib.sha256(orjson.dumps(self._content())).hexdigest()
 
+    def partition_key(self, ordinal: int) -> str:
+        """SHA-256, in hex, of one partition: its slices, the identity of their files, and the schema.
+
+        Other files of the source may come, go or change without changing it.
+        """
+        pieces = self.partitions[ordinal].pieces
+        read = [
+            [
+                _piece_fields(piece)[1:],
+                dataclasses.astuple(self.files[piece.file])[:-1],
+                self._layout_of(piece),
+            ]
+            for piece in pieces
+        ]
+        schema = base64.b64encode(self.schema.serialize().to_pybytes()).decode()
+        return hashlib.sha256(orjson.dumps([read, schema, self.documents])).hexdigest()
+
+    def _layout_of(self, piece: Piece) -> dict[str, Any]:
+        return dataclasses.asdict(self.layouts[self.files[piece.file].layout])
+
     def __repr__(self) -> str:
         shape = f"{self.npartitions} partitions, {self.rows} rows, {len(self.schema)} columns"
         return f"Manifest({len(self.files)} files, {shape})"

@@ -36,6 +36,7 @@ _TYPES = {
     "instant": pa.timestamp("us", tz="UTC"),
 }
 _MAX_DIGITS_OF_A_DOUBLE = 17
+_DIGITS_ALWAYS_EXACT = 15
 _FEW = 512
 
 
@@ -76,7 +77,7 @@ class ColumnGuess:
 
     def _reject_uncastable(self, values: list[str]) -> None:
         """Drop types whose pattern fits but whose values do not exist (30 February) or lose digits."""
-        if "number" in self.possible and any(len(value) > _MAX_DIGITS_OF_A_DOUBLE + 1 for value in values):
+        if "number" in self.possible and any(_loses_digits(value) for value in values):
             self.possible.discard("number")
         for name in ("date", "timestamp", "instant"):
             if name not in self.possible:
@@ -92,6 +93,13 @@ class ColumnGuess:
         if not self.seen_any:
             return pa.string()
         return next((_TYPES[name] for name in _PATTERNS if name in self.possible), pa.string())
+
+
+def _loses_digits(number: str) -> bool:
+    if len(number) <= _DIGITS_ALWAYS_EXACT:
+        return False
+    whole = number.lstrip("-").isdigit()
+    return int(float(number)) != int(number) if whole else len(number) > _MAX_DIGITS_OF_A_DOUBLE + 2
 
 
 def text_to_type(column: Any, field: pa.Field, *, path: str, first_row: int) -> Any:

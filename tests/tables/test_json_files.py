@@ -70,6 +70,19 @@ def test_integers_past_64_bits_are_kept_as_text(tmp_path, one, whole) -> None:
     assert whole(one(tmp_path / "a.jsonl")).column("n").to_pylist() == ["1", "18446744073709551615"]
 
 
+def test_integers_that_a_double_cannot_hold_are_not_made_numbers(tmp_path, one, whole) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n": 9007199254740993}\n{"n": 1.5}\n')
+    (tmp_path / "b.csv").write_text("m\n9007199254740993\n1.5\n")
+    assert whole(one(tmp_path / "a.jsonl")).column("n").to_pylist() == ["9007199254740993", "1.5"]
+    assert whole(one(tmp_path / "b.csv")).column("m").to_pylist() == ["9007199254740993", "1.5"]
+
+
+def test_an_object_used_as_a_map_of_ids_is_json_text(tmp_path, one, whole) -> None:
+    url = _write(tmp_path / "a.jsonl", [{"seen": {f"id{n}": n}} for n in range(1000)])
+    texts = whole(one(url)).column("seen").to_pylist()
+    assert texts[:2] == ['{"id0":0}', '{"id1":1}']
+
+
 def test_a_key_that_the_sample_did_not_have_is_named(tmp_path, one) -> None:
     rows = [{"a": n} for n in range(100)] + [{"a": 1, "late": 2}]
     manifest = one(_write(tmp_path / "a.jsonl", rows), infer_bytes=200).manifest

@@ -64,6 +64,16 @@ def test_the_fingerprint_changes_with_files_slices_and_schema(manifest, tmp_path
     assert one(tmp_path, partition_rows=7).manifest.fingerprint in seen
 
 
+def test_the_key_of_a_partition_depends_on_its_own_files_only(manifest, tmp_path, one) -> None:
+    keys = [manifest.partition_key(ordinal) for ordinal in range(manifest.npartitions)]
+    assert len(set(keys)) == len(keys)
+    (tmp_path / "z.jsonl").write_text('{"n": 2, "tags": ["y"], "deep": {"k": "w"}}\n')
+    os.utime(tmp_path / "b.jsonl", (1, 1))
+    after = one(tmp_path, partition_rows=7).manifest
+    assert [after.partition_key(ordinal) for ordinal in range(4)] == keys[:4]
+    assert after.partition_key(5) != keys[5]
+
+
 def test_a_hundred_thousand_partitions_fit_into_a_few_megabytes(tmp_path) -> None:
     files = tuple(FileInfo(f"memory://in/{n}.csv", f"{n}.csv", 1000, "", "1", "", 0) for n in range(100))
     partitions = tuple(

@@ -22,7 +22,11 @@ ROWS = 137
 FORMATS = ["parquet", "arrow", "arrows", "csv", "tsv", "json", "jsonl"]
 
 cells = st.text(
-    alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\x00"), max_size=20
+    alphabet=st.one_of(
+        st.sampled_from('",;\t|\n \ufeff\x85a1'),  # what dialects, line ends and byte-order marks are made of
+        st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\x00"),
+    ),
+    max_size=20,
 )
 tables = st.lists(st.tuples(st.integers(-(10**9), 10**9), cells), min_size=1, max_size=40)
 
@@ -136,12 +140,17 @@ def test_an_empty_table_has_one_partition_with_the_declared_schema(tmp_path, one
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=tables, partition_rows=st.integers(1, 9), kind=st.sampled_from(["csv", "jsonl"]))
-def test_any_text_survives_any_cut(rows, partition_rows, kind, tmp_path_factory) -> None:
+@given(
+    rows=tables,
+    partition_rows=st.integers(1, 9),
+    kind=st.sampled_from(["csv", "jsonl"]),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_any_text_survives_any_cut(rows, partition_rows, kind, line_end, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("any")
     if kind == "csv":
         stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(stream, lineterminator=line_end)
         writer.writerow(["number", "text"])
         writer.writerows(rows)
         (folder / "any.csv").write_text(stream.getvalue(), "utf-8", newline="")

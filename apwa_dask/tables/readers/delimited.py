@@ -183,7 +183,9 @@ def read_cells(file: SourceFile, layout: Layout, piece: Piece, names: list[str])
         stream = text_stream(raw, layout.encoding, layout.terminator)
         skip_to(stream, piece.slice.start)
         data = stream.read(piece.slice.stop - piece.slice.start)
-    text = data.decode(text_codec(layout.encoding), "replace").removeprefix("\ufeff")
+    text = data.decode(text_codec(layout.encoding), "replace")
+    if piece.slice.start == 0:
+        text = text.removeprefix("\ufeff")
     table = _read_fast(text, layout, names)
     if table is not None and table.num_rows == piece.rows:
         return table
@@ -203,8 +205,8 @@ def skip_to(stream: BinaryIO, offset: int) -> None:
 
 
 def _read_fast(text: str, layout: Layout, names: list[str]) -> pa.Table | None:
-    """Read with pyarrow; None where the rows are not all of one width, which it refuses."""
-    if layout.surplus or not names:
+    """Read with pyarrow; None where it refuses (ragged rows) or would change a cell (U+FEFF first)."""
+    if layout.surplus or not names or text.startswith("\ufeff"):
         return None
     data = text.encode("utf-8", "replace")
     try:

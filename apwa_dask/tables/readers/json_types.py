@@ -12,7 +12,9 @@ from ..schema import MAX_NESTED_LEAVES, json_text
 __all__ = ["Observed", "fits", "to_arrow"]
 
 _INT64 = range(-(1 << 63), 1 << 63)
+_EXACT_IN_A_DOUBLE = 1 << 53
 _MAX_DEPTH = 16
+_MAX_NESTED_KEYS = 4 * MAX_NESTED_LEAVES  # an object used as a map of ids would otherwise fill the memory
 
 
 @dataclass
@@ -36,6 +38,9 @@ class Observed:
             self.kinds.add("text")
         elif isinstance(value, dict):
             self.kinds.add("struct")
+            if depth > 0 and len(self.keys) + len(value) > _MAX_NESTED_KEYS:
+                self.kinds.add("text")
+                return
             for key, inner in value.items():
                 self.keys.setdefault(key, Observed()).see(inner, depth + 1)
         elif isinstance(value, list):
@@ -66,7 +71,7 @@ class Observed:
             return pa.list_(self.items._type() or pa.string())
         if self.kinds == {"boolean"}:
             return pa.bool_()
-        if self.kinds == {"integer"}:
+        if self.kinds and self.kinds <= {"integer", "wide integer"}:
             return pa.int64()
         if self.kinds and self.kinds <= {"integer", "number"}:
             return pa.float64()
@@ -77,7 +82,9 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int):
-        return "integer" if value in _INT64 else "text"
+        if abs(value) <= _EXACT_IN_A_DOUBLE:
+            return "integer"
+        return "wide integer" if value in _INT64 else "text"
     return "number" if isinstance(value, float) else "text"
 
 
@@ -97,7 +104,9 @@ def fits(value: Any, kind: pa.DataType) -> bool:
     if pa.types.is_integer(kind):
         return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
     if pa.types.is_floating(kind):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        if isinstance(value, float):
+            return True
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _EXACT_IN_A_DOUBLE
     return isinstance(value, str)
 
 
