@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -13,18 +11,12 @@ from apwa_dask.cli.contracts import Estimate
 from apwa_dask.errors import BudgetError, ConfigError
 from apwa_dask.observe.text import money_text
 
-__all__ = ["agreed_budget", "can_ask", "high_cost_usd"]
+__all__ = ["agreed_budget", "can_ask"]
 
 
 def can_ask() -> bool:
     """Somebody sits at both ends."""
     return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def high_cost_usd(estimate: Estimate) -> float | None:
-    """The high end of the estimated cost; None where the price is unknown."""
-    cost: Mapping[str, Any] | None = estimate.as_dict()["cost_usd"]
-    return None if cost is None else float(cost["high"])
 
 
 def agreed_budget(estimate: Estimate, budget_usd: float | None, *, yes: bool) -> float | None:
@@ -41,7 +33,7 @@ def agreed_budget(estimate: Estimate, budget_usd: float | None, *, yes: bool) ->
     """
     asking = can_ask() and not yes
     _check_affordable(estimate, budget_usd)
-    high_usd = high_cost_usd(estimate)
+    high_usd = None if estimate.cost_usd is None else estimate.cost_usd.high
     threshold_usd = config.get("budget-required-above-usd")
     if budget_usd is None and high_usd is not None and high_usd > threshold_usd:
         needed = _ceiling_for(high_usd)
@@ -55,13 +47,13 @@ def agreed_budget(estimate: Estimate, budget_usd: float | None, *, yes: bool) ->
 
 
 def _check_affordable(estimate: Estimate, budget_usd: float | None) -> None:
-    cost: Mapping[str, Any] | None = estimate.as_dict()["cost_usd"]
-    if budget_usd is None or cost is None or cost["low"] <= budget_usd:
+    cost = estimate.cost_usd
+    if budget_usd is None or cost is None or cost.low <= budget_usd:
         return
     raise BudgetError(
-        f"the budget of {money_text(budget_usd)} is too small: at least {money_text(cost['low'])} are needed",
-        why=f"the estimate is {money_text(cost['low'])} to {money_text(cost['high'])}",
-        fix=f"--budget {_ceiling_for(cost['high']):g}, or fewer rows with --sample N, or a cheaper --model",
+        f"the budget of {money_text(budget_usd)} is too small: at least {money_text(cost.low)} are needed",
+        why=f"the estimate is {money_text(cost.low)} to {money_text(cost.high)}",
+        fix=f"--budget {_ceiling_for(cost.high):g}, or fewer rows with --sample N, or a cheaper --model",
         saved="nothing was run or paid",
         code="BUDGET-ESTIMATE",
     )

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, Protocol, TypedDict, cast
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-__all__ = ["Api", "Estimate", "Planned", "Run", "RunInfo", "Status", "Table", "Tables", "api"]
+if TYPE_CHECKING:
+    from apwa_dask.models.model import Model
+    from apwa_dask.plans.explain import Range
 
-
-class Status(TypedDict):
-    """Plain data about a run. ``cost_usd`` is None where the price is unknown, ``rows_total`` while it is."""
-
-    run_id: str
-    name: str
-    status: str
-    message: NotRequired[str]
-    rows_total: int | None
-    rows_done: int
-    rows_failed: int
-    rows_cached: int
-    rows_out: NotRequired[int | None]
-    calls: int
-    cost_usd: float | None
-    budget_usd: float | None
-    folder: str
-    local_model: NotRequired[str]
+__all__ = ["Api", "Estimate", "Planned", "Run", "RunInfo", "RunSpec", "Table", "Tables", "api"]
 
 
 class Table(Protocol):
     """A lazy table."""
 
-    @property
-    def columns(self) -> Any: ...
-
     def profile(self) -> Any:
-        """Bounded metadata: ``as_dict()``, and text by ``str()``."""
+        """Bounded metadata: ``to_dict()``, and text by ``str()``."""
 
 
 Tables = Table | Mapping[str, Table]
@@ -43,53 +26,83 @@ Tables = Table | Mapping[str, Table]
 class Estimate(Protocol):
     """A forecast; its text form is for people."""
 
-    def as_dict(self) -> Mapping[str, Any]:
-        """JSON data; ``cost_usd`` is ``{"low", "expected", "high"}``, or None for an unknown price."""
+    @property
+    def cost_usd(self) -> Range | None:
+        """None where the price is unknown."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+
+
+class RunSpec(Protocol):
+    """What a run was asked to do."""
+
+    @property
+    def budget(self) -> Mapping[str, Any]: ...
+    @property
+    def models(self) -> Mapping[str, Model]: ...
+
+
+class RunFolder(Protocol):
+    """Where a run is kept."""
+
+    @property
+    def url(self) -> str: ...
 
 
 class Run(Protocol):
-    """The handle of one run. ``resume`` and ``retry_failed`` return the handle of the run that goes on."""
+    """The handle of one run.
+
+    ``wait`` raises what stopped the run. On Ctrl-C it stops dispatch, waits for the calls in flight, and
+    raises KeyboardInterrupt; on a second one it does so at once. ``resume`` and ``retry_failed`` return the
+    handle of the run that goes on, which is already at work.
+    """
 
     @property
     def id(self) -> str: ...
     @property
+    def store(self) -> str: ...
+    @property
+    def spec(self) -> RunSpec: ...
+    @property
+    def folder(self) -> RunFolder: ...
+    @property
     def frame(self) -> Any: ...
     @property
     def failures(self) -> Any: ...
-    @property
-    def manifest(self) -> Mapping[str, Any]: ...
 
-    def status(self) -> Status: ...
+    def status(self) -> Mapping[str, Any]:
+        """Plain data: ``id, name, status, stages, stages_done, rows_in, rows_out, rows_failed, calls``,
+        ``cost_usd`` (None where the price is unknown) and ``local_model``."""
+
     def wait(self, timeout: float | None = None) -> Any: ...
-    def stop(self) -> Any: ...
     def resume(self, **options: Any) -> Run: ...
-    def retry_failed(self, **options: Any) -> Run: ...
-    def costs(self) -> Any: ...
+    def retry_failed(self) -> Run: ...
     def report(self, path: str) -> Any: ...
-    def export(self, path: str, *, safe_csv: bool = True) -> Any: ...
+    def export(self, path: str) -> Any: ...
 
 
 class Planned(Protocol):
     """A plan bound to its tables."""
 
     def explain(self) -> Any: ...
-    def estimate(self) -> Estimate: ...
+    def estimate(self, *, model: Any = None) -> Estimate: ...
     def to_yaml(self) -> str: ...
-    def preview(self, n: int) -> Any:
+    def preview(self, n: int, *, model: Any = None, store: str | None = None) -> Any:
         """A pandas frame: input beside output."""
 
     def run(self, **options: Any) -> Run: ...
 
 
 class RunInfo(Protocol):
-    """One line of the list of runs."""
+    """One line of the list of runs; ``created_s`` is in Unix seconds."""
 
     @property
     def run_id(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property
-    def created(self) -> Any: ...
+    def created_s(self) -> float: ...
     @property
     def status(self) -> str: ...
 
@@ -98,18 +111,17 @@ class Api(Protocol):
     """The functions of `apwa_dask.api` that commands call."""
 
     def read(
-        self, paths: Sequence[str], *, hide: Sequence[str], documents: bool, sample: int | None
+        self, urlpath: Sequence[str], *, hide: Sequence[str], documents: bool, sample: int | None
     ) -> Tables: ...
-    def plan(self, query: str, *tables: Table, model: Any, **named: Table) -> Planned: ...
-    def load_plan(self, path: str, tables: Tables) -> Planned: ...
-    def runs(self, store: str | None) -> Sequence[RunInfo]: ...
-    def attach(self, run_id: str, store: str | None) -> Run: ...
-    def purge(self, run_id: str, store: str | None) -> Any: ...
+    def plan(self, query: str, *tables: Tables, model: Any, store: str | None) -> Planned: ...
+    def load_plan(self, path_or_yaml: str, tables: Tables) -> Planned: ...
+    def runs(self, store: str | None) -> Iterable[RunInfo]: ...
+    def attach(
+        self, run_id: str, store: str | None, *, client: Any = None, scheduler: str | None = None
+    ) -> Run: ...
 
 
 def api() -> Api:
     """The public functions; loaded when a command runs, so that ``apwa --help`` stays quick."""
-    import importlib
-
     module: Any = importlib.import_module("apwa_dask.api")
     return cast(Api, module)

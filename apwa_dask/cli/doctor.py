@@ -124,7 +124,10 @@ def _store(store: str | None) -> Check:
     """Write, read and delete a small file where runs are kept."""
     import fsspec
 
-    url = _store_url(store)
+    try:
+        url = _store_url(store)
+    except ApwaError as error:
+        return Check("store", "fail", error.what, error.fix)
     content = os.urandom(64)
     try:
         files, path = fsspec.core.url_to_fs(url)
@@ -149,9 +152,9 @@ def _store_url(store: str | None) -> str:
     configured = config.get("store", store)
     if configured is not None:
         return str(configured)
-    import platformdirs
+    from apwa_dask.store.names import default_store
 
-    return str(Path(platformdirs.user_data_path("apwa_dask")))
+    return default_store()
 
 
 def _loopback() -> Check:

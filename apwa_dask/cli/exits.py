@@ -1,4 +1,4 @@
-"""Exit codes: what a script may rely on. One table for errors, one for the way a run ended."""
+"""Exit codes: what a script may rely on. One table for errors, one rule for failed rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 from apwa_dask.errors import ApwaError, BudgetError, ProviderError
 
-__all__ = ["Exit", "exit_of_error", "exit_of_run"]
+__all__ = ["Exit", "exit_of_error", "exit_of_rows"]
 
 
 class Exit(enum.IntEnum):
@@ -28,12 +28,6 @@ _OF_ERROR: tuple[tuple[type[ApwaError], Exit], ...] = (
     (ProviderError, Exit.PROVIDER),
     (ApwaError, Exit.USAGE),
 )
-_OF_STATUS = {
-    "done": Exit.OK,
-    "budget": Exit.BUDGET,
-    "failed": Exit.PROVIDER,
-    "stopped": Exit.INTERRUPTED,
-}
 
 
 def exit_of_error(error: ApwaError) -> Exit:
@@ -41,9 +35,8 @@ def exit_of_error(error: ApwaError) -> Exit:
     return next(code for kind, code in _OF_ERROR if isinstance(error, kind))
 
 
-def exit_of_run(status: str, rows_failed: int, rows_done: int, max_failed_fraction: float) -> Exit:
-    """The exit code of a run that ended; a run that goes on elsewhere is no failure of the command."""
-    code = _OF_STATUS.get(status, Exit.OK)
-    if code is Exit.OK and rows_failed > max_failed_fraction * rows_done:
+def exit_of_rows(rows_failed: int, rows_out: int, max_failed_fraction: float) -> Exit:
+    """The exit code of a run that finished. Failed rows are part of the result, unless they were dropped."""
+    if rows_failed > max_failed_fraction * max(rows_out, rows_failed):
         return Exit.FAILED_ROWS
-    return code
+    return Exit.OK

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import click
 import dask.config
 
-from apwa_dask import config
-from apwa_dask.cli.contracts import Run, Status
-from apwa_dask.cli.exits import Exit, exit_of_run
-from apwa_dask.cli.options import Output, RunChoices
+from apwa_dask.cli.contracts import Run
+from apwa_dask.cli.exits import Exit, exit_of_rows
+from apwa_dask.cli.options import Ending
 from apwa_dask.cli.output import emit_json, frame_rows, note, show_frame
+from apwa_dask.errors import ApwaError
+from apwa_dask.observe.first_rows import first_rows
+from apwa_dask.observe.run_report import local_label
 from apwa_dask.observe.text import count_text, money_text, safe_text
 
-__all__ = ["conclude", "failure_groups", "follow", "progress_settings"]
+__all__ = ["conclude", "failure_groups", "follow", "leave", "progress_settings"]
 
-_DRAIN_TIMEOUT_S = 60.0
 _SHOWN_GROUPS = 5
 
 
@@ -32,130 +33,100 @@ def progress_settings(*, quiet: bool) -> Iterator[None]:
         yield
 
 
-def follow(run: Run) -> bool:
-    """Wait for the end of `run`; True when it came by itself.
+def follow(run: Run) -> None:
+    """Wait for the end of `run`; where it does not end well, say how to go on.
 
-    The first Ctrl-C stops dispatch and lets the calls in flight, which are paid for, come in. A second one
-    leaves at once. Either way the run can be resumed.
+    The run's own ``wait`` turns a first Ctrl-C into a stop that lets the calls in flight, which are paid for,
+    come in, and a second one into leaving at once.
     """
     try:
         run.wait()
-        return True
     except KeyboardInterrupt:
-        note("\nstopping: waiting for the calls in flight (Ctrl-C again leaves at once)")
-    try:
-        run.stop()
-        run.wait(timeout=_DRAIN_TIMEOUT_S)
-    except (KeyboardInterrupt, TimeoutError):
-        note("left before the last calls came in; those are asked again on resume")
-    note(f"the run is kept; go on with: apwa resume {run.id}")
-    return False
+        note(f"\nstopped; the run is kept. Go on with: apwa resume {run.id}")
+        raise
+    except ApwaError:
+        note(f"the run is kept. Go on with: apwa resume {run.id}")
+        raise
 
 
-def conclude(
-    run: Run,
-    choices: RunChoices,
-    output: Output,
-    *,
-    as_json: bool,
-    more: dict[str, Any] | None = None,
-) -> Exit:
-    """Show how a run ended, write its result, and give the exit code.
+def conclude(run: Run, ending: Ending, *, as_json: bool, more: Mapping[str, Any] | None = None) -> Exit:
+    """Show a finished run's result, write it where asked, and give the exit code.
 
     Parameters
     ----------
-    more : dict, optional
+    run : Run
+        A run that has ended well.
+    ending : Ending
+        What to show and write.
+    as_json : bool
+        One JSON document instead of a table.
+    more : mapping, optional
         Further entries of the JSON document, such as the plan.
     """
     status = run.status()
-    is_done = status["status"] == "done"
-    max_rows = config.get("show-rows", choices.show)
-    head = run.frame.head(max_rows, npartitions=-1) if is_done else None
+    head = first_rows(run.frame, ending.show_rows) if ending.show_rows else None
     groups = failure_groups(run.failures) if status["rows_failed"] else []
-    written = _write(run, output) if is_done else None
-    code = exit_of_run(
-        status["status"],
-        status["rows_failed"],
-        status["rows_done"],
-        config.get("max-failed-fraction", choices.max_failed),
-    )
+    if ending.output is not None:
+        run.export(ending.output)
+    code = exit_of_rows(status["rows_failed"], status["rows_out"], ending.max_failed_fraction)
     if as_json:
+        rows = [] if head is None else frame_rows(head)
         emit_json(
             {
                 **(more or {}),
-                "run": status,
-                "rows": None if head is None else frame_rows(head),
+                "run": {**status, "folder": run.folder.url},
+                "rows": rows,
                 "failures": groups,
-                "output": written,
+                "output": ending.output,
                 "exit_code": int(code),
             }
         )
-    else:
-        if head is not None and max_rows:
-            show_frame(head, max_rows=max_rows, total_rows=status.get("rows_out"))
-        _say(status, groups, written)
+        return code
+    if head is not None:
+        show_frame(head, max_rows=ending.show_rows, total_rows=status["rows_out"])
+    _say(run, status, groups, ending.output)
     return code
 
 
 def failure_groups(failures: Any) -> list[dict[str, Any]]:
-    """Failures that say the same, most frequent first: class, message, rows."""
+    """Failures that say the same, most frequent first: outcome, message, rows."""
     if not len(failures):
         return []
-    counts = failures.groupby(["class", "message"], sort=True, dropna=False).size()
+    counts = failures.groupby(["outcome", "message"], sort=True, dropna=False).size()
     groups = [
-        {"class": kind, "message": message, "rows": int(rows)} for (kind, message), rows in counts.items()
+        {"outcome": outcome, "message": message, "rows": int(rows)}
+        for (outcome, message), rows in counts.items()
     ]
     return sorted(groups, key=lambda group: -int(group["rows"]))
 
 
-def _write(run: Run, output: Output) -> str | None:
-    if output.path is None:
-        return None
-    run.export(output.path)
-    return output.path
+def leave(code: Exit) -> None:
+    """End the command with `code`."""
+    click.get_current_context().exit(int(code))
 
 
-def _say(status: Status, groups: list[dict[str, Any]], written: str | None) -> None:
-    run_id = status["run_id"]
-    for label, words in (
-        ("status", _status_words(status)),
-        ("rows", _row_words(status)),
-        ("cost", _cost_words(status)),
-        ("answers", f"by the {status['local_model']}" if status.get("local_model") else ""),
-        ("written", written or ""),
-        ("kept", f"{status['folder']}  (apwa status {run_id})"),
-    ):
+def _say(run: Run, status: Mapping[str, Any], groups: list[dict[str, Any]], written: str | None) -> None:
+    label = local_label(run.spec.models.values())
+    lines = {
+        "rows": f"{count_text(status['rows_in'])} in, {count_text(status['rows_out'])} out, "
+        f"{count_text(status['rows_failed'])} failed",
+        "cost": _cost_words(run, status),
+        "answers": f"by the {label}; check a sample before you rely on them" if label else "",
+        "written": written or "",
+        "kept": f"{run.folder.url}  (apwa status {run.id}, apwa report {run.id})",
+    }
+    for name, words in lines.items():
         if words:
-            note(f"{label:<8} {safe_text(words)}")
+            note(f"{name:<8} {safe_text(words)}")
     for group in groups[:_SHOWN_GROUPS]:
-        words = safe_text(f"{group['class']}: {group['message']}", max_chars=160)
+        words = safe_text(f"{group['outcome']}: {group['message']}", max_chars=160)
         note(f"{'failed':<8} {count_text(group['rows'])} rows, {words}")
     if groups:
         more = f"{len(groups) - _SHOWN_GROUPS} more kinds; " if len(groups) > _SHOWN_GROUPS else ""
-        note(f"{'':<8} {more}all of them: apwa failures {run_id}; try them again: apwa retry {run_id}")
-    if status["status"] in ("stopped", "budget", "failed"):
-        note(f"{'go on':<8} apwa resume {run_id}" + (" --budget USD" if status["status"] == "budget" else ""))
+        note(f"{'':<8} {more}all of them: apwa failures {run.id}; try them again: apwa retry {run.id}")
 
 
-def _status_words(status: Status) -> str:
-    message = status.get("message", "")
-    words = {"budget": "stopped by the budget"}.get(status["status"], status["status"])
-    return f"{words}: {message}" if message else words
-
-
-def _row_words(status: Status) -> str:
-    total = "" if status["rows_total"] is None else f" of {count_text(status['rows_total'])}"
-    return (
-        f"{count_text(status['rows_done'])}{total}, {count_text(status['rows_failed'])} failed, "
-        f"{count_text(status['rows_cached'])} from the journal"
-    )
-
-
-def _cost_words(status: Status) -> str:
-    ceiling = "" if status["budget_usd"] is None else f" of {money_text(status['budget_usd'])}"
+def _cost_words(run: Run, status: Mapping[str, Any]) -> str:
+    ceiling_usd = run.spec.budget.get("usd")
+    ceiling = "" if ceiling_usd is None else f" of at most {money_text(ceiling_usd)}"
     return f"{money_text(status['cost_usd'])}{ceiling}, {count_text(status['calls'])} calls"
-
-
-def leave(code: Exit) -> None:
-    """End the command with `code`."""
-    click.get_current_context().exit(code)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import click
 
 from apwa_dask.cli.command import ApwaCommand
+from apwa_dask.cli.consent import can_ask
 from apwa_dask.cli.contracts import Run, api
-from apwa_dask.cli.exits import Exit
 from apwa_dask.cli.following import conclude, failure_groups, follow, leave, progress_settings
 from apwa_dask.cli.options import (
-    ModelChoice,
-    Output,
-    RunChoices,
-    model_options,
-    output_option,
+    Ending,
+    Place,
+    ending_options,
+    place_options,
     quiet_option,
-    run_options,
     store_option,
     yes_option,
 )
 from apwa_dask.cli.output import emit_json, frame_rows, note, show_frame, show_rows, show_text
 from apwa_dask.cli.place import place_of
 from apwa_dask.errors import RunError
-from apwa_dask.observe.reprs import facts_text
-from apwa_dask.observe.text import money_text
+from apwa_dask.observe.reprs import run_text
 
 __all__ = ["COMMANDS"]
 
@@ -33,17 +33,26 @@ _run_id_or_latest = click.argument("run_id", metavar="[RUN]", required=False)
 
 @click.command(cls=ApwaCommand)
 @store_option
-@click.option(
-    "--limit", default=20, show_default=True, type=click.IntRange(min=1), help="How many, newest first."
-)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="How many.")
 def runs(store: str | None, limit: int, as_json: bool) -> None:
     """List the runs that are kept, newest first."""
-    found = sorted(api().runs(store=store), key=lambda info: str(info.created), reverse=True)
-    rows = [[info.run_id, info.name, str(info.created), info.status] for info in found[:limit]]
+    found = sorted(api().runs(store), key=lambda info: info.created_s, reverse=True)
+    shown = found[:limit]
     if as_json:
-        emit_json([dict(zip(("run_id", "name", "created", "status"), row, strict=True)) for row in rows])
-    elif rows:
-        show_rows(["run", "name", "created", "status"], rows, max_rows=limit, total_rows=len(found))
+        emit_json(
+            [
+                {
+                    "id": info.run_id,
+                    "status": str(info.status),
+                    "created": _utc(info.created_s).isoformat(),
+                    "name": info.name,
+                }
+                for info in shown
+            ]
+        )
+    elif shown:
+        rows = [[info.run_id, str(info.status), _local_time(info.created_s), info.name] for info in shown]
+        show_rows(["run", "status", "created", "name"], rows, max_rows=limit, total_rows=len(found))
     else:
         note("no runs are kept")
 
@@ -53,73 +62,62 @@ def runs(store: str | None, limit: int, as_json: bool) -> None:
 @store_option
 def status(run_id: str | None, store: str | None, as_json: bool) -> None:
     """Say how a run stands; the latest one when RUN is omitted."""
-    found = _attached(run_id, store).status()
+    run = _attached(run_id, store)
+    found = run.status()
     if as_json:
-        emit_json(found)
+        emit_json({**found, "folder": run.folder.url})
         return
-    budget_usd = found["budget_usd"]
-    words = {
-        **found,
-        "rows_total": "unknown" if found["rows_total"] is None else found["rows_total"],
-        "cost_usd": money_text(found["cost_usd"]),
-        "budget_usd": "no ceiling" if budget_usd is None else money_text(budget_usd),
-    }
-    facts = {
-        name.removesuffix("_usd").replace("_", " "): value for name, value in words.items() if value != ""
-    }
-    show_text(facts_text(f"run {facts.pop('run id')}", facts))
+    show_text(run_text(found))
+    note(f"  kept    {run.folder.url}")
+    if found["status"] in ("stopped", "failed", "created"):
+        note(f"  go on   apwa resume {run.id}")
 
 
 @click.command(cls=ApwaCommand)
 @_run_id_or_latest
-@model_options
-@run_options
-@output_option
+@click.option(
+    "--budget", type=click.FloatRange(min=0), metavar="USD", help="A new ceiling for the whole run."
+)
+@place_options
+@ending_options
 @store_option
 @quiet_option
 def resume(
     run_id: str | None,
-    model: ModelChoice,
-    choices: RunChoices,
-    output: Output,
+    budget: float | None,
+    place: Place,
+    ending: Ending,
     store: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Go on with a run that was stopped; nothing that was paid is paid again."""
-    leave(
-        _continued(_attached(run_id, store), "resume", model, choices, output, quiet=quiet, as_json=as_json)
-    )
+    with place_of(place) as where, progress_settings(quiet=quiet):
+        going = _attached(run_id, store, **where).resume(**({} if budget is None else {"budget": budget}))
+        follow(going)
+        leave(conclude(going, ending, as_json=as_json))
 
 
 @click.command(cls=ApwaCommand)
 @_run_id_or_latest
-@model_options
-@run_options
-@output_option
+@place_options
+@ending_options
 @store_option
 @quiet_option
 def retry(
-    run_id: str | None,
-    model: ModelChoice,
-    choices: RunChoices,
-    output: Output,
-    store: str | None,
-    quiet: bool,
-    as_json: bool,
+    run_id: str | None, place: Place, ending: Ending, store: str | None, quiet: bool, as_json: bool
 ) -> None:
-    """Try the failed rows of a run again, and only those."""
-    leave(
-        _continued(
-            _attached(run_id, store), "retry_failed", model, choices, output, quiet=quiet, as_json=as_json
-        )
-    )
+    """Try the failed rows of a run again, and only those, in a run of its own."""
+    with place_of(place) as where, progress_settings(quiet=quiet):
+        going = _attached(run_id, store, **where).retry_failed()
+        follow(going)
+        leave(conclude(going, ending, as_json=as_json))
 
 
 @click.command(cls=ApwaCommand)
 @_run_id_or_latest
 @store_option
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="Rows to print.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="Rows to show.")
 def failures(run_id: str | None, store: str | None, limit: int, as_json: bool) -> None:
     """Show the rows that failed, and why: first by kind, then one by one."""
     found = _attached(run_id, store).failures
@@ -130,7 +128,7 @@ def failures(run_id: str | None, store: str | None, limit: int, as_json: bool) -
     if not groups:
         note("no row failed")
         return
-    show_rows(["rows", "class", "message"], [[g["rows"], g["class"], g["message"]] for g in groups])
+    show_rows(["rows", "outcome", "message"], [[g["rows"], g["outcome"], g["message"]] for g in groups])
     if limit:
         click.echo()
         show_frame(found.head(limit), max_rows=limit, total_rows=len(found))
@@ -142,11 +140,11 @@ def failures(run_id: str | None, store: str | None, limit: int, as_json: bool) -
 @store_option
 def report(run_id: str | None, path: str | None, store: str | None, as_json: bool) -> None:
     """Write the HTML report of a run: one file that needs no network."""
-    found = _attached(run_id, store)
-    target = path or f"apwa-report-{found.id}.html"
-    found.report(target)
+    run = _attached(run_id, store)
+    target = path or f"apwa-report-{run.id}.html"
+    run.report(target)
     if as_json:
-        emit_json({"run_id": found.id, "report": target})
+        emit_json({"id": run.id, "report": target})
     else:
         show_text(target)
 
@@ -156,53 +154,38 @@ def report(run_id: str | None, path: str | None, store: str | None, as_json: boo
 @store_option
 @yes_option
 def purge(run_id: str, store: str | None, yes: bool, as_json: bool) -> None:
-    """Delete a run and its results. What it paid for is gone too, unless other runs share it."""
-    from apwa_dask.cli.consent import can_ask
-
-    api().attach(run_id, store=store)  # a wrong id must fail here, not after the question
+    """Delete a run and its results. Answers it paid for stay in the journal, for other runs to use."""
+    run = api().attach(run_id, store)  # a wrong id must fail here, not after the question
     if not yes:
         if not can_ask():
-            raise RunError(
-                f"run {run_id} was not deleted",
-                why="nobody can be asked here",
-                fix="add --yes",
-                code="RUN-PURGE",
-            )
+            why = "nobody can be asked here"
+            raise RunError(f"run {run_id} was not deleted", why=why, fix="add --yes", code="RUN-PURGE")
         click.confirm(f"Delete run {run_id} and its results?", default=False, abort=True, err=True)
-    api().purge(run_id, store=store)
+    from apwa_dask.store.runs import RunStore
+
+    RunStore(run.store).purge(run.id)
     if as_json:
-        emit_json({"run_id": run_id, "purged": True})
+        emit_json({"id": run.id, "purged": True})
     else:
-        note(f"run {run_id} is deleted")
+        note(f"run {run.id} is deleted")
 
 
-def _attached(run_id: str | None, store: str | None) -> Run:
+def _attached(run_id: str | None, store: str | None, **where: Any) -> Run:
     """The run with this id, or the latest one."""
     if run_id is not None:
-        return api().attach(run_id, store=store)
-    kept = api().runs(store=store)
-    if not kept:
+        return api().attach(run_id, store, **where)
+    latest = max(api().runs(store), key=lambda info: info.created_s, default=None)
+    if latest is None:
         raise RunError("no runs are kept", fix='start one: apwa ask "..." FILES', code="RUN-NONE")
-    return api().attach(max(kept, key=lambda info: str(info.created)).run_id, store=store)
+    return api().attach(latest.run_id, store, **where)
 
 
-def _continued(
-    found: Run,
-    how: str,
-    model: ModelChoice,
-    choices: RunChoices,
-    output: Output,
-    *,
-    quiet: bool,
-    as_json: bool,
-) -> Exit:
-    chosen = model.resolve()
-    options = {**choices.given(), **({} if chosen is None else {"model": chosen})}
-    with place_of(choices) as place, progress_settings(quiet=quiet):
-        going = getattr(found, how)(**options, **place)
-        if not follow(going):
-            return Exit.INTERRUPTED
-        return conclude(going, choices, output, as_json=as_json)
+def _utc(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+def _local_time(unix_s: float) -> str:
+    return _utc(unix_s).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 COMMANDS = (runs, status, resume, retry, failures, report, purge)

@@ -96,7 +96,7 @@ def serve(model: str | None, path: str | None, slots: int, threads: int, as_json
 
 
 def _check_alive(pid: int) -> None:
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     if not psutil.pid_exists(pid):
         raise LocalModelError(

@@ -15,12 +15,14 @@ from apwa_dask import config
 from apwa_dask.cli.contracts import Tables, api
 
 __all__ = [
+    "Ending",
     "ModelChoice",
-    "Output",
+    "Place",
     "RunChoices",
     "Sources",
+    "ending_options",
     "model_options",
-    "output_option",
+    "place_options",
     "quiet_option",
     "run_options",
     "source_options",
@@ -62,8 +64,8 @@ class ModelChoice:
             return self.model
         from apwa_dask.models.model import Model
 
-        name = config.get("model", self.model)
-        if name is None:
+        name = config.get("model", self.model) or os.environ.get("OPENAI_MODEL")
+        if not name:
             raise click.UsageError(
                 "--base-url and --api-key-env need the name of the model: add --model NAME"
             )
@@ -75,59 +77,73 @@ class ModelChoice:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is carried out: one of these, or the threads of this process."""
+
+    scheduler: str | None
+    workers: int | None
+    client: str | None
+
+    def __post_init__(self) -> None:
+        given = [
+            f"--{field.name}" for field in dataclasses.fields(self) if getattr(self, field.name) is not None
+        ]
+        if len(given) > 1:
+            raise click.UsageError(f"{' and '.join(given)} exclude one another: a run has one place")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RunChoices:
     """How a run is carried out. None leaves the settings' value."""
 
     budget: float | None
     max_concurrency: int | None
     on_error: str | None
-    scheduler: str | None
-    workers: int | None
-    client: str | None
     name: str | None
-    max_failed: float | None
-    show: int | None
 
-    def __post_init__(self) -> None:
-        given = [
-            option
-            for option, value in (
-                ("--scheduler", self.scheduler),
-                ("--workers", self.workers),
-                ("--client", self.client),
-            )
-            if value is not None
-        ]
-        if len(given) > 1:
-            raise click.UsageError(f"{' and '.join(given)} exclude one another: a run has one place")
-
-    def given(self) -> dict[str, Any]:
-        """The options of ``run`` that were given."""
-        names = ("budget", "max_concurrency", "on_error", "name")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    def settled(self) -> dict[str, Any]:
+        """The options of ``run`` but the budget, which needs consent; the settings applied."""
+        options = {
+            "max_concurrency": config.get("max-concurrency", self.max_concurrency),
+            "on_error": config.get("on-error", self.on_error),
+            "name": self.name,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Output:
-    """Where the whole result goes."""
+class Ending:
+    """What is done with a result."""
 
-    path: str | None
+    output: str | None
+    show: int | None
+    max_failed: float | None
 
     def __post_init__(self) -> None:
-        """Find what is wrong before anything is paid for."""
-        if self.path is None:
+        """Find what is wrong with the output before anything is paid for."""
+        if self.output is None:
             return
-        if not self.path.lower().endswith(OUTPUT_SUFFIXES):
+        if not self.output.lower().endswith(OUTPUT_SUFFIXES):
             raise click.UsageError(
-                f"--output {self.path}: the suffix says the format: {', '.join(OUTPUT_SUFFIXES)}"
+                f"--output {self.output}: the suffix says the format: {', '.join(OUTPUT_SUFFIXES)}"
             )
-        if "://" in self.path:
+        if "://" in self.output:
             return
-        folder = Path(self.path).absolute().parent
+        folder = Path(self.output).absolute().parent
         if not folder.is_dir():
-            raise click.UsageError(f"--output {self.path}: there is no folder {folder}")
+            raise click.UsageError(f"--output {self.output}: there is no folder {folder}")
         if not os.access(folder, os.W_OK):
-            raise click.UsageError(f"--output {self.path}: the folder {folder} cannot be written to")
+            raise click.UsageError(f"--output {self.output}: the folder {folder} cannot be written to")
+
+    @property
+    def show_rows(self) -> int:
+        """Rows of the result to print."""
+        return int(config.get("show-rows", self.show))
+
+    @property
+    def max_failed_fraction(self) -> float:
+        """The share of failed rows above which the command fails."""
+        return float(config.get("max-failed-fraction", self.max_failed))
 
 
 def _gathered(
@@ -156,9 +172,7 @@ source_options = _gathered(
     click.argument("paths", nargs=-1, required=True, metavar="FILES..."),
     click.option("--hide", multiple=True, metavar="COLUMN", help="Drop this column unseen. Repeatable."),
     click.option("--documents", is_flag=True, help="Read every file as a document: path, page, text."),
-    click.option(
-        "--sample", type=click.IntRange(min=1), metavar="N", help="Only N rows, drawn with a fixed seed."
-    ),
+    click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only the first N rows."),
 )
 model_options = _gathered(
     ModelChoice,
@@ -174,46 +188,39 @@ run_options = _gathered(
     "choices",
     click.option("--budget", type=click.FloatRange(min=0), metavar="USD", help="Never spend more than this."),
     click.option(
-        "--max-concurrency",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Calls in flight, all processes together.",
+        "--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Calls in flight, all processes."
     ),
     click.option(
-        "--on-error",
-        type=click.Choice(["keep", "drop", "raise"]),
-        help="What becomes of failed rows; default keep.",
+        "--on-error", type=click.Choice(["keep", "drop", "raise"]), help="What becomes of failed rows."
+    ),
+    click.option("--name", help="A name for the run."),
+)
+place_options = _gathered(
+    Place,
+    "place",
+    click.option(
+        "--scheduler", type=click.Choice(["threads", "sync"]), help="Run in this process (the default)."
     ),
     click.option(
-        "--scheduler",
-        type=click.Choice(["threads", "sync"]),
-        help="Run in this process; the default is threads.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Run on a local Dask cluster of N processes.",
+        "--workers", type=click.IntRange(min=1), metavar="N", help="Run on a local cluster of N processes."
     ),
     click.option("--client", metavar="ADDRESS", help="Run on a Dask cluster, such as tcp://scheduler:8786."),
-    click.option("--name", help="A name for the run."),
+)
+ending_options = _gathered(
+    Ending,
+    "ending",
+    click.option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help=f"Write the result; format by suffix: {', '.join(OUTPUT_SUFFIXES)}.",
+    ),
+    click.option("--show", type=click.IntRange(min=0), metavar="N", help="Rows of the result to print."),
     click.option(
         "--max-failed",
         type=click.FloatRange(0, 1),
         metavar="SHARE",
         help="Exit code 2 above this share of failed rows.",
-    ),
-    click.option("--show", type=click.IntRange(min=0), metavar="N", help="Rows of the result to print."),
-)
-output_option = _gathered(
-    Output,
-    "output",
-    click.option(
-        "--output",
-        "-o",
-        "path",
-        metavar="FILE",
-        help=f"Write the result; format by suffix: {', '.join(OUTPUT_SUFFIXES)}.",
     ),
 )
 store_option = click.option(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import orjson
 
-from apwa_dask.observe.reprs import rows_of, table_text
+from apwa_dask.observe.grids import grid_text, rows_of
 from apwa_dask.observe.text import safe_text
 
 __all__ = ["emit_json", "frame_rows", "note", "show_frame", "show_rows", "show_text"]
@@ -48,7 +48,7 @@ def show_rows(
 ) -> None:
     """Write rows as a table that fits the terminal, free of control characters."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_COLUMNS
-    click.echo(table_text(columns, rows, max_rows=max_rows, total_rows=total_rows, width=width))
+    click.echo(grid_text(columns, rows, max_rows=max_rows, total_rows=total_rows, width=width))
 
 
 def show_text(text: object) -> None:

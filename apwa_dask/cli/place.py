@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from apwa_dask.cli.options import RunChoices
+from apwa_dask.cli.options import Place
 from apwa_dask.cli.output import note
 from apwa_dask.errors import ConfigError
 
@@ -17,27 +17,27 @@ _THREADS_PER_WORKER = 2
 
 
 @contextmanager
-def place_of(choices: RunChoices) -> Iterator[dict[str, Any]]:
-    """The options of ``run`` that say where; what was started or connected is closed at the end."""
-    if choices.client is not None:
-        with connected(choices.client) as client:
+def place_of(place: Place) -> Iterator[dict[str, Any]]:
+    """The options of ``run`` and ``attach`` that say where; what was started or connected is closed after."""
+    if place.client is not None:
+        with connected(place.client) as client:
             yield {"client": client}
-    elif choices.workers is not None:
+    elif place.workers is not None:
         from distributed import Client, LocalCluster
 
         # Port 0: a fixed dashboard port would collide with the next cluster on this machine.
         with (
             LocalCluster(
-                n_workers=choices.workers,
+                n_workers=place.workers,
                 threads_per_worker=_THREADS_PER_WORKER,
                 dashboard_address="127.0.0.1:0",
             ) as cluster,
             Client(cluster) as client,
         ):
-            note(f"local cluster of {choices.workers} processes, dashboard {cluster.dashboard_link}")
+            note(f"local cluster of {place.workers} processes, dashboard {cluster.dashboard_link}")
             yield {"client": client}
     else:
-        yield {} if choices.scheduler is None else {"scheduler": choices.scheduler}
+        yield {} if place.scheduler is None else {"scheduler": place.scheduler}
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from apwa_dask.cli.contracts import Planned, Tables, api
 from apwa_dask.cli.exits import Exit
 from apwa_dask.cli.following import conclude, follow, leave, progress_settings
 from apwa_dask.cli.options import (
+    Ending,
     ModelChoice,
-    Output,
+    Place,
     RunChoices,
     Sources,
+    ending_options,
     model_options,
-    output_option,
+    place_options,
     quiet_option,
     run_options,
     source_options,
@@ -41,37 +43,47 @@ def profile(sources: Sources, as_json: bool) -> None:
     """Show what a planner would see of FILES: columns, types, sizes. Calls no model."""
     profiles = {name: table.profile() for name, table in _named(sources.read()).items()}
     if as_json:
-        emit_json({name: found.as_dict() for name, found in profiles.items()})
+        emit_json({name: found.to_dict() for name, found in profiles.items()})
         return
-    for name, found in profiles.items():
-        show_text(f"{name}\n{found}" if len(profiles) > 1 else found)
+    for found in profiles.values():
+        show_text(found)
 
 
 @click.command(cls=ApwaCommand)
 @click.argument("question")
 @source_options
 @model_options
-@click.option("--plan-out", metavar="FILE", help="Write the plan there instead of standard output.")
-def plan(question: str, sources: Sources, model: ModelChoice, plan_out: str | None, as_json: bool) -> None:
+@click.option("--plan-out", metavar="FILE", help="Write the plan there, and explain it on standard output.")
+@store_option
+def plan(
+    question: str,
+    sources: Sources,
+    model: ModelChoice,
+    plan_out: str | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
     """Turn QUESTION into a plan over FILES, as YAML to read, edit and run. Calls the planner only."""
-    planned = _planned(question, sources.read(), model)
+    planned = _drafted(question, sources.read(), model, store)
     if plan_out is not None:
         _write_plan(planned, plan_out)
     if as_json:
-        emit_json({"plan": planned.to_yaml(), "explanation": str(planned.explain()), "plan_out": plan_out})
-    elif plan_out is None:
-        show_text(planned.to_yaml())
+        explanation = str(planned.explain())
+        emit_json({"plan": planned.to_yaml(), "explanation": explanation, "plan_out": plan_out})
     else:
-        show_text(planned.explain())
+        show_text(planned.to_yaml() if plan_out is None else planned.explain())
 
 
 @click.command(cls=ApwaCommand)
 @_question_or_plan
 @source_options
 @model_options
-def explain(question_or_plan: str, sources: Sources, model: ModelChoice, as_json: bool) -> None:
+@store_option
+def explain(
+    question_or_plan: str, sources: Sources, model: ModelChoice, store: str | None, as_json: bool
+) -> None:
     """Say what a plan does, step by step."""
-    planned = _planned(question_or_plan, sources.read(), model)
+    planned = _planned(question_or_plan, sources.read(), model, store)
     if as_json:
         emit_json({"plan": planned.to_yaml(), "explanation": str(planned.explain())})
     else:
@@ -82,11 +94,14 @@ def explain(question_or_plan: str, sources: Sources, model: ModelChoice, as_json
 @_question_or_plan
 @source_options
 @model_options
-def estimate(question_or_plan: str, sources: Sources, model: ModelChoice, as_json: bool) -> None:
-    """Say what a plan would cost: calls, tokens, money, time. No data is sent."""
-    found = _planned(question_or_plan, sources.read(), model).estimate()
+@store_option
+def estimate(
+    question_or_plan: str, sources: Sources, model: ModelChoice, store: str | None, as_json: bool
+) -> None:
+    """Say what a plan would cost: calls, tokens, money. No data is sent to the model."""
+    found = _planned(question_or_plan, sources.read(), model, store).estimate(model=model.resolve())
     if as_json:
-        emit_json(found.as_dict())
+        emit_json(found.to_dict())
     else:
         show_text(found)
 
@@ -96,11 +111,19 @@ def estimate(question_or_plan: str, sources: Sources, model: ModelChoice, as_jso
 @source_options
 @model_options
 @click.option("-n", "--rows", default=20, show_default=True, type=click.IntRange(min=1), help="Rows to try.")
-def preview(question_or_plan: str, sources: Sources, model: ModelChoice, rows: int, as_json: bool) -> None:
+@store_option
+def preview(
+    question_or_plan: str,
+    sources: Sources,
+    model: ModelChoice,
+    rows: int,
+    store: str | None,
+    as_json: bool,
+) -> None:
     """Try a plan on a few rows: input beside output. The run that follows does not pay for them again."""
-    planned = _planned(question_or_plan, sources.read(), model)
+    planned = _planned(question_or_plan, sources.read(), model, store)
     with progress_settings(quiet=as_json):
-        frame = planned.preview(rows)
+        frame = planned.preview(rows, model=model.resolve(), store=store)
     if as_json:
         emit_json({"rows": frame_rows(frame)})
     else:
@@ -112,7 +135,8 @@ def preview(question_or_plan: str, sources: Sources, model: ModelChoice, rows: i
 @source_options
 @model_options
 @run_options
-@output_option
+@place_options
+@ending_options
 @store_option
 @yes_option
 @quiet_option
@@ -121,7 +145,8 @@ def run(
     sources: Sources,
     model: ModelChoice,
     choices: RunChoices,
-    output: Output,
+    place: Place,
+    ending: Ending,
     store: str | None,
     yes: bool,
     quiet: bool,
@@ -129,7 +154,7 @@ def run(
 ) -> None:
     """Run a plan over FILES."""
     planned = api().load_plan(plan_file, sources.read())
-    leave(_carried_out(planned, model, choices, output, store, yes=yes, quiet=quiet, as_json=as_json))
+    leave(_carried_out(planned, model, choices, place, ending, store, yes=yes, quiet=quiet, as_json=as_json))
 
 
 @click.command(cls=ApwaCommand)
@@ -137,7 +162,8 @@ def run(
 @source_options
 @model_options
 @run_options
-@output_option
+@place_options
+@ending_options
 @click.option("--plan-out", metavar="FILE", help="Keep the plan as YAML, to edit and run again.")
 @store_option
 @yes_option
@@ -147,7 +173,8 @@ def ask(
     sources: Sources,
     model: ModelChoice,
     choices: RunChoices,
-    output: Output,
+    place: Place,
+    ending: Ending,
     plan_out: str | None,
     store: str | None,
     yes: bool,
@@ -155,17 +182,18 @@ def ask(
     as_json: bool,
 ) -> None:
     """Ask QUESTION of FILES: plan, estimate, run, and show the table that answers it."""
-    planned = _planned(question, sources.read(), model)
+    planned = _drafted(question, sources.read(), model, store)
     if plan_out is not None:
         _write_plan(planned, plan_out)
-    leave(_carried_out(planned, model, choices, output, store, yes=yes, quiet=quiet, as_json=as_json))
+    leave(_carried_out(planned, model, choices, place, ending, store, yes=yes, quiet=quiet, as_json=as_json))
 
 
 def _carried_out(
     planned: Planned,
     model: ModelChoice,
     choices: RunChoices,
-    output: Output,
+    place: Place,
+    ending: Ending,
     store: str | None,
     *,
     yes: bool,
@@ -173,29 +201,28 @@ def _carried_out(
     as_json: bool,
 ) -> Exit:
     """Show plan and price, get consent, run, conclude."""
-    forecast = planned.estimate()
+    chosen = model.resolve()
+    forecast = planned.estimate(model=chosen)
     if not quiet:
         note(planned.explain())
         note(forecast)
     budget_usd = agreed_budget(forecast, choices.budget, yes=yes)
-    options = {**choices.given(), "model": model.resolve(), "store": store, "budget": budget_usd}
-    with place_of(choices) as place, progress_settings(quiet=quiet):
-        run_handle = planned.run(
-            **{name: value for name, value in options.items() if value is not None}, **place
-        )
-        if not follow(run_handle):
-            return Exit.INTERRUPTED
-        more = {"plan": planned.to_yaml(), "estimate": forecast.as_dict()}
-        return conclude(run_handle, choices, output, as_json=as_json, more=more)
+    with place_of(place) as where, progress_settings(quiet=quiet):
+        handle = planned.run(model=chosen, store=store, budget=budget_usd, **choices.settled(), **where)
+        follow(handle)
+        more = {"plan": planned.to_yaml(), "estimate": forecast.to_dict()}
+        return conclude(handle, ending, as_json=as_json, more=more)
 
 
-def _planned(question_or_plan: str, tables: Tables, model: ModelChoice) -> Planned:
+def _planned(question_or_plan: str, tables: Tables, model: ModelChoice, store: str | None) -> Planned:
     """The plan in a file, or the plan a manager drafts for a question."""
     if question_or_plan.endswith(_PLAN_SUFFIXES) and Path(question_or_plan).is_file():
         return api().load_plan(question_or_plan, tables)
-    if isinstance(tables, Mapping):
-        return api().plan(question_or_plan, model=model.resolve(), **tables)
-    return api().plan(question_or_plan, tables, model=model.resolve())
+    return _drafted(question_or_plan, tables, model, store)
+
+
+def _drafted(question: str, tables: Tables, model: ModelChoice, store: str | None) -> Planned:
+    return api().plan(question, tables, model=model.resolve(), store=store)
 
 
 def _named(tables: Tables) -> Mapping[str, Any]:

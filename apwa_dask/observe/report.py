@@ -12,7 +12,7 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from apwa_dask.observe.reprs import cell_text
+from apwa_dask.observe.grids import cell_text
 from apwa_dask.observe.text import count_text, duration_text, money_text, safe_text
 
 if TYPE_CHECKING:

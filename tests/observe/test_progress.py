@@ -197,8 +197,9 @@ def test_a_wide_line_says_everything():
     ):  # fmt: skip
         state = state.apply(event)
     assert live_line(state) == (
-        "apwa  ▕██████      ▏  1,000/2,000 rows  3 failed  120 cached  64 in flight  100/s  ETA 10 s + later stages"
-        "  $0.1200 of $5.00  running  stage 1 of 2 (judge)  last failure: truncated: 512 tokens (3)"
+        "apwa  ▕██████      ▏  1,000/2,000 rows  3 failed  120 cached  64 in flight  100/s"
+        "  ETA 10 s + later stages  $0.1200 of $5.00  running"
+        "  stage 1 of 2 (judge)  last failure: truncated: 512 tokens (3)"
     )
 
 

@@ -168,8 +168,8 @@ def test_a_browser_runs_none_of_the_hostile_text_and_shows_it_as_text(tmp_path, 
     page.write_text(render_report(facts(EVIL, status="stopped")), encoding="utf-8")
     blink = {"light": [], "dark": ["--blink-settings=preferredColorScheme=0"]}[scheme]
     done = subprocess.run(
-        [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-         *blink, "--dump-dom", page.as_uri()],
+        [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu",
+         f"--user-data-dir={tmp_path / 'profile'}", *blink, "--dump-dom", page.as_uri()],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     tags = Tags(done.stdout).seen

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from apwa_dask.observe.reprs import (
+from apwa_dask.observe.grids import (
     cell_text,
     facts_html,
     facts_text,
+    grid_html,
+    grid_text,
     rows_of,
     section_html,
-    table_html,
-    table_text,
 )
 
 EVIL = (
@@ -30,17 +30,15 @@ EVIL = (
 
 @pytest.mark.parametrize("evil", EVIL)
 def test_hostile_text_is_escaped_wherever_it_stands(evil):
-    html = (
-        table_html([evil], [[evil]], caption=evil) + facts_html(evil, {evil: evil}) + section_html(evil, "")
-    )
+    html = grid_html([evil], [[evil]], caption=evil) + facts_html(evil, {evil: evil}) + section_html(evil, "")
     for tag in ("<script", "<img", "<svg", "<a ", "</style"):
         assert tag not in html
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=5))
 def test_cells_never_add_a_tag(cells):
-    html = table_html(["c"] * len(cells), [cells])
-    plain = table_html(["c"] * len(cells), [["x"] * len(cells)])
+    html = grid_html(["c"] * len(cells), [cells])
+    plain = grid_html(["c"] * len(cells), [["x"] * len(cells)])
     assert html.count("<") == plain.count("<")
 
 
@@ -52,14 +50,14 @@ def test_only_the_rows_that_are_shown_are_taken_from_an_endless_iterable():
             taken.append(i)
             yield [i]
 
-    html = table_html(["n"], rows(), total_rows=10**9)
+    html = grid_html(["n"], rows(), total_rows=10**9)
     assert len(taken) <= 21
     assert "20 of 1,000,000,000 rows" in html
 
 
 def test_a_table_of_huge_cells_and_many_columns_stays_small():
     columns = [f"c{i}" for i in range(1000)]
-    html = table_html(columns, [["x" * 1_000_000] * 1000 for _ in range(3)])
+    html = grid_html(columns, [["x" * 1_000_000] * 1000 for _ in range(3)])
     assert len(html) < 200_000
     assert "30 of 1,000 columns" in html
 
@@ -98,17 +96,17 @@ def test_rows_of_a_frame_with_equal_column_names_keep_every_cell():
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_a_text_table_fits_its_width_and_holds_no_escape(width):
-    text = table_text(["text", "名前"], [["\x1b[31mlong " * 40, "東京" * 30]], width=width)
+    text = grid_text(["text", "名前"], [["\x1b[31mlong " * 40, "東京" * 30]], width=width)
     assert max(cell_len(line) for line in text.splitlines()) <= width
     assert "\x1b" not in text
 
 
 def test_markup_of_the_table_library_is_only_text():
-    assert "[red]no[/red]" in table_text(["[bold]c[/bold]"], [["[red]no[/red]"]])
+    assert "[red]no[/red]" in grid_text(["[bold]c[/bold]"], [["[red]no[/red]"]])
 
 
 def test_rows_may_be_mappings_with_missing_names():
-    assert "<td" in table_html(["a", "b"], [{"a": 1}])
+    assert "<td" in grid_html(["a", "b"], [{"a": 1}])
 
 
 def test_facts_are_aligned_as_text():
@@ -116,7 +114,7 @@ def test_facts_are_aligned_as_text():
 
 
 def test_nothing_has_a_script_or_loads_anything():
-    html = table_html(["a"], [[1]]) + facts_html("t", {"a": 1}) + section_html("s", "b", is_open=True)
+    html = grid_html(["a"], [[1]]) + facts_html("t", {"a": 1}) + section_html("s", "b", is_open=True)
     assert "<script" not in html
     assert "http" not in html
     assert "url(" not in html

@@ -1,0 +1,126 @@
+"""The facts of a stored run, gathered for its report from its folder alone: no cluster, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from apwa_dask import __version__
+from apwa_dask.models.local.catalogue import CATALOGUE
+from apwa_dask.models.model import Model
+from apwa_dask.observe.first_rows import first_rows
+from apwa_dask.observe.report import CostRow, FailureReport, ReportFacts, render_report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from apwa_dask.execution.run import Run
+
+__all__ = ["failure_reports", "local_label", "report_facts", "report_of"]
+
+_SAMPLE_ROWS = 100
+_SAMPLES_OF_A_GROUP = 5
+
+
+def report_of(run: Run) -> str:
+    """The report of a run as one HTML document, also of one that is running or was stopped."""
+    return render_report(report_facts(run))
+
+
+def report_facts(run: Run) -> ReportFacts:
+    """Everything the report says, from what the run has stored."""
+    from apwa_dask.plans.explain import explain
+
+    status, spec = run.status(), run.spec
+    history = run.folder.history()
+    times = [float(entry["at_s"]) for entry in history]
+    ledger = list(run.ledger())
+    is_done = status["status"] == "done"
+    sample = first_rows(run.frame, _SAMPLE_ROWS) if is_done else None
+    return ReportFacts(
+        run_id=run.id,
+        name=spec.name,
+        query=spec.plan.query,
+        status=status["status"],
+        message="" if is_done else _last_reason(history),
+        rows_total=None if not is_done else status["rows_in"],
+        rows_done=status["rows_in"],
+        rows_failed=status["rows_failed"],
+        rows_cached=sum(entry.reused for entry in ledger),
+        rows_out=status["rows_out"],
+        calls=status["calls"],
+        cost_usd=status["cost_usd"],
+        budget_usd=spec.budget.get("usd"),
+        started_at=_iso(times[0]) if times else "",
+        ended_at=_iso(times[-1]) if times and is_done else "",
+        duration_s=times[-1] - times[0] if times else None,
+        plan_text=explain(spec.plan, spec.catalog).text(),
+        plan_yaml=spec.plan.to_yaml(),
+        models=[model.name for model in spec.models.values()],
+        local_model=local_label(spec.models.values()),
+        costs=[
+            CostRow(e.step, e.model, e.outcome, e.calls, e.input_tokens, e.output_tokens, e.cost_usd)
+            for e in ledger
+        ],
+        failures=failure_reports(run.failures),
+        sample_columns=[] if sample is None else [str(name) for name in sample.columns],
+        sample_rows=[] if sample is None else _records(sample),
+        manifest=run.manifest,
+        folder=run.folder.url,
+        version=__version__,
+    )
+
+
+def local_label(models: Iterable[Model]) -> str:
+    """What results by the embedded model are labelled with; empty when no such model took part."""
+    names = [model.name for model in models if model.is_local]
+    return ", ".join(
+        CATALOGUE[name].label if name in CATALOGUE else f"embedded model {name}" for name in names
+    )
+
+
+def failure_reports(failures: pd.DataFrame) -> list[FailureReport]:
+    """Failures grouped by outcome and message, most frequent first, with a few rows of each."""
+    if failures.empty:
+        return []
+    groups = failures.groupby(["outcome", "message"], dropna=False, sort=True)
+    found = [_group(str(outcome), str(message), rows) for (outcome, message), rows in groups]
+    return sorted(found, key=lambda group: -group.rows)
+
+
+def _group(outcome: str, message: str, rows: pd.DataFrame) -> FailureReport:
+    samples = [_sample(row) for row in _records(rows.head(_SAMPLES_OF_A_GROUP))]
+    return FailureReport(outcome, message, len(rows), samples)
+
+
+def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One failed row: its place, what the model was given, and what it answered."""
+    kept = row["inputs"] if isinstance(row["inputs"], str) else "{}"
+    try:
+        inputs = orjson.loads(kept)
+    except orjson.JSONDecodeError:  # cut to size when it was stored
+        inputs = kept
+    shown = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+    return {
+        "row": row["row_id"],
+        "step": row["step"],
+        **shown,
+        "answer": row["raw"],
+        "attempts": row["attempts"],
+    }
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    names = [str(name) for name in frame.columns]
+    return [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+
+
+def _last_reason(history: list[dict[str, Any]]) -> str:
+    return next((str(entry["why"]) for entry in reversed(history) if entry.get("why")), "")
+
+
+def _iso(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(sep=" ", timespec="seconds")
