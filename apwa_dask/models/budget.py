@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from apwa_dask.errors import BudgetError, ConfigError
-from apwa_dask.models.leases import Money, MoneyFn, MoneyReport
+from apwa_dask.models.leases import Funds, Money, MoneyFn, MoneyReport
 from apwa_dask.models.types import OutcomeClass, Usage
 
 __all__ = ["Budget", "Tally", "Wallet"]
 
 BLOCK_CALLS = 64
 """A process leases money for about so many calls at a time."""
+
+IDLE_S = 1.0
+"""A process without a call in flight gives its money back after so long."""
 
 RECHECK_S = 0.5
 """How often to ask again while other processes hold money that may come back."""
@@ -142,6 +145,9 @@ class Wallet:
         self._queue = asyncio.Lock()
         self._settled = asyncio.Event()
         self._exhausted: BudgetError | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._returning: asyncio.Task[None] | None = None
+        self._asking: asyncio.Future[Funds | None] | None = None
 
     # -- reserving
 
@@ -172,14 +178,12 @@ class Wallet:
         """One step towards having this much; False to look again after it."""
         may_return = False
         if self._fund is not None:
-            missing = _at_least_zero(money - self._have)
-            block = _times(money, BLOCK_CALLS)
-            report, self._unreported = MoneyReport(spent=self._unreported), Money()
-            funds = await self._fund(self._account, missing, block, report)
-            self._have += funds.granted
-            if funds.enough:
+            # A question once asked is seen through, or the money granted in answer would be lost to everyone.
+            self._asking = asyncio.ensure_future(self._ask(money))
+            funds = await asyncio.shield(self._asking)
+            if funds is not None and funds.enough:
                 return self._covers(money)
-            may_return = funds.may_return
+            may_return = funds is None or funds.may_return
         if self._reserved_calls:
             self._settled.clear()
             await self._settled.wait()
@@ -188,6 +192,21 @@ class Wallet:
         else:
             self._exhausted = self._explain(money)
         return False
+
+    async def _ask(self, money: Money) -> Funds | None:
+        """Report, and lease at least this much; None while the coordinator does not answer."""
+        assert self._fund is not None
+        # Two processes that each hold a part of what they need must not wait for each other.
+        report = self._report(returning=not self._reserved_calls)
+        missing = _at_least_zero(money - self._have)
+        try:
+            funds = await self._fund(self._account, missing, _times(money, BLOCK_CALLS), report)
+        except OSError:
+            self._unreported += report.spent
+            self._have += report.returned
+            return None
+        self._have += funds.granted
+        return funds
 
     def settle(self, reserved: Money, actual: Money) -> None:
         """Replace a reservation by what the call really came to."""
@@ -198,6 +217,8 @@ class Wallet:
         self._unreported += actual
         self._have = self._have + reserved - actual
         self._settled.set()
+        if self._fund is not None and not self._reserved_calls and self._idle is None:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._return_soon)
 
     def book(
         self,
@@ -219,9 +240,30 @@ class Wallet:
         """Return what is not used to the account, and report what is."""
         if self._fund is None or not self.limited:
             return
-        report = MoneyReport(spent=self._unreported, returned=_at_least_zero(self._have))
-        self._unreported, self._have = Money(), Money()
-        await self._fund(self._account, Money(), Money(), report)
+        if self._idle is not None:
+            self._idle.cancel()
+        for question in (self._asking, self._returning):
+            if question is not None:
+                await question
+        await self._return()
+
+    def _return_soon(self) -> None:
+        self._idle = None
+        if not self._reserved_calls and (self._returning is None or self._returning.done()):
+            self._returning = asyncio.create_task(self._return())
+
+    async def _return(self) -> None:
+        """Give back what is not in use: others may wait for it."""
+        if self._fund is None or self._queue.locked():
+            return
+        await self._fund(self._account, Money(), Money(), self._report(returning=True))
+
+    def _report(self, *, returning: bool) -> MoneyReport:
+        returned = _at_least_zero(self._have) if returning else Money()
+        report = MoneyReport(self._unreported, returned)
+        self._unreported = Money()
+        self._have -= returned
+        return report
 
     def _covers(self, money: Money) -> bool:
         usd, tokens, calls = self.budget.limited

@@ -215,9 +215,9 @@ class Client:
             if first or gate.outage:
                 gate.failed()
         elif not verdict.fatal:
-            gate.succeeded()
             if asyncio.get_running_loop().time() - lane.limits_read_s >= LIMITS_EVERY_S:
                 self._pass_limits_on(lane, raw)
+            gate.succeeded()
 
     def _pass_limits_on(self, lane: Lane, raw: Raw) -> None:
         lane.limits_read_s = asyncio.get_running_loop().time()

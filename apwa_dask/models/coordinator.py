@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from apwa_dask.models.budget import Budget
 from apwa_dask.models.headers import Window
 from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
 from apwa_dask.models.pace import Bucket, LearnedRate
@@ -45,8 +46,8 @@ class _Lane:
 class _Account:
     """One run's money. ``leased`` is what each holder has and has not reported as spent."""
 
+    budget: Budget
     left: Money
-    limited: tuple[bool, bool, bool]
     spent: Money = field(default_factory=Money)
     leased: dict[str, Money] = field(default_factory=dict)
 
@@ -160,15 +161,26 @@ class Coordinator:
 
     # -- money
 
-    def open_account(
-        self, account: str, budget: Money, limited: tuple[bool, bool, bool], spent: Money
-    ) -> None:
-        """Give a run its purse: `budget` in the currencies that are limited, less what earlier runs spent.
+    def open_account(self, account: str, budget: Budget, spent: Money | None = None) -> None:
+        """Give a run its purse.
 
-        Opening an account again (a second client, a resume) does not fill it again.
+        Opening it again (a second client, a resume) does not fill it again, but a changed budget counts from
+        now on.
+
+        Parameters
+        ----------
+        account : str
+            The run's id.
+        spent : Money, optional
+            What the run spent before this coordinator knew it, from its ledger.
         """
-        if account not in self._accounts:
-            self._accounts[account] = _Account(budget - spent, limited, spent)
+        known = self._accounts.get(account)
+        if known is None:
+            before = spent or Money()
+            self._accounts[account] = _Account(budget, budget.money - before, before)
+            return
+        known.left += budget.money - known.budget.money
+        known.budget = budget
 
     def fund(self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         """Book what a holder spent and returned, and lease it more: `wanted` if there is plenty, else
@@ -185,7 +197,7 @@ class Coordinator:
             purse.left -= granted
             leased += granted
         purse.leased[holder] = leased
-        others = any(bool(money) for name, money in purse.leased.items() if name != holder)
+        others = any(_holds(money) for name, money in purse.leased.items() if name != holder)
         return Funds(granted or Money(), enough, others, purse.left)
 
     def spent(self, account: str) -> Money:
@@ -234,17 +246,23 @@ def _fair_share(holder: str, holders: dict[str, _Holder], most: int) -> int:
     return max(1, min(fair, most - granted_to_others))
 
 
+def _holds(money: Money) -> bool:
+    """More than what rounding leaves."""
+    return money.usd > 1e-9 or money.tokens > 0 or money.calls > 0
+
+
 def _affordable(purse: _Account, least: Money, wanted: Money, holders: int) -> Money | None:
     """`wanted`, cut to half a fair share of what is left so that the last of it is leased in small pieces; or
     None.
     """
+    usd, tokens, calls = purse.budget.limited
     parts = []
     for limited, left, lowest, desired in (
-        (purse.limited[0], purse.left.usd, least.usd, wanted.usd),
-        (purse.limited[1], purse.left.tokens, least.tokens, wanted.tokens),
-        (purse.limited[2], purse.left.calls, least.calls, wanted.calls),
+        (usd, purse.left.usd, least.usd, wanted.usd),
+        (tokens, purse.left.tokens, least.tokens, wanted.tokens),
+        (calls, purse.left.calls, least.calls, wanted.calls),
     ):
         if limited and lowest > left + 1e-12:
             return None
-        parts.append(desired if not limited else max(lowest, min(desired, left / (2 * holders))))
+        parts.append(0.0 if not limited else max(lowest, min(desired, left / (2 * holders))))
     return Money(parts[0], int(parts[1]), int(parts[2]))

@@ -165,13 +165,14 @@ class Gate:
     def succeeded(self) -> None:
         """A call was answered, well or badly: the endpoint is there. Call before `release`."""
         self.answers += 1
+        in_use = self.in_flight
         if self._streak or self._probing:
             self._back_to_work()
         self._blind_pauses = 0
         if self._lease is not None:
             self._lease.admitted += 1
         limit = self._limit
-        if limit >= self.max_concurrency or self.in_flight < int(limit):
+        if limit >= self.max_concurrency or in_use < int(limit):
             return
         self._limit = min(
             limit + (SLOW_START_STEP if limit < self._threshold else 1.0 / limit),
@@ -259,8 +260,10 @@ class Gate:
     def _shrink(self, number: int) -> bool:
         if number <= self._shrunk_at:
             return False
-        # What was really in flight, not what would have been allowed, was too much.
-        self._limit = max(1.0, min(self._limit, float(self.in_flight + 1)) * SHRINK)
+        # What was really in flight, not what would have been allowed, was too much; but one refusal while
+        # little was in flight says little about a wide window.
+        seen = min(self._limit, max(float(self.in_flight + 1), self._limit / 2))
+        self._limit = max(1.0, seen * SHRINK)
         self._threshold = self._limit
         self._shrunk_at = self._sequence
         self._set_cap()

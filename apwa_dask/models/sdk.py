@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import orjson
@@ -66,6 +67,9 @@ class SdkTransport:
     ) -> None:
         factory = _factory(client) if client else _official
         self._client = factory(base_url, api_key).with_options(max_retries=0, timeout=None)
+        # The client insists on a key unless the header is left out by name.
+        keyless = not api_key and not client
+        self._headers: dict[str, Any] = {"Authorization": openai.Omit()} if keyless else {}
         self._max_body_bytes = max_body_bytes
 
     def __repr__(self) -> str:
@@ -75,10 +79,12 @@ class SdkTransport:
         fields = orjson.loads(body)
         model, messages = fields.pop("model"), fields.pop("messages")
         create = self._client.chat.completions.with_streaming_response.create
-        return await self._exchange(create(model=model, messages=messages, extra_body=fields), timeout_s)
+        call = create(model=model, messages=messages, extra_body=fields, extra_headers=self._headers)
+        return await self._exchange(call, timeout_s)
 
     async def get_models(self, timeout_s: float) -> Raw:
-        return await self._exchange(self._client.models.with_streaming_response.list(), timeout_s)
+        listing = self._client.models.with_streaming_response.list(extra_headers=self._headers)
+        return await self._exchange(listing, timeout_s)
 
     async def close(self) -> None:
         await self._client.close()
@@ -92,12 +98,8 @@ class SdkTransport:
                 )
         except openai.APIStatusError as error:
             return Raw(error.status_code, error.response.headers, error.response.content)
-        except (TimeoutError, openai.APITimeoutError):
-            return Raw(0, {}, None, "deadline")
-        except openai.APIConnectionError as error:
-            return Raw(0, {}, None, _trouble(error.__cause__))
-        except httpx2.HTTPError as error:
-            return Raw(0, {}, None, "short_body" if not isinstance(error, httpx2.ConnectError) else "connect")
+        except (TimeoutError, openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError) as error:
+            return Raw(0, {}, None, _trouble(error))
 
     async def _read(self, response: Any) -> bytes | None:
         chunks: list[bytes] = []
@@ -117,10 +119,7 @@ def _official(base_url: str, api_key: str) -> openai.AsyncOpenAI:
         http_client = openai.DefaultAioHttpClient(**settings)
     except RuntimeError:  # openai without its extra "aiohttp": its own transport is slower, and as right
         http_client = openai.DefaultAsyncHttpxClient(**settings)
-    headers: dict[str, Any] = {} if api_key else {"Authorization": openai.Omit()}
-    return openai.AsyncOpenAI(
-        base_url=base_url, api_key=api_key or "none", http_client=http_client, default_headers=headers
-    )
+    return openai.AsyncOpenAI(base_url=base_url, api_key=api_key or "none", http_client=http_client)
 
 
 def _factory(name: str) -> ClientFactory:
@@ -139,7 +138,17 @@ def _factory(name: str) -> ClientFactory:
     )
 
 
-def _trouble(cause: BaseException | None) -> Trouble:
-    if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return "connect"
-    return "connection"
+def _trouble(error: BaseException | None) -> Trouble:
+    """What broke, by the cause that tells: the client's own adapter calls every lost connection a timeout."""
+    trouble: Trouble = "connection"
+    while error is not None:
+        if isinstance(error, aiohttp.ClientConnectorError | httpx2.ConnectError):
+            return "connect"
+        if isinstance(error, aiohttp.ClientPayloadError | httpx2.ReadError | httpx2.RemoteProtocolError):
+            return "short_body"
+        if isinstance(error, aiohttp.ClientConnectionError):
+            return "connection"
+        if isinstance(error, TimeoutError | httpx2.TimeoutException):
+            trouble = "deadline"
+        error = error.__cause__
+    return trouble

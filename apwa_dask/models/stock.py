@@ -70,10 +70,18 @@ class Stock:
         return True
 
     def heard(self, limits: Announced) -> None:
-        """Keep announced limits for the next report; the first of them are worth a question of their own."""
+        """Keep announced limits for the next report.
+
+        The first of them are worth a question of their own, and nothing more is sent before its answer: a
+        burst into a limit just heard of would be refused.
+        """
         self.limits = limits
-        if self._requests == self._tokens == INFINITE:
-            self.ask_soon()
+        if limits.requests is not None and self._requests == INFINITE:
+            self._requests = 0.0
+            self.ask_soon(urgent=True)
+        if limits.tokens is not None and self._tokens == INFINITE:
+            self._tokens = 0.0
+            self.ask_soon(urgent=True)
 
     def ask_soon(self, *, urgent: bool = False) -> None:
         """Ask, unless a question is under way or a promised block is on its way; `urgent` asks again after
