@@ -92,7 +92,7 @@ class Journal:
         writer: str | None = None,
         flush_records: int = 256,
         flush_s: float = 1.0,
-        cache_bytes: int = 64 * 2**20,
+        cache_bytes: int = 256 * 2**20,
         compact_above: int = 256,
         store_prompts: bool = False,
         hmac_key: bytes | None = None,
@@ -243,9 +243,9 @@ class Journal:
             Where the last records could not be written.
         """
         self._here()
-        self._closer.detach()
         self._compactor.stop()
         self._behind.close()
+        self._closer.detach()  # not before: where this close failed, the process's exit tries once more
 
     def __enter__(self) -> Journal:
         return self

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from apwa_dask.store.names import safe_name
 
 __all__ = ["Parts"]
 
+_NAME = re.compile(r"(?P<partition>[0-9]{6,})\.[0-9]{4}\.json")
+
 
 class Parts:
     """The partitions of a run's stages. Safe from several threads and processes; every method does I/O.
@@ -39,6 +42,8 @@ class Parts:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        # Commit records never change, so none is read twice; which of them exist is asked anew each time.
+        self._read_records: dict[str, CommitRecord] = {}
 
     def attempt_path(self, stage: str | int, partition: int, attempt: int) -> str:
         """Where the files of one attempt go: the start of their names, inside the run folder."""
@@ -128,8 +133,37 @@ class Parts:
 
     def committed(self, stage: str | int) -> dict[int, CommitRecord]:
         """The records that count, by partition, in order. From a fresh listing of the commit folder."""
+        stage = safe_name(stage, "stage")
+        folder = self._folder.child("commit").child(stage)
+        generations: dict[int, list[str]] = {}
+        for entry in folder.entries():  # sorted, so that the newest generation comes last
+            match = _NAME.fullmatch(entry.name)
+            if match is not None:
+                generations.setdefault(int(match["partition"]), []).append(entry.name)
+        newest = self._records(folder, stage, [names[-1] for names in generations.values()])
+        found: dict[int, CommitRecord] = {}
+        for partition, names in sorted(generations.items()):
+            record = newest.get(names[-1])
+            if record is None and len(names) > 1:  # the newest is damaged: the one before counts again
+                older = self._records(folder, stage, names[:-1])
+                record = next((older[name] for name in reversed(names[:-1]) if name in older), None)
+            if record is not None:
+                found[partition] = record
+        return found
+
+    def _records(self, folder: Folder, stage: str, names: Sequence[str]) -> dict[str, CommitRecord]:
+        """The sound records among the files `names`, by name."""
+        known = self._read_records
+        for name, data in folder.read_many(name for name in names if f"{stage}/{name}" not in known).items():
+            record = decode_commit(data)
+            if record is not None:
+                known[f"{stage}/{name}"] = record
+        return {name: known[f"{stage}/{name}"] for name in names if f"{stage}/{name}" in known}
+
+    def committed_count(self, stage: str | int) -> int:
+        """How many partitions are committed, from a fresh listing alone: cheap enough to poll."""
         folder = self._folder.child("commit").child(safe_name(stage, "stage"))
-        return self._newest(folder, [entry.name for entry in folder.entries()])
+        return len({entry.name.split(".", 1)[0] for entry in folder.entries() if _NAME.fullmatch(entry.name)})
 
     def commit_of(self, stage: str | int, partition: int) -> CommitRecord | None:
         """The record that counts for one partition; None where it is not committed."""
@@ -143,24 +177,6 @@ class Parts:
                 return newest
             newest = decode_commit(data) or newest
             generation += 1
-
-    def _newest(self, folder: Folder, names: list[str]) -> dict[int, CommitRecord]:
-        last: dict[int, tuple[str, ...]] = {}
-        for name in sorted(names):
-            number = name.split(".", 1)[0]
-            if number.isdigit() and name.endswith(".json"):
-                last[int(number)] = (*last.get(int(number), ()), name)
-        contents = folder.read_many(chain[-1] for chain in last.values())
-        found: dict[int, CommitRecord] = {}
-        for partition, chain in sorted(last.items()):
-            record = decode_commit(contents.get(chain[-1], b""))
-            if record is None and len(chain) > 1:  # the newest is damaged: the one before counts again
-                older = folder.read_many(chain[:-1])
-                decoded = (decode_commit(older.get(name, b"")) for name in reversed(chain[:-1]))
-                record = next((candidate for candidate in decoded if candidate is not None), None)
-            if record is not None:
-                found[partition] = record
-        return found
 
     def begin_attempt(
         self, stage: str | int, partition: int, *, worker: str = "", limit: int | None = None

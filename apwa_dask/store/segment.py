@@ -168,7 +168,7 @@ def decode(data: bytes) -> pa.Table:
         Where it is not a readable segment of ours.
     """
     try:
-        return _open(io.BytesIO(data)).read()
+        return _open(io.BytesIO(data)).read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadSegmentError(_brief(error)) from None
 
@@ -205,7 +205,7 @@ def keys_of(table: pa.Table, decoded_bytes: int) -> SegmentKeys:
 def _read_columns(file: BinaryIO, columns: list[str]) -> tuple[pa.Table, int]:
     try:
         parquet = _open(file)
-        return parquet.read(columns=columns), _decoded_bytes(parquet)
+        return parquet.read(columns=columns, use_threads=False), _decoded_bytes(parquet)
     except StoreError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:

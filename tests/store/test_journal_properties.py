@@ -1,4 +1,4 @@
-"""Whatever the order of puts, flushes, crashes and compactions: flushed answers stay, others are never made up."""
+"""Whatever the order of puts, flushes, crashes and compactions: flushed answers stay, none is made up."""
 
 from __future__ import annotations
 

@@ -195,3 +195,123 @@ def test_a_run_at_work_is_not_purged(url: str) -> None:
     with run.claim("me"), pytest.raises(StoreError, match="at work"):
         RunStore(url).purge("run-1")
     RunStore(url).purge("run-1")
+
+
+def corrupt(url: str, name: str) -> None:
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(url)
+    place = f"{path}/runs/run-1/{name}"
+    data = bytearray(filesystem.cat_file(place))
+    data[len(data) // 2] ^= 1
+    filesystem.pipe_file(place, bytes(data))
+
+
+def test_a_damaged_commit_record_counts_for_nothing_and_is_superseded(url: str) -> None:
+    run = make_run(url)
+    lost = run.commit("0", 7, attempt(run, 1))
+    corrupt(url, "commit/0/000007.0000.json")
+    assert RunStore(url).open("run-1").committed("0") == {}
+    again = RunStore(url).open("run-1").commit("0", 7, attempt(run, 2))
+    assert again.generation == lost.generation + 1
+    fresh = RunStore(url).open("run-1")
+    assert fresh.committed("0") == {7: again}
+    assert fresh.commit_of("0", 7) == again
+    assert fresh.commit("0", 7, attempt(run, 3)) == again
+
+
+def test_where_the_newest_generation_is_damaged_the_one_before_counts(url: str) -> None:
+    run = make_run(url)
+    first = run.commit("0", 7, attempt(run, 1))
+    run.commit("0", 7, attempt(run, 2, generation=1))
+    corrupt(url, "commit/0/000007.0001.json")
+    fresh = RunStore(url).open("run-1")
+    assert fresh.committed("0") == {7: first}
+    assert fresh.commit_of("0", 7) == first
+
+
+def test_fault_50_a_damaged_part_is_an_error_and_never_data(url: str) -> None:
+    run = make_run(url)
+    record = run.commit("0", 7, attempt(run))
+    corrupt(url, record.part.name)
+    with pytest.raises(StoreError) as damaged:
+        run.read_part(record)
+    assert damaged.value.code == "STORE-DAMAGED"
+    assert record.part.name in damaged.value.where
+
+
+def test_commits_of_other_processes_are_seen_at_once_and_none_is_read_twice(url: str) -> None:
+    run, other = make_run(url), make_run(url)
+    assert run.committed_count("0") == 0
+    record = other.commit("0", 7, attempt(other))
+    assert run.committed("0") == {7: record}
+    reads: list[str] = []
+    folder = run._folder
+    child = folder.child("commit").child("0")
+    original = type(child).read_many
+
+    def counted(self: object, names: object) -> object:
+        wanted = list(names)  # type: ignore[call-overload]
+        reads.extend(wanted)
+        return original(self, wanted)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(child), "read_many", counted)
+        assert run.committed("0") == {7: record}
+    assert reads == []
+    assert run.committed_count("0") == 1
+
+
+def test_failed_rows_are_kept_beside_the_part(url: str) -> None:
+    run = make_run(url)
+    failed = pa.table({"row_id": ["r1"], "outcome": ["refused"]})
+    part = run.write_part("0", 7, 1, TABLE)
+    failures = run.write_failures("0", 7, 1, failed)
+    run.commit("0", 7, CommitRecord("0", 7, 1, part, failures, failed=1))
+    found = run.commit_of("0", 7)
+    assert found is not None
+    assert found.failures is not None
+    assert run.read_part(found.failures).equals(failed)
+
+
+def test_a_loser_takes_its_failures_file_with_it(url: str) -> None:
+    import fsspec
+
+    run = make_run(url)
+    run.commit("0", 7, attempt(run, 1))
+    part = run.write_part("0", 7, 2, TABLE)
+    failures = run.write_failures("0", 7, 2, TABLE)
+    run.commit("0", 7, CommitRecord("0", 7, 2, part, failures))
+    filesystem, path = fsspec.core.url_to_fs(url)
+    assert len(filesystem.find(f"{path}/runs/run-1/data")) == 1
+
+
+def test_history_of_many_threads_loses_no_event(url: str) -> None:
+    run = make_run(url)
+    threads = [threading.Thread(target=run.append_history, args=[f"event-{n}"]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {event["event"] for event in run.history()} == {f"event-{n}" for n in range(8)}
+    assert [event["seq"] for event in run.history()] == list(range(8))
+
+
+def test_an_empty_partition_keeps_its_schema(url: str) -> None:
+    run = make_run(url)
+    record = run.commit("0", 7, attempt(run, 1, TABLE.slice(0, 0)))
+    assert run.read_part(record).schema.equals(TABLE.schema)
+
+
+def test_a_record_of_another_partition_is_refused(url: str) -> None:
+    run = make_run(url)
+    with pytest.raises(ValueError, match="not of"):
+        run.commit("0", 8, attempt(run))
+
+
+def test_run_ids_sort_by_time(url: str) -> None:
+    from apwa_dask.store.names import new_run_id
+
+    ids = [new_run_id(1_700_000_000.0 + 86_400 * n) for n in range(5)]
+    assert ids == sorted(ids)
+    assert len({RunStore(url).new_run_id() for _ in range(50)}) == 50

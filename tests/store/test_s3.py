@@ -1,4 +1,4 @@
-"""The store on S3: a moto server in a process of its own, reached through s3fs as users reach the real one."""
+"""The store on S3: a moto server in a process of its own, reached through s3fs as users do."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def bucket(options: dict[str, Any]) -> str:
 
 def test_the_journal_keeps_and_serves_on_s3(bucket: str, options: dict[str, Any], record: MakeRecord) -> None:
     records = [record(n) for n in range(40)]
-    with Journal(bucket, storage_options=options) as first, Journal(bucket, storage_options=options) as second:
+    with (
+        Journal(bucket, storage_options=options) as first,
+        Journal(bucket, storage_options=options) as second,
+    ):
         for n, item in enumerate(records):
             (first if n % 2 else second).put(item)
             if n % 10 == 9:
@@ -143,7 +146,9 @@ def test_fault_52_no_answer_comes_from_a_cached_listing(bucket: str, options: di
     assert cached.attempts_of("s", 0) == 1
 
 
-def test_credentials_are_nowhere_in_the_bucket(bucket: str, options: dict[str, Any], record: MakeRecord) -> None:
+def test_credentials_are_nowhere_in_the_bucket(
+    bucket: str, options: dict[str, Any], record: MakeRecord
+) -> None:
     import s3fs
 
     with Journal(bucket, storage_options=options) as journal:

@@ -63,7 +63,7 @@ def test_s20_files_are_0600_and_folders_0700_whatever_the_umask(
         use_everything(str(tmp_path / "new" / "store"), record)
     finally:
         os.umask(before)
-    paths = [path for path in tmp_path.rglob("*")]
+    paths = list(tmp_path.rglob("*"))
     assert len(paths) > 15
     for path in paths:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -144,7 +144,9 @@ def test_urls_lose_their_secrets_and_other_text_stays(text: str, shown: str) -> 
     assert redact(text) == shown
 
 
-def test_the_default_store_is_private_and_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_store_is_private_and_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("APWA_STORE", "s3://bucket/store")
     assert default_store() == "s3://bucket/store"
     monkeypatch.delenv("APWA_STORE")
