@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 import pyarrow as pa
@@ -18,7 +18,6 @@ from .manifest import Manifest
 from .pieces import Piece
 from .reading import read_pieces
 from .schema import json_texts, type_name
-from .sources import Source
 from .tokens import estimate_tokens
 
 if TYPE_CHECKING:
@@ -130,9 +129,22 @@ def _compact(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None and value not in ("", (), [])}
 
 
+class Readable(Protocol):
+    """Anything with a manifest and the options to open its files, such as `Source`."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Partitions and schema."""
+
+    @property
+    def storage_options(self) -> Mapping[str, Any] | None:
+        """fsspec options."""
+
+
 def profile_source(
-    source: Source,
+    source: Readable,
     *,
+    name: str = "",
     samples: int = 3,
     max_rows: int = 1000,
     seed: int = 0,
@@ -142,7 +154,9 @@ def profile_source(
 
     Parameters
     ----------
-    source : Source
+    source : Source, or anything with ``manifest`` and ``storage_options``
+    name : str, optional
+        What the profile calls the table; by default the source's own name.
     samples : int, default 3
         Values shown of each column; 0 shows none.
     max_rows : int, default 1000
@@ -158,7 +172,7 @@ def profile_source(
     table = read_pieces(manifest, pieces, manifest.schema, storage_options=options).slice(0, max_rows)
     return profile_frame(
         table,
-        name=source.name,
+        name=name or getattr(source, "name", "table"),
         rows=manifest.rows,
         exact=True,
         npartitions=manifest.npartitions,
@@ -210,18 +224,18 @@ def profile_frame(
     ----------
     frame : pandas.DataFrame or pyarrow.Table
     rows : int, optional
-        Rows of the whole table; by default those of `frame`.
+        Rows of the whole table; by default those of `frame`, times `npartitions` as an estimate.
     exact : bool, optional
-        Whether `rows` was counted; by default True.
+        Whether `rows` was counted; by default True, unless it is that estimate.
     npartitions : int
-        Of the whole table.
+        Of the whole table; when more than one and `rows` is not given, `frame` is taken for one of them.
     samples : int, default 3
         Values shown of each column; 0 shows none.
     est_tokens : int, optional
         Of the whole table; by default scaled up from `frame`.
     """
     table = frame if isinstance(frame, pa.Table) else _to_arrow(frame)
-    total = table.num_rows if rows is None else rows
+    total = table.num_rows * npartitions if rows is None else rows
     described = 400  # far more than fit into the byte bound; profiling 10,000 columns would only take time
     columns = [
         _column(field, table.column(index), total, samples)
@@ -231,7 +245,7 @@ def profile_frame(
     profile = Profile(
         name=name,
         rows=total,
-        exact=True if exact is None else exact,
+        exact=(rows is not None or npartitions == 1) if exact is None else exact,
         npartitions=npartitions,
         sampled_rows=table.num_rows,
         est_tokens=est_tokens if est_tokens is not None else _scaled_tokens(table, total),

@@ -89,9 +89,9 @@ class ColumnGuess:
 
     @property
     def type(self) -> pa.DataType:
-        """The narrowest type left; string where there is none, or nothing was seen."""
+        """The narrowest type left; string where there is none, null where no value was seen."""
         if not self.seen_any:
-            return pa.string()
+            return pa.null()
         return next((_TYPES[name] for name in _PATTERNS if name in self.possible), pa.string())
 
 

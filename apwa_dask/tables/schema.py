@@ -112,6 +112,12 @@ def unique_names(
     return names, notes
 
 
+def own_metadata(field: pa.Field) -> dict[bytes, bytes] | None:
+    """Return what this package noted in a field (the dtype of a frame's column), and no other notes."""
+    noted = {key: value for key, value in (field.metadata or {}).items() if key.startswith(b"apwa:")}
+    return noted or None
+
+
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Drop encodings that say nothing about the values: dictionaries, large and view variants, nulls."""
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
@@ -317,6 +323,8 @@ def merge_schemas(
 ) -> tuple[pa.Schema, list[str]]:
     """Merge the schemas of files of one shape; `overrides` wins.
 
+    A column without any value has type null in its file and takes the type of the others, or string.
+
     Returns
     -------
     schema : pyarrow.Schema
@@ -324,16 +332,24 @@ def merge_schemas(
     notes : list of str
         Columns whose types disagreed and became string.
     """
-    types: dict[str, pa.DataType] = {}
+    merged: dict[str, pa.Field] = {}
     notes: dict[str, None] = {}
     for schema in schemas:
         for field in schema:
-            before = types.get(field.name)
-            after = field.type if before is None else unify(before, field.type)
-            if before is not None and pa.types.is_string(after) and not before.equals(after):
-                notes[f"column {field.name!r} is {type_name(before)} in some files: read as string"] = None
-            types[field.name] = after
-    for name, kind in overrides.items():
-        if name in types:
-            types[name] = kind
-    return pa.schema([pa.field(name, kind) for name, kind in types.items()]), list(notes)
+            before = merged.get(field.name)
+            if before is None or pa.types.is_null(before.type):
+                merged[field.name] = field
+                continue
+            if pa.types.is_null(field.type) or before.type.equals(field.type):
+                continue
+            after = unify(before.type, field.type)
+            if pa.types.is_string(after):
+                kinds = " or ".join(sorted({type_name(before.type), type_name(field.type)}))
+                notes[f"column {field.name!r} is {kinds} in different files: read as string"] = None
+            merged[field.name] = pa.field(field.name, after)
+    fields = [field.with_type(overrides.get(field.name, _known(field.type))) for field in merged.values()]
+    return pa.schema(fields), list(notes)
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_null(kind) else kind

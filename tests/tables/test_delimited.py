@@ -24,6 +24,12 @@ def test_the_delimiter_is_found(delimiter, tmp_path, one, whole) -> None:
     assert [row["name"] for row in rows] == ["ann", "bob"]
 
 
+def test_commas_of_prose_do_not_hide_the_delimiter(tmp_path, one, whole) -> None:
+    lines = [f"{n}\tone, two, three, four{', five' * (n % 3)}" for n in range(30)]
+    rows = _rows(one, whole, tmp_path / "a.csv", "id\ttext\n" + "\n".join(lines))
+    assert rows[2] == {"id": 2, "text": "one, two, three, four, five, five"}
+
+
 def test_types_are_found_and_codes_stay_text(tmp_path, one, whole) -> None:
     content = (
         "whole,part,flag,day,moment,instant,code,money,mixed\n"

@@ -56,7 +56,7 @@ def test_a_profile_says_what_the_manager_needs() -> None:
             "flag": [True, False, True, True],
         }
     )
-    profile = profile_frame(frame, name="reviews", npartitions=3)
+    profile = profile_frame(frame, name="reviews", rows=4, npartitions=3)
     text, number, real, day, flag = profile.columns
     assert (profile.name, profile.rows, profile.exact, profile.npartitions) == ("reviews", 4, True, 3)
     assert (text.type, text.null_share, text.distinct, text.samples) == ("string", 0.25, 2, ("good", "bad"))
@@ -84,6 +84,12 @@ def test_a_sampled_profile_scales_its_estimates() -> None:
     labels = profile_frame(pa.table({"label": ["a", "b"] * 50}), rows=10_000, exact=False).columns[0]
     assert ids.distinct == 10_000
     assert labels.distinct == 2
+
+
+def test_rows_of_one_partition_of_several_are_an_estimate() -> None:
+    profile = profile_frame(pa.table({"id": list(range(100))}), npartitions=7)
+    assert (profile.rows, profile.exact) == (700, False)
+    assert "about 700 rows" in repr(profile)
 
 
 def test_the_same_seed_gives_the_same_profile(tmp_path) -> None:

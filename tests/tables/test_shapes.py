@@ -46,7 +46,20 @@ def test_types_that_disagree_become_text_and_this_is_said(tmp_path, one, whole) 
     (tmp_path / "b.csv").write_text("id,when\n3,yesterday\n")
     source = one(tmp_path)
     assert whole(source).column("when").to_pylist() == ["2024-01-01", "2024-01-02", "yesterday"]
-    assert any("'when' is date in some files: read as string" in row.reason for row in source.report)
+    assert any(
+        "'when' is date or string in different files: read as string" in row.reason for row in source.report
+    )
+
+
+def test_a_column_without_values_in_one_file_takes_its_type_from_the_others(tmp_path, one, whole) -> None:
+    (tmp_path / "a.csv").write_text("id,n\n1,\n")
+    (tmp_path / "b.csv").write_text("id,n\n2,7\n")
+    (tmp_path / "c.jsonl").write_text('{"id": 3, "n": null}\n')
+    pq.write_table(pa.table({"id": [4], "n": pa.nulls(1)}), tmp_path / "d.parquet")
+    table = whole(one(tmp_path))
+    assert table.schema.types == [pa.int64(), pa.int64()]
+    assert table.column("n").to_pylist() == [None, 7, None, None]
+    assert whole(one(tmp_path / "a.csv")).schema.types == [pa.int64(), pa.string()]
 
 
 def test_a_nested_value_beside_text_becomes_json_text(tmp_path, one, whole) -> None:
@@ -149,3 +162,11 @@ def test_bytes_that_are_not_utf8_in_a_text_column_of_parquet_are_one_cells_damag
     source = one(tmp_path / "a.parquet")
     assert whole(source).column("text").to_pylist() == ["fine", "b\ufffdd"]
     assert "not UTF-8" in source.report.files[0].reason
+
+
+def test_the_dtype_noted_in_a_field_survives_and_other_notes_do_not(tmp_path, one) -> None:
+    field = pa.field("n", pa.int64(), metadata={"apwa:dtype": "int64", "other": "x"})
+    table = pa.Table.from_arrays([pa.array([1])], schema=pa.schema([field]))
+    for name in ("a", "b"):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert one(tmp_path).manifest.schema.field("n").metadata == {b"apwa:dtype": b"int64"}

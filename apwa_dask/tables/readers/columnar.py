@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ...errors import SourceError
 from ..pieces import Cut, Layout, Piece, Probe
-from ..schema import plain_type, unique_names
+from ..schema import own_metadata, plain_type, unique_names
 from ..tokens import BYTES_PER_TOKEN
 from .slicing import row_cuts
 from .source import ReadOptions, SourceFile
@@ -53,7 +53,7 @@ def probe_parquet(file: SourceFile, options: ReadOptions) -> Probe:
 def _layout(name: str, physical: pa.Schema, options: ReadOptions) -> tuple[Layout, pa.Schema, list[str]]:
     names, notes = unique_names(physical.names)
     fields = [
-        pa.field(name, options.schema.get(name, plain_type(field.type)))
+        pa.field(name, options.schema.get(name, _type_of(field)), metadata=own_metadata(field))
         for name, field in zip(names, physical, strict=True)
     ]
     layout = Layout(
@@ -63,6 +63,10 @@ def _layout(name: str, physical: pa.Schema, options: ReadOptions) -> tuple[Layou
         text_columns=tuple(field.name for field in fields if pa.types.is_string(field.type)),
     )
     return layout, pa.schema(fields), notes
+
+
+def _type_of(field: pa.Field) -> pa.DataType:
+    return field.type if pa.types.is_null(field.type) else plain_type(field.type)
 
 
 def read_parquet(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> pa.Table:

@@ -18,6 +18,7 @@ DELIMITERS = (",", ";", "\t", "|")
 MAX_CELL_CHARS = 1 << 28
 _SAMPLE_RECORDS = 500
 _LONG_FOR_A_NAME = 80
+_TRUST_IN_SUFFIX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,10 @@ def _delimiter(lines: list[str], hint: str) -> str:
         widths = [len(row) for row in rows]
         modal = _modal(widths)
         agree = sum(width == modal for width in widths) / max(1, len(widths))
-        scores[candidate] = (agree * min(modal, 50) if modal > 1 else 0.0) + (
-            modal > 1 and candidate == hint
-        ) * 100
+        # Agreement counts more than width: commas of prose make many, but uneven, cells.
+        scores[candidate] = agree**3 * min(modal, 50) if modal > 1 else 0.0
+        if modal > 1 and candidate == hint:
+            scores[candidate] += _TRUST_IN_SUFFIX
     best = max(DELIMITERS, key=lambda candidate: scores[candidate])
     if scores[best] > 0:
         return best

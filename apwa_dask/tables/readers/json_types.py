@@ -52,7 +52,9 @@ class Observed:
             self.kinds.add(_scalar(value))
 
     def type(self) -> pa.DataType:
-        """Return the Arrow type; nested values with too many leaves, or none, are string (JSON text)."""
+        """Return the Arrow type: null where no value was seen, string (JSON text) for too many leaves."""
+        if not self.kinds:
+            return pa.null()
         kind = self._type()
         return pa.string() if kind is None or self.leaves() > MAX_NESTED_LEAVES else kind
 
