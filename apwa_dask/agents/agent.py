@@ -7,19 +7,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from apwa_dask.agents.answers import AnswerReader
 from apwa_dask.agents.capabilities import Toolbox, ToolResult
 from apwa_dask.agents.clean import BadInput
 from apwa_dask.agents.conversation import Conversation, RowConversation, Terms
 from apwa_dask.agents.limits import room_of
 from apwa_dask.agents.packs import PackConversation, Packed, PackTerms, pack_rows, packed
-from apwa_dask.agents.prompts import answer_schema, build_template, has_media, render_row
+from apwa_dask.agents.prompts import answer_reader, build_template, has_media, render_row
 from apwa_dask.errors import PlanError
 from apwa_dask.models.model import Model
 from apwa_dask.models.types import Template, ToolCall
 from apwa_dask.plans.steps import FlatMap, LLMStep, Reduce
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "Conversation"]
 
 
 class Agent:
@@ -61,7 +60,7 @@ class Agent:
         template = build_template(step, model, input_schema, self._toolbox.wire)
         self._terms = Terms(
             template,
-            AnswerReader(answer_schema(step), strict=model.structured == "json_schema"),
+            answer_reader(step, model),
             room_of(template, contract),
             contract.limits,
             max_rows=step.max_rows if isinstance(step, FlatMap) else None,

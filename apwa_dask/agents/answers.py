@@ -13,7 +13,11 @@ import orjson
 from apwa_dask.agents.coerce import Misfit, coercer
 from apwa_dask.plans.schema import Field, Schema
 
-__all__ = ["AnswerReader", "Invalid", "find_json", "flat_map_schema", "parse"]
+__all__ = ["VERDICT", "AnswerReader", "Invalid", "VerdictReader", "find_json", "flat_map_schema", "parse"]
+
+VERDICT = Schema.of({"answer": {"labels": ["yes", "no"]}})
+"""A filter's verdict as small models are asked for it. Measured on a 1.5B model over 36 rows and three
+conditions: 34 right with these words, 25 with ``{"keep": true|false}``, 25 with ``{"keep": "yes"|"no"}``."""
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _LARGEST_SEARCH = 200_000
@@ -91,6 +95,20 @@ class AnswerReader:
             bare = self.read_object({self._only.name: text.strip().strip("`\"'.")})
             return Invalid("the answer must be JSON") if isinstance(bare, Invalid) else bare
         return problem or Invalid("the answer must be JSON")
+
+
+class VerdictReader(AnswerReader):
+    """Reads `VERDICT` as the ``{keep: boolean}`` that a filter gives, and reads that form too."""
+
+    def __init__(self, *, strict: bool = True) -> None:
+        super().__init__(VERDICT, strict=strict)
+        self._keep = AnswerReader(Schema.of({"keep": bool}), strict=strict)
+
+    def read_object(self, answer: Any) -> dict[str, Any] | Invalid:
+        if isinstance(answer, dict) and "keep" in answer:
+            return self._keep.read_object(answer)
+        values = super().read_object(answer)
+        return values if isinstance(values, Invalid) else {"keep": values["answer"] == "yes"}
 
 
 def parse(text: str, schema: Schema, *, strict: bool = True) -> dict[str, Any] | Invalid:

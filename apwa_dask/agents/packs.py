@@ -7,7 +7,7 @@ missing, doubled or unusable in the answer is asked again alone; a pack that fai
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,11 +15,17 @@ import orjson
 from apwa_dask.agents.answers import AnswerReader, Invalid, find_json
 from apwa_dask.agents.clean import cell_value
 from apwa_dask.agents.conversation import Conversation, RowConversation, Terms
+from apwa_dask.agents.describe import column_name
 from apwa_dask.agents.limits import answer_bound, expected_answer, first_ceiling, room_of
 from apwa_dask.agents.outcome import Outcome
-from apwa_dask.agents.prompts import answer_schema, compact_json, example_output, step_rules, system_message
+from apwa_dask.agents.prompts import (
+    answer_reader,
+    answer_schema,
+    compact_json,
+    example_output,
+    system_message,
+)
 from apwa_dask.agents.tokens import estimate_tokens
-from apwa_dask.agents.wording import answer_rules, column_name, input_rules
 from apwa_dask.models.model import Model
 from apwa_dask.models.types import Message, OutcomeClass, Reply, Request, Template
 from apwa_dask.plans.contract import Contract, Limits
@@ -84,8 +90,8 @@ def table_message(contract: Contract, key: str, lines: Sequence[str]) -> Message
 class PackReader:
     """Reads ``{"rows": [{"row": 1, ...}, ...]}`` into values by row number, less what cannot be used."""
 
-    def __init__(self, schema: Schema, key: str, *, strict: bool) -> None:
-        self._row, self._key = AnswerReader(schema, strict=strict), key
+    def __init__(self, row: AnswerReader, key: str) -> None:
+        self._row, self._key = row, key
 
     def read(self, text: str) -> dict[str, Any] | Invalid:
         """Values by row number as text; `Invalid` when not even one row can be used."""
@@ -136,18 +142,13 @@ class PackTerms:
     @classmethod
     def of(cls, step: LLMStep, model: Model, row_terms: Terms) -> PackTerms:
         """The terms of packs beside the terms of single rows."""
-        contract, schema, style = step.contract, answer_schema(step), model.prompts
+        contract, schema = step.contract, answer_schema(step, model)
         key = row_key(schema)
-        rules = [
-            input_rules(contract.inputs, style, rows=True),
-            answer_rules(schema, style, key=key),
-            *step_rules(step, style),
-        ]
-        messages = [system_message(step, model, rules)]
+        messages = [system_message(step, model, key)]
         if contract.examples:
             lines = [table_line(contract, example.inputs) for example in contract.examples]
             answers = [
-                {key: number, **example_output(step, example.output)}
+                {key: number, **example_output(step, example.output, model)}
                 for number, example in enumerate(contract.examples, start=1)
             ]
             messages += [
@@ -166,14 +167,7 @@ class PackTerms:
         template = Template(
             model, tuple(messages), answer, "rows", max_output_tokens=first_ceiling(contract, model, schema)
         )
-        return cls(
-            contract,
-            schema,
-            key,
-            template,
-            PackReader(schema, key, strict=model.structured == "json_schema"),
-            row_terms,
-        )
+        return cls(contract, schema, key, template, PackReader(answer_reader(step, model), key), row_terms)
 
     def for_rows(self, rows: int) -> Terms:
         """Terms with a ceiling for this many answers, rounded up to a power of two so that they are few."""
@@ -318,10 +312,8 @@ class PackConversation(Conversation):
             return False
         own = self._own.outcome
         assert own is not None
-        plain = Outcome(OutcomeClass.OK, prompt_hash=own.prompt_hash)
-        self._settled[row.index] = (
-            replace(plain, values=values) if most is None else replace(plain, rows=values["rows"])
-        )
+        answer: dict[str, Any] = {"values": values} if most is None else {"rows": values["rows"]}
+        self._settled[row.index] = Outcome(OutcomeClass.OK, prompt_hash=own.prompt_hash, **answer)
         return True
 
 

@@ -13,20 +13,22 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from apwa_dask.agents.answers import flat_map_schema
-from apwa_dask.agents.clean import BadInput, cell_text, cell_value, clean_text, media_part
+from apwa_dask.agents.answers import VERDICT, AnswerReader, VerdictReader, flat_map_schema
+from apwa_dask.agents.clean import BadInput, cell_text, cell_value, media_part
+from apwa_dask.agents.describe import column_name
 from apwa_dask.agents.limits import first_ceiling
-from apwa_dask.agents.wording import answer_rules, column_name, filter_rules, input_rules
+from apwa_dask.agents.wording import Ask, system_text
 from apwa_dask.errors import PlanError, candidates
 from apwa_dask.models.model import Model
 from apwa_dask.models.types import Message, Template
 from apwa_dask.plans.contract import Contract
 from apwa_dask.plans.schema import Schema
-from apwa_dask.plans.steps import Filter, FlatMap, LLMStep
+from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Map
 
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 __all__ = [
+    "answer_reader",
     "answer_schema",
     "build_template",
     "check_inputs",
@@ -35,14 +37,32 @@ __all__ = [
     "has_media",
     "render_row",
     "row_cells",
-    "step_rules",
     "system_message",
 ]
 
 
-def answer_schema(step: LLMStep) -> Schema:
-    """What the model answers for one row: the contract's output, or ``{rows: [output]}`` for `FlatMap`."""
-    return flat_map_schema(step.contract.output) if isinstance(step, FlatMap) else step.contract.output
+def answer_schema(step: LLMStep, model: Model) -> Schema:
+    """What the model is asked for about one row.
+
+    The contract's output; ``{rows: [output]}`` for `FlatMap`; `VERDICT` for a `Filter` at a small model.
+    """
+    if isinstance(step, FlatMap):
+        return flat_map_schema(step.contract.output)
+    return VERDICT if _asks_verdict(step, model) else step.contract.output
+
+
+def answer_reader(step: LLMStep, model: Model) -> AnswerReader:
+    """Reads what `answer_schema` asks for. Unasked fields are errors where the endpoint decodes strictly."""
+    strict = model.structured == "json_schema"
+    return (
+        VerdictReader(strict=strict)
+        if _asks_verdict(step, model)
+        else AnswerReader(answer_schema(step, model), strict=strict)
+    )
+
+
+def _asks_verdict(step: LLMStep, model: Model) -> bool:
+    return isinstance(step, Filter) and model.prompts == "small"
 
 
 def build_template(
@@ -68,13 +88,8 @@ def build_template(
     """
     contract = step.contract
     check_inputs(step, input_schema)
-    schema = answer_schema(step)
-    rules = [
-        input_rules(contract.inputs, model.prompts),
-        answer_rules(schema, model.prompts),
-        *step_rules(step, model.prompts),
-    ]
-    messages = [system_message(step, model, rules)]
+    schema = answer_schema(step, model)
+    messages = [system_message(step, model)]
     for example in contract.examples:
         shown = render_row(contract, example.inputs)
         if isinstance(shown, BadInput):
@@ -83,7 +98,7 @@ def build_template(
                 fix=f"give each example values for {', '.join(contract.inputs)}",
                 code="PLAN-EXAMPLE",
             )
-        messages += [*shown, Message("assistant", compact_json(example_output(step, example.output)))]
+        messages += [*shown, Message("assistant", compact_json(example_output(step, example.output, model)))]
     json_schema = schema.json_schema()
     if isinstance(step, FlatMap) and model.prompts == "small":
         json_schema["properties"]["rows"]["maxItems"] = step.max_rows  # a small model may not stop by itself
@@ -170,26 +185,20 @@ def _is_binary(head: bytes) -> bool:
     return b"\0" in head
 
 
-def system_message(step: LLMStep, model: Model, rules: Sequence[str]) -> Message:
-    """The task and its rules, in the model's style."""
-    task = clean_text(step.contract.instruction).strip()
-    if model.prompts == "small":
-        text = "\n\n".join([task, *rules])
-    else:
-        text = "\n\n".join([f"You do one task on rows of a table.\n\nTask:\n{task}", *rules])
-    return Message("system", clean_text(text))
+def system_message(step: LLMStep, model: Model, key: str | None = None) -> Message:
+    """The task and its rules in the model's style; with `key`, for a table of rows."""
+    ask = Ask(
+        kind=step.op if isinstance(step, (Map, Filter, FlatMap)) else "map",
+        task=step.contract.instruction.strip(),
+        inputs=step.contract.inputs,
+        schema=answer_schema(step, model),
+        key=key,
+        max_rows=step.max_rows if isinstance(step, FlatMap) else 0,
+    )
+    return Message("system", system_text(ask, model.prompts))
 
 
-def step_rules(step: LLMStep, style: str) -> list[str]:
-    """What the kind of step adds to the rules."""
-    if isinstance(step, Filter):
-        return [filter_rules(style)]
-    if isinstance(step, FlatMap):
-        return [f"rows holds 0 to {step.max_rows} objects; it is [] when the input has none."]
-    return []
-
-
-def example_output(step: LLMStep, output: Mapping[str, Any]) -> dict[str, Any]:
+def example_output(step: LLMStep, output: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """An example's answer in the order and form in which the model must give it."""
     if isinstance(step, FlatMap):
         rows = (
@@ -198,6 +207,8 @@ def example_output(step: LLMStep, output: Mapping[str, Any]) -> dict[str, Any]:
             else [output]
         )
         return {"rows": [_in_order(step.contract.output, row) for row in rows]}
+    if _asks_verdict(step, model):
+        return {"answer": "yes" if output.get("keep") else "no"}
     return _in_order(step.contract.output, output)
 
 

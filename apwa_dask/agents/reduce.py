@@ -17,10 +17,11 @@ import pyarrow as pa
 from apwa_dask.agents.answers import AnswerReader
 from apwa_dask.agents.clean import BadInput, cell_value, clean_text
 from apwa_dask.agents.conversation import RowConversation, Terms
+from apwa_dask.agents.describe import column_name
 from apwa_dask.agents.limits import Room, first_ceiling, room_of
-from apwa_dask.agents.prompts import check_inputs, compact_json, row_cells, system_message
+from apwa_dask.agents.prompts import check_inputs, compact_json, row_cells
 from apwa_dask.agents.tokens import estimate_tokens
-from apwa_dask.agents.wording import answer_rules, column_name, notes_rules
+from apwa_dask.agents.wording import Ask, system_text
 from apwa_dask.errors import PlanError
 from apwa_dask.models.model import Model
 from apwa_dask.models.types import Message, OutcomeClass, Template
@@ -48,12 +49,12 @@ def reduce_template(step: LLMStep, model: Model, input_schema: pa.Schema, node: 
     PlanError
         An input is no column, or an example has no usable input.
     """
-    contract, style = step.contract, model.prompts
+    contract = step.contract
     check_inputs(step, input_schema)
     schema = contract.output if node == "answer" else NOTES
     ceiling = first_ceiling(contract, model, schema)
-    rules = [notes_rules(contract.inputs, style, partial=node == "notes"), answer_rules(schema, style)]
-    messages = [system_message(step, model, rules)]
+    ask = Ask(node, contract.instruction.strip(), contract.inputs, schema)
+    messages = [Message("system", system_text(ask, model.prompts))]
     if node == "answer":
         for example in contract.examples:
             shown = render_items(_example_items(step, example.inputs))

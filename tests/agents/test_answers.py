@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apwa_dask.agents.answers import AnswerReader, Invalid, parse
+from apwa_dask.agents.answers import AnswerReader, Invalid, VerdictReader, parse
 from apwa_dask.plans.schema import Schema
 
 EVERYTHING = Schema.of(
@@ -28,7 +28,8 @@ EVERYTHING = Schema.of(
     }
 )
 GOOD = {
-    "n": 2, "x": 1.5, "b": True, "s": "text", "label": "bad", "day": "2024-01-05", "moment": "2024-01-05T06:07:08Z",
+    "n": 2, "x": 1.5, "b": True, "s": "text", "label": "bad", "day": "2024-01-05",
+    "moment": "2024-01-05T06:07:08Z",
     "tags": ["a"], "who": {"name": "Ann", "age": None},
 }  # fmt: skip
 JSON = st.recursive(
@@ -201,6 +202,14 @@ def test_what_is_read_field_by_field_fits_arrow(value):
     if not isinstance(answer, Invalid):
         table = pa.Table.from_pylist([answer], schema=EVERYTHING.arrow())
         assert table.column_names == list(EVERYTHING.names)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_small_models_verdict_is_read_as_keep(strict):
+    reader = VerdictReader(strict=strict)
+    texts = ['{"answer":"yes"}', '{"answer":"No"}', "yes.", '{"keep":true}', '```{"keep": false}```']
+    assert [reader.read(text)["keep"] for text in texts] == [True, False, True, True, False]
+    assert isinstance(reader.read('{"answer":"perhaps"}'), Invalid)
 
 
 def test_one_reader_serves_many_answers():

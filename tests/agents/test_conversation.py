@@ -202,6 +202,19 @@ def test_a_filter_answers_keep(kit):
     assert conversation.outcome.values == {"keep": False}
 
 
+def test_a_filter_at_a_small_model_asks_yes_or_no_and_gives_keep(kit):
+    examples = [{"inputs": {"text": "Fine."}, "output": {"keep": False}}]
+    agent = kit.agent(kit.filter(examples=examples), kit.small)
+    assert agent.template.schema["properties"]["answer"]["enum"] == ["yes", "no"]
+    assert agent.template.messages[-1].content == '{"answer":"no"}'
+    conversation = agent.begin({"text": "It broke."})
+    conversation.feed(kit.ok({"answer": "yes"}))
+    assert conversation.outcome.values == {"keep": True}
+    (pack,) = kit.agent(kit.filter(unit="pack(2)"), kit.small).begin_many([{"text": "a"}, {"text": "b"}])
+    pack.feed(kit.ok({"rows": [{"row": 1, "answer": "yes"}, {"row": 2, "answer": "no"}]}))
+    assert [pack.outcomes[n].values for n in (0, 1)] == [{"keep": True}, {"keep": False}]
+
+
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [

@@ -1,4 +1,4 @@
-"""The asynchronous driver: every row gets its outcome, branches run together, deadlines and stops are kept."""
+"""The driver: every row has its outcome, branches run together, deadlines and stops are kept."""
 
 from __future__ import annotations
 
