@@ -178,7 +178,7 @@ class Client:
                 self._tell_gate(lane, number, raw, verdict, first=tries is None)
                 if verdict.retry is Retry.NONE:
                     if verdict.fatal:
-                        raise await self._stop(lane, verdict)
+                        raise await self._stop(lane, request, verdict)
                     return self._reply(lane, request, verdict, spent, loop.time() - sent_s)
                 now = loop.time()
                 if tries is None:
@@ -192,7 +192,7 @@ class Client:
                 wait_s = tries.wait_s(verdict, now)
                 if wait_s is None:
                     if verdict.fatal:
-                        raise await self._stop(lane, verdict)
+                        raise await self._stop(lane, request, verdict)
                     return self._reply(lane, request, verdict, spent, now - sent_s)
                 if raw.trouble == "connect":
                     if not gate.answers and tries.failures >= self._policy.unreachable_attempts:
@@ -225,13 +225,10 @@ class Client:
         if limits:
             lane.gate.heard(limits)
 
-    async def _stop(self, lane: Lane, verdict: Verdict) -> ApwaError:
-        """The error of a refusal for good. The slot is still held, so nobody probes while models are
-        listed.
-        """
-        self._fatal = await fatal_error(lane, verdict)
-        lane.gate.fail(self._fatal)
-        return copy.copy(self._fatal)
+    async def _stop(self, lane: Lane, request: Request, verdict: Verdict) -> ApwaError:
+        """The error of a refusal for good. The slot is still held: nobody probes while models are listed."""
+        verdict = dataclasses.replace(verdict, words=_safe(verdict.words, request))
+        return self._give_up(lane, await fatal_error(lane, verdict))
 
     def _give_up(self, lane: Lane, error: ApwaError) -> ApwaError:
         self._fatal = error
@@ -242,10 +239,7 @@ class Client:
         self, lane: Lane, request: Request, verdict: Verdict, spent: _Spent, latency_s: float
     ) -> Reply:
         completion = verdict.completion
-        message = verdict.words
-        if message:
-            contents = [m.content for m in request.tail if isinstance(m.content, str)]
-            message = without_quotes(message, contents)
+        message = _safe(verdict.words, request) if verdict.words else ""
         cost_usd = _cost_usd(lane.price, spent.usage)
         if completion is None:
             return Reply(
@@ -340,6 +334,16 @@ def _encoded(template: Template, request: Request) -> bytes | Reply:
             attempts=0,
             message="the text cannot be encoded as UTF-8 JSON (a lone surrogate?)",
         )
+
+
+def _safe(words: str, request: Request) -> str:
+    """The words, unless they quote what this row says."""
+    said: list[str] = []
+    for message in request.tail:
+        content = message.content
+        parts = [content] if isinstance(content, str) else [str(part.get("text", "")) for part in content]
+        said += parts
+    return without_quotes(words, said)
 
 
 def _certainly_too_large(lane: Lane, body: bytes) -> bool:
