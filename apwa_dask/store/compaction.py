@@ -115,7 +115,7 @@ class Compactor:
             for segment in self._library.segments:
                 lease.heartbeat()
                 try:
-                    deleted += self._purge_segment(segment, run_id)
+                    deleted += self._purge_segment(segment, run_id, lease)
                 except BadSegmentError as error:
                     self._library.ignore(segment, str(error))
                 except FileNotFoundError:
@@ -127,13 +127,13 @@ class Compactor:
             unchecked = tuple(sorted(set(self._library.ignored) - set(damaged)))
             return PurgeReport(deleted, tuple(damaged), unchecked)
 
-    def _purge_segment(self, segment: Segment, run_id: str) -> int:
+    def _purge_segment(self, segment: Segment, run_id: str, lease: Lease) -> int:
         with self._folder.open(str(segment.name)) as file:
             if not holds_run(file, run_id):
                 return 0
         table = self._library.read(segment)
         kept = table.filter(pc.not_equal(table.column("run_id"), run_id))
-        self._replace([segment], kept)
+        self._replace([segment], kept, lease)
         return int(table.num_rows - kept.num_rows)
 
     def _merge(self, group: Sequence[Segment], lease: Lease) -> int:
@@ -150,15 +150,20 @@ class Compactor:
                 continue
         if len(read) < 2:
             return 0
-        self._replace(
-            [segment for segment, _ in read], _distinct(pa.concat_tables(table for _, table in read))
-        )
+        merged = _distinct(pa.concat_tables(table for _, table in read))
+        self._replace([segment for segment, _ in read], merged, lease)
         return len(read)
 
-    def _replace(self, segments: Sequence[Segment], table: pa.Table) -> None:
+    def _replace(self, segments: Sequence[Segment], table: pa.Table, lease: Lease) -> None:
         names = [str(segment.name) for segment in segments]
         if table.num_rows:
-            self._writer.write_table(table, replaces=names)
+            written = self._writer.write_table(table, replaces=names)
+            try:
+                lease.check()
+            except StoreError:
+                # We were frozen, and a purge may have gone over these records since: do not bring them back.
+                self._delete([written])
+                raise
         reach("compaction.before_delete")
         self._delete(names)
 

@@ -3,8 +3,8 @@
 ``APWA_KILL_AT=journal.before_rename`` kills at the first arrival, ``journal.before_rename:3`` at the third;
 several are separated by commas. Without the variable `reach` does nothing.
 
-Points of this room: ``journal.before_write``; ``<file>.half_written``, ``.before_rename`` and
-``.after_rename`` for each file that is replaced (``journal``, ``compaction``, ``part``, ``failures``, ``doc``, ``lease``);
+Points of this room: ``journal.before_write``; ``<file>.half_written``, ``.before_rename``, ``.after_rename``
+for each file that is replaced (``journal``, ``compaction``, ``part``, ``failures``, ``doc``, ``lease``);
 ``.half_written``, ``.before_link`` and ``.after_link`` for each that is put if absent (``run``, ``history``,
 ``attempt``, ``commit``, ``manifest``, ``lease``); ``commit.before``, ``commit.after`` and
 ``compaction.before_delete``. On an object store there is no ``.half_written``.

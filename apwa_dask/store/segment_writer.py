@@ -45,8 +45,11 @@ class SegmentWriter:
         reach("journal.before_write")
         self.write_table(to_table(records))
 
-    def write_table(self, table: pa.Table, *, replaces: Sequence[str] = ()) -> None:
-        """Make the records of `table` durable, in the place of those of the segments named `replaces`."""
+    def write_table(self, table: pa.Table, *, replaces: Sequence[str] = ()) -> str:
+        """Make the records of `table` durable, in the place of those of the segments named `replaces`.
+
+        Returns the new segment's name.
+        """
         table = with_header(table, replaces)
         data = encode(table)
         name = self._seal.name(self.name, self._sequence, data)
@@ -54,3 +57,4 @@ class SegmentWriter:
         self._sequence += 1
         self.written += table.num_rows
         self._library.add(name, len(data), keys_of(table, table.nbytes))
+        return name

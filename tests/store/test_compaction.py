@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from apwa_dask.errors import StoreError
 from apwa_dask.store.journal import Journal, Record
 
 MakeRecord = Callable[..., Record]
@@ -144,3 +149,30 @@ def raw(data: bytes) -> bytes:
     if data[:4] != b"PAR1":
         return data
     return data + str(pq.read_table(io.BytesIO(data)).to_pylist()).encode()
+
+
+def test_a_compaction_that_froze_does_not_bring_back_what_was_purged(
+    url: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apwa_dask.store.lease import LeaseKeeper
+
+    fill(url, [record(n) for n in range(10)])
+    zombie = Journal(url)
+    frozen_write = zombie._compactor._writer.write_table
+
+    def purged_meanwhile(table: Any, **settings: Any) -> str:
+        # The zombie has read the segments; before it writes, its lease runs out and another purges.
+        keeper = LeaseKeeper(zombie._folder.child("lease"), clock=lambda: time.time() + 3600)
+        keeper.claim("purge").release()
+        with Journal(url) as other:
+            assert other.purge("run-1").records == 10
+        return frozen_write(table, **settings)
+
+    monkeypatch.setattr(zombie._compactor._writer, "write_table", purged_meanwhile)
+    with pytest.raises(StoreError) as fenced:
+        zombie.compact()
+    assert fenced.value.code == "STORE-FENCED"
+    zombie.close()
+    with Journal(url) as journal:
+        assert journal.get_many([record(n).key for n in range(10)]) == {}
+        assert journal.stats().segments == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from apwa_dask.errors import StoreError
+from apwa_dask.store import local_folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.segment import SegmentKeys, prefixes_of
@@ -101,6 +103,23 @@ def test_a_record_that_could_block_its_batch_is_refused_at_once(record: MakeReco
             record(1, **wrong)
     with pytest.raises(ValueError, match="32 bytes"):
         Record(b"short", "ok")
+
+
+def test_flush_returns_after_file_and_folder_were_synced(
+    tmp_path: Path, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bool] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+
+    with Journal(str(tmp_path), flush_s=3600) as journal:
+        journal.put(record(1))
+        journal.flush()
+        monkeypatch.setattr(local_folder.os, "fsync", fsync)
+        journal.put(record(2))
+        journal.flush()
+        assert synced == [False, True] or (os.name == "nt" and synced == [False])
 
 
 def test_batches_are_written_by_count_and_by_time(
