@@ -113,8 +113,10 @@ def _eta(state: ProgressState) -> str:
 def _elapsed(state: ProgressState, now_s: float) -> str:
     if state.started_s is None:
         return ""
-    took = duration_text(state.elapsed_s(now_s))
-    return f"took {took}" if state.is_over else f"{took} so far"
+    elapsed_s = state.elapsed_s(now_s)
+    if state.is_over:
+        return f"took {duration_text(elapsed_s)}"
+    return f"{duration_text(elapsed_s)} so far" if elapsed_s >= 1 else ""
 
 
 def _stage(state: ProgressState) -> str:

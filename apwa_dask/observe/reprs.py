@@ -64,8 +64,8 @@ def _table_title(table: _Table) -> str:
     if not steps:
         return words
     calling = len(plan.llm_steps)
-    model = f", {calling} of them call a model" if calling else ""
-    return f"{words}; {count_text(len(steps))} steps{model}: {' -> '.join(steps)}"
+    model = f" ({count_text(calling)} with a model)" if calling else ""
+    return f"{words}, steps so far{model}: {' -> '.join(steps)}"
 
 
 def _columns(table: _Table) -> list[tuple[str, str]]:
