@@ -72,8 +72,8 @@ def cell_value(value: Any) -> Any:
 
     Raises
     ------
-    ValueError
-        Bytes that are no UTF-8 text.
+    ValueError, RecursionError
+        Bytes that are no UTF-8 text, numbers of thousands of digits, values nested too deep.
     """
     if isinstance(value, str):
         return None if is_blank(value) else clean_text(value)
@@ -118,8 +118,8 @@ def cell_text(value: Any) -> str | None:
 
     Raises
     ------
-    ValueError
-        Bytes that are no UTF-8 text.
+    ValueError, TypeError, RecursionError
+        Bytes that are no UTF-8 text, numbers of thousands of digits, values nested too deep.
     """
     if type(value) is str:  # the hot path
         return None if is_blank(value) else clean_text(value)

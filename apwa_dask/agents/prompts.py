@@ -155,8 +155,9 @@ def row_cells(contract: Contract, row: Mapping[str, Any]) -> Cells | BadInput:
                 continue
         try:
             text = cell_text(value)
-        except ValueError:
-            return BadInput(f"column {name}: a binary cell that is neither an image nor UTF-8 text")
+        except (ValueError, TypeError, RecursionError):
+            # Bytes in no UTF-8, numbers of thousands of digits, values nested deeper than JSON writers go.
+            return BadInput(f"column {name}: a cell that cannot be written as text")
         if text is None:
             missing.append(name)
         else:

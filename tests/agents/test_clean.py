@@ -135,3 +135,21 @@ def test_unknown_and_oversized_binaries_make_no_call(kit):
         conversation = kit.agent(inputs=["photo"]).begin({"photo": cell})
         assert (conversation.outcome.outcome, conversation.outcome.calls) == (outcome, 0)
     assert isinstance(media_part(b"RIFF0000WAVE\x00"), BadInput)
+
+
+def nested(depth):
+    value = ["a"]
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "cell", [nested(300), nested(5_000), 10**5_000, [b"\xff"]], ids=["deep", "deeper", "long", "bytes"]
+)
+@pytest.mark.parametrize("unit", ["row", "partition"])
+def test_a_cell_that_cannot_be_written_is_one_rows_failure(kit, cell, unit):
+    conversations = kit.agent(unit=unit).begin_many([{"text": "a"}, {"text": cell}])
+    outcomes = {n: outcome for conversation in conversations for n, outcome in conversation.outcomes.items()}
+    assert {n: outcome.outcome for n, outcome in outcomes.items()} == {1: OutcomeClass.BAD_INPUT}
+    assert len(conversations) == 2
