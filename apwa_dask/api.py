@@ -45,7 +45,7 @@ from apwa_dask.plans.steps import (
 )
 from apwa_dask.plans.validate import validate
 from apwa_dask.store.names import default_store
-from apwa_dask.store.runs import RunSummary, RunStore
+from apwa_dask.store.runs import RunStore, RunSummary
 from apwa_dask.tables.profile import Profile, profile_frame, profile_source
 from apwa_dask.tables.sources import read_sources
 
@@ -185,13 +185,17 @@ class Table:
         inputs: Sequence[str] | str | None = None,
         by: Sequence[str] | str = (),
         output: OutputLike,
-        unit: str = "group",
+        unit: str | None = None,
         model: str | None = None,
         id: str | None = None,
     ) -> Table:
-        """One row for each group (or for the whole table), through a tree of bounded prompts."""
-        contract = self._contract(instruction, inputs, Schema.of(output), unit, (), model, ())
-        keys = (by,) if isinstance(by, str) else tuple(by)
+        """One row for each group (or for the whole table), through a tree of bounded prompts.
+
+        With ``unit="partition"`` each partition gives one row.
+        """
+        keys = _names(by)
+        whole = "group" if keys else "row"
+        contract = self._contract(instruction, inputs, Schema.of(output), unit or whole, (), model, ())
         return self._with(Reduce(id=self._new_id(id, "reduce"), input=self._head, contract=contract, by=keys))
 
     # -- verbs without any model call
@@ -441,6 +445,8 @@ class PlannedQuery:
     sources: Mapping[str, engine.Source]
     notes: tuple[str, ...] = ()
     """What the user should know about how the plan came about (drafted by the embedded model, for example)."""
+    calls: int = 0
+    """Calls that drafting it took; answers kept from an earlier draft are not among them."""
 
     def explain(self) -> explaining.Explanation:
         """Numbered steps, columns in and out, instructions, units, warnings. Makes no call."""
@@ -637,29 +643,51 @@ def _checked(meta: pd.DataFrame, frame: Any) -> Any:
 
 
 def plan(
-    query: str, *tables: Table | TableSet, model: ModelLike = None, samples: int = 3, **named: Table
+    query: str,
+    *tables: Table | TableSet,
+    model: ModelLike = None,
+    samples: int = 3,
+    store: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **named: Table,
 ) -> PlannedQuery:
     """Let a manager model draft a plan for a question, over profiles of the tables, and check it.
 
-    No data call is made; `samples` values a column are shown to the manager (0: none).
+    Parameters
+    ----------
+    query : str
+        What you want to know or to have done, in plain language.
+    *tables, **named : Table
+        What it is about; names given as keywords are the names in the plan.
+    model : Model, str or mapping, optional
+        The manager (its default entry, or the alias ``manager``).
+    samples : int
+        Values of each column shown to the manager; 0 for none.
+    store : str, optional
+        Where drafts are kept: the same question over the same profiles is not paid twice.
 
     Raises
     ------
     RefusalError
         The data cannot answer the question, says the manager.
     PlanError
-        No valid plan came out after the repair rounds; nothing runs.
+        No valid plan came out after the repair rounds; nothing runs. No data call is made in any case.
     """
-    from apwa_dask.manager import draft
+    from apwa_dask.execution.loop import run_sync
+    from apwa_dask.execution.single import PlanningCaller
+    from apwa_dask.manager import draft_async
 
     given = _named_tables(tables, named)
-    drafted = draft(
-        query,
-        {name: (table.schema, table.profile(samples=samples)) for name, table in given.items()},
-        resolve_models(_configured(model))[""],
-    )
+    models = resolve_models(_configured(model))
+    manager = models.get("manager", models[""])
+    caller = PlanningCaller(_store_url(store), storage_options=storage_options)
+    catalog = {name: (table.schema, table.profile(samples=samples)) for name, table in given.items()}
+    try:
+        drafted = run_sync(draft_async(query, catalog, manager.pinned(), caller))
+    finally:
+        caller.flush()
     merged, sources = _inlined(drafted.plan, given)
-    return PlannedQuery(merged, sources, drafted.notes)
+    return PlannedQuery(merged, sources, drafted.notes, caller.paid_calls)
 
 
 def ask(

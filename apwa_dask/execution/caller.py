@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
 from apwa_dask.store.journal import Journal, Record
@@ -21,7 +21,6 @@ class Control:
     """Why dispatch stops; empty while the run may go on."""
     error: BaseException | None = None
     """The first thing that stopped the run (wrong key, budget), to be raised to the user."""
-    waiting: set[asyncio.Task[None]] = field(default_factory=set)
 
     def stop(self, why: str, error: BaseException | None = None) -> None:
         """No further call starts; those in flight finish and are journaled."""

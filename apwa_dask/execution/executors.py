@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Protocol
 
-import dask
 import dask.dataframe as dd
 import pandas as pd
 
@@ -26,8 +25,8 @@ MAX_PARTITIONS_IN_FLIGHT = 8
 class Executor(Protocol):
     """Computes a frame of commit records, one small task result for each partition."""
 
-    def execute(self, records: dd.DataFrame) -> pd.DataFrame:
-        """All records; raises what a task raised."""
+    def execute(self, records: dd.DataFrame) -> Iterator[pd.DataFrame]:
+        """The records as they come in; raises what a task raised."""
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
         """A run begins: its purse, and where its events go."""
@@ -42,16 +41,15 @@ class LocalExecutor:
     def __init__(self, scheduler: str = "threads") -> None:
         self.scheduler = scheduler
 
-    def execute(self, records: dd.DataFrame) -> pd.DataFrame:
-        if self.scheduler == "sync":
-            return records.compute(scheduler="sync")
+    def execute(self, records: dd.DataFrame) -> Iterator[pd.DataFrame]:
         threads = min(MAX_PARTITIONS_IN_FLIGHT, max(records.npartitions, 1))
-        return records.compute(scheduler="threads", num_workers=threads)
+        yield records.compute(scheduler=self.scheduler, num_workers=threads)
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
         here = runtime()
+        here.forget(run_id)
         here.subscribe(run_id, sink)
-        here.coordinator.open_account(run_id, budget.money, budget.limited, spent)
+        here.coordinator.open_account(run_id, budget, spent)
 
     def stop(self, run_id: str, why: str) -> None:
         runtime().stop(run_id, why)
@@ -70,31 +68,28 @@ class ClusterExecutor:
         from apwa_dask.execution.plugin import TOPIC, event_of
 
         _SINKS[run_id] = sink
+        self.client.run(_forget_here, run_id)
         self.client.subscribe_topic(TOPIC, lambda message: _deliver(event_of(message[1])))
         self.client.sync(
             self.client.scheduler.apwa_open,
             run_id=run_id,
             client=self.client.id,
-            budget=asdict(budget.money),
-            limited=list(budget.limited),
+            budget=budget.as_dict(),
             spent=asdict(spent),
         )
 
-    def execute(self, records: dd.DataFrame) -> pd.DataFrame:
+    def execute(self, records: dd.DataFrame) -> Iterator[pd.DataFrame]:
         from distributed import as_completed, futures_of
 
         # retries are for lost connections to the store; a model's trouble never leaves the task
-        with dask.annotate(retries=1):
-            persisted = self.client.persist(records)
+        persisted = self.client.persist(records, retries=1)
         futures = futures_of(persisted)
-        frames: list[pd.DataFrame] = []
         try:
             for batch in as_completed(futures, with_results=True).batches():
-                frames.extend(frame for _, frame in batch)
+                yield pd.concat([frame for _, frame in batch], ignore_index=True)
         except BaseException:
             self.client.cancel(futures)
             raise
-        return pd.concat(frames, ignore_index=True)
 
     def stop(self, run_id: str, why: str) -> None:
         self.client.run(_stop_here, run_id, why)
@@ -108,6 +103,11 @@ def _deliver(event: Event | None) -> None:
     sink = None if event is None else _SINKS.get(event.run_id)
     if sink is not None and event is not None:
         sink(event)
+
+
+def _forget_here(run_id: str) -> None:
+    """Runs on each worker: a run that is resumed begins with a fresh context."""
+    runtime().forget(run_id)
 
 
 def _stop_here(run_id: str, why: str) -> int:

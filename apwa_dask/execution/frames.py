@@ -14,8 +14,18 @@ from apwa_dask.tables.dtypes import empty_frame
 
 __all__ = ["RECORD", "from_partitions", "over_frame"]
 
-RECORD = pd.DataFrame({"partition": pd.Series([], dtype="int64"), "rows_out": pd.Series([], dtype="int64")})
-"""Meta of the frame of commit records: what an eager run computes instead of the data."""
+RECORD = pd.DataFrame(
+    {
+        "partition": pd.Series([], dtype="int64"),
+        "rows_out": pd.Series([], dtype="int64"),
+        "stopped": pd.Series([], dtype="object"),
+    }
+)
+"""Meta of the frame of commit records: what an eager run computes instead of the data.
+
+``stopped`` is null for a committed partition, else why its task gave up (see `apwa_dask.execution.stopping`): a run
+that stops is no exception to Dask, which would retry, blame workers and fill their logs.
+"""
 
 
 def from_partitions(

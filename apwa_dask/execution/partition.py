@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from apwa_dask.errors import RunError
+from apwa_dask.errors import ApwaError, RunError
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage, physical_schema
 from apwa_dask.execution.frames import RECORD
 from apwa_dask.execution.ledger import Ledger
@@ -22,6 +22,7 @@ from apwa_dask.execution.pipeline import Failure, PipelineResult, run_pipeline
 from apwa_dask.execution.reduce import NOTES_COLUMN, ledger_of
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
+from apwa_dask.execution.stopping import Interrupted, write_stop
 from apwa_dask.store.commit import CommitRecord, LedgerLine
 from apwa_dask.store.killpoints import reach
 from apwa_dask.tables.dtypes import to_arrow, to_pandas
@@ -42,7 +43,7 @@ __all__ = [
 def record_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
     """Work on one partition of a ``rows`` stage and commit it; return one record row."""
     context = context_of(ref)
-    return _record_row(_ensure(context, ordinal, lambda: _input_of(context, ordinal)))
+    return _record(context, ordinal, lambda: _ensure(context, ordinal, lambda: _input_of(context, ordinal)))
 
 
 def run_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
@@ -54,8 +55,10 @@ def run_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
 
 def record_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
     """Work on one partition that Dask hands over (physical columns) and commit it."""
-    context = context_of(ref)
-    return _record_row(_ensure(context, _ordinal(ordinals), lambda: to_arrow(frame, context.input_schema)))
+    context, ordinal = context_of(ref), _ordinal(ordinals)
+    return _record(
+        context, ordinal, lambda: _ensure(context, ordinal, lambda: to_arrow(frame, context.input_schema))
+    )
 
 
 def run_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
@@ -122,11 +125,24 @@ def physical_of_frame(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef
 # -- one partition
 
 
+def _record(context: StageContext, ordinal: int, work: Callable[[], CommitRecord]) -> pd.DataFrame:
+    """One record row: of the commit, or of why the run stopped before it."""
+    try:
+        return _record_row(work())
+    except (Interrupted, ApwaError) as reason:
+        context.run.stop(str(reason), reason if isinstance(reason, ApwaError) else None)
+        cause = context.control.error or reason
+        stopped = pd.DataFrame({"partition": [ordinal], "rows_out": [0], "stopped": [write_stop(cause)]})
+        return stopped.astype(RECORD.dtypes)
+
+
 def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -> CommitRecord:
     known = context.folder.commit_of(context.stage.index, ordinal)
     if known is not None:
         context.reused(known)
         return known
+    if context.control.stopping:
+        raise Interrupted(context.control.stopping)
     started = time.time()
     table = load()
     result = run_pipeline(
@@ -148,7 +164,7 @@ def _on_error(context: StageContext, result: PipelineResult) -> PipelineResult:
             saved="all paid answers are in the journal and will not be paid again",
             code="RUN-ROW",
         )
-        context.control.stop("a row failed", error)
+        context.run.stop("a row failed", error)
         raise error
     good = pc.is_null(result.table.column(STATUS))
     return PipelineResult(
@@ -258,9 +274,8 @@ def _ordinal(ordinals: pd.DataFrame) -> int:
 
 
 def _record_row(record: CommitRecord) -> pd.DataFrame:
-    return pd.DataFrame({"partition": [record.partition], "rows_out": [record.rows_out]}).astype(
-        RECORD.dtypes
-    )
+    done = pd.DataFrame({"partition": [record.partition], "rows_out": [record.rows_out], "stopped": [None]})
+    return done.astype(RECORD.dtypes)
 
 
 def stage_of(ref: StageRef) -> Stage:

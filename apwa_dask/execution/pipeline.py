@@ -20,20 +20,17 @@ from apwa_dask.agents.outcome import Outcome
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
+from apwa_dask.execution.stopping import Interrupted
 from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Step
 
-__all__ = ["Desk", "Failure", "Interrupted", "PipelineResult", "run_pipeline"]
+__all__ = ["Desk", "Failure", "PipelineResult", "run_pipeline"]
 
 WINDOW_ROWS = 1024
 """Rows of one partition that may be with the loop at once; the gate decides how many of them fly."""
 FEED_ROWS = 256
 """Rows taken from the partition at a time."""
 _ORDER = "_apwa_order"
-
-
-class Interrupted(Exception):
-    """The run is stopping: rows without an outcome stay pending, and the partition is not committed."""
 
 
 class Desk(Protocol):

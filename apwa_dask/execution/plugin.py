@@ -16,9 +16,9 @@ from distributed import Client, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
 from pydantic import TypeAdapter
 
 from apwa_dask.errors import ConfigError
-from apwa_dask.execution import loop as private
 from apwa_dask.execution.events import Event, PartitionDone, Progress, State
 from apwa_dask.execution.runtime import runtime
+from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator
 from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
 
@@ -71,12 +71,9 @@ class CoordinatorPlugin(SchedulerPlugin):
         )
         return asdict(funds)
 
-    async def open_run(
-        self, run_id: str, client: str, budget: dict[str, Any], limited: list[bool], spent: dict[str, Any]
-    ) -> None:
+    async def open_run(self, run_id: str, client: str, budget: dict[str, Any], spent: dict[str, Any]) -> None:
         """A client begins a run: its purse is filled once, and its spending ends with the client."""
-        usd, tokens, calls = limited
-        self.coordinator.open_account(run_id, _read(Money, budget), (usd, tokens, calls), _read(Money, spent))
+        self.coordinator.open_account(run_id, Budget.from_dict(budget), _read(Money, spent))
         self.owners[run_id] = client
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:

@@ -25,10 +25,9 @@ from apwa_dask.agents.reduce import Item, Node, item_tokens
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.frames import over_frame
 from apwa_dask.execution.ledger import Entry, Ledger
-from apwa_dask.execution.pipeline import Interrupted
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
-from apwa_dask.models.types import OutcomeClass
+from apwa_dask.execution.stopping import Interrupted
 from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 

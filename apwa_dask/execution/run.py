@@ -17,18 +17,18 @@ import pandas as pd
 import pyarrow as pa
 
 from apwa_dask.errors import ApwaError, BudgetError, RunError, StoreError
+from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage, compile_plan
 from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
 from apwa_dask.execution.executors import Executor
-from apwa_dask.execution.claims import held
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
-from apwa_dask.execution.pipeline import Interrupted
 from apwa_dask.execution.results import result_frame
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.stages import StageGraphs
+from apwa_dask.execution.stopping import Interrupted
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.store.commit import CommitRecord
@@ -89,7 +89,6 @@ class Run:
         """Go on where the run stopped: committed partitions are kept, paid answers are not paid again."""
         if self.status()["status"] == "done":
             return self
-        runtime().forget(self.store, self.id)
         return self.start()
 
     def stop(self, why: str = "stopped by the user") -> Run:
@@ -279,9 +278,10 @@ class Run:
                 self.folder.finish(manifest_of(self), replacing=True)
         except BaseException as failure:
             status, message = self._failed(failure)
+            self.executor.stop(self.id, message)
             self._note_end(status, message)
         finally:
-            runtime().forget(self.store, self.id)
+            runtime().forget(self.id)
             self._emit(RunFinished(self.id, time.time(), status=status, message=message))
             self._finished.set()
 
@@ -293,9 +293,8 @@ class Run:
 
     def _failed(self, failure: BaseException) -> tuple[str, str]:
         """What the end means to the user, and the error to raise in `wait`."""
-        first = next((c.control.error for c in runtime().known_runs(self.id) if c.control.error), None)
-        error = first or failure
-        if isinstance(error, Interrupted) or (self._stopping and not isinstance(error, ApwaError)):
+        error = failure
+        if isinstance(error, Interrupted):
             return "stopped", self._stopping or str(error)
         self._error = error
         if isinstance(error, BudgetError):
@@ -326,12 +325,25 @@ class Run:
                     rows=rows,
                 )
             )
-            made = self.executor.execute(records)
+            made = self._collect(records)
             self._check_consumed(stage, rows)
             self.folder.append_history("stage", stage=stage.index, partitions=len(made))
-            self._emit(
-                StageFinished(self.id, time.time(), stage=stage.index, rows_out=int(made["rows_out"].sum()))
-            )
+            rows_out = int(made["rows_out"].sum())
+            self._emit(StageFinished(self.id, time.time(), stage=stage.index, rows_out=rows_out))
+
+    def _collect(self, records: dd.DataFrame) -> pd.DataFrame:
+        """All records of a stage. The first task that stops stops the others, in every process."""
+        batches: list[pd.DataFrame] = []
+        reason: BaseException | None = None
+        for batch in self.executor.execute(records):
+            batches.append(batch)
+            stopped = batch["stopped"].dropna()
+            if len(stopped) and reason is None:
+                reason = read_stop(stopped.iloc[0])
+                self.executor.stop(self.id, str(reason))
+        if reason is not None:
+            raise reason
+        return pd.concat(batches, ignore_index=True)
 
     def _spent(self) -> Money:
         """What committed partitions of this run have cost already: a resume gets the rest of the budget."""

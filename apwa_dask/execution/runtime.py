@@ -7,6 +7,7 @@ client and gate per endpoint, and for each run its control, wallet and meters. N
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 import time
@@ -19,10 +20,10 @@ import pyarrow as pa
 from apwa_dask.agents.agent import Agent, Conversation
 from apwa_dask.agents.driver import converse
 from apwa_dask.agents.reduce import ReduceAgent
-from apwa_dask.errors import BudgetError, ProviderError
+from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
-from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.caller import Control, JournaledCaller
+from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
 from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.meter import Meter
@@ -40,6 +41,9 @@ from apwa_dask.store.runs import RunFolder, RunStore
 from apwa_dask.tables.manifest import Manifest
 
 __all__ = ["RunContext", "Runtime", "StageContext", "context_of", "runtime"]
+
+EXIT_DRAIN_S = 10.0
+"""How long the end of the process waits for calls in flight."""
 
 REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
@@ -105,13 +109,14 @@ class Runtime:
                 context = self._runs[(store, run_id)] = RunContext(self, store, folder)
             return context
 
-    def forget(self, store: str, run_id: str) -> None:
-        """Drop a finished run's context."""
+    def forget(self, run_id: str) -> None:
+        """Drop what this process knows of a run: it has ended, or begins anew."""
         with self._lock:
-            context = self._runs.pop((store, run_id), None)
+            gone = [key for key in self._runs if key[1] == run_id]
+            contexts = [self._runs.pop(key) for key in gone]
             self._sinks.pop(run_id, None)
-        if context is not None:
-            context.close()
+        for context in contexts:
+            context.report()
 
     def known_runs(self, run_id: str) -> list[RunContext]:
         """Contexts of this run in this process."""
@@ -121,8 +126,7 @@ class Runtime:
     def stop(self, run_id: str, why: str) -> None:
         """Start no further call of this run in this process."""
         for context in self.known_runs(run_id):
-            context.control.stop(why)
-            private.loop().call_soon_threadsafe(context.cancel_waiting)
+            context.stop(why)
 
     def journal(self, store: str, namespace: str, *, store_prompts: bool) -> Journal:
         """The one journal writer of this process for a store and namespace."""
@@ -150,11 +154,11 @@ class Runtime:
             sink(event)
 
     def drain(self, timeout_s: float) -> None:
-        """Stop all runs here, wait for calls in flight, flush (when a worker closes)."""
+        """Stop all runs here, wait for calls in flight, flush (when a worker or the process ends)."""
         with self._lock:
             contexts = list(self._runs.values())
         for context in contexts:
-            self.stop(context.folder.run_id, "this worker is closing")
+            self.stop(context.folder.run_id, "its process is ending")
         end = time.monotonic() + timeout_s
         while any(context.tasks for context in contexts) and time.monotonic() < end:
             time.sleep(0.05)
@@ -179,12 +183,9 @@ class RunContext:
         self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)
         self.journal.refresh()
         self._flight = 0
+        self.client = client_for(owner, folder.run_id, self.spec)
         self.caller = JournaledCaller(
-            client_for(owner, folder.run_id, self.spec),
-            self.journal,
-            self.control,
-            self.spec.namespace,
-            self._on_flight,
+            self.client, self.journal, self.control, self.spec.namespace, self._on_flight
         )
         self.tasks: set[asyncio.Task[None]] = set()
         self._stages: dict[int, StageContext] = {}
@@ -219,11 +220,10 @@ class RunContext:
             stage.meter.flight(change)
             break
 
-    def cancel_waiting(self) -> None:
-        """On the loop: give up calls that have not left yet."""
-        stop = getattr(self.caller, "cancel_waiting", None)
-        if stop is not None:
-            stop()
+    def stop(self, why: str, error: BaseException | None = None) -> None:
+        """Start no further call here. From any thread; calls in flight finish and are journaled."""
+        self.control.stop(why, error)
+        private.loop().call_soon_threadsafe(self.client.stop, why)
 
     def start_reporting(self) -> None:
         """On the loop: report progress until there is nothing left to report."""
@@ -246,9 +246,6 @@ class RunContext:
     def say(self, words: str) -> None:
         """Tell the run's state in words."""
         self.runtime.emit(State(self.folder.run_id, time.time(), words=words))
-
-    def close(self) -> None:
-        self.report()
 
 
 def manifest_url(folder: RunFolder, alias: str) -> str:
@@ -391,14 +388,13 @@ class StageDesk:
         run.start_reporting()
 
     async def _hold(self, conversation: Conversation, purpose: Purpose) -> None:
-        control = self.context.control
         try:
             await converse(conversation, self.context.run.caller, purpose)
-        except (ProviderError, BudgetError) as fatal:
-            control.stop(fatal.what, fatal)
+        except ApwaError as fatal:
+            self.context.run.stop(fatal.what, fatal)
             conversation.give_up(OutcomeClass.FATAL, fatal.what)
         except asyncio.CancelledError:
-            control.stop("cancelled")
+            self.context.run.stop("cancelled")
             conversation.give_up(OutcomeClass.STOPPED, "cancelled")
         except Exception as bug:
             conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__}")
@@ -428,6 +424,14 @@ def _forget() -> None:
     _runtime_lock = threading.Lock()
     _runtime = None
 
+
+def _close() -> None:
+    if _runtime is not None:
+        _runtime.drain(EXIT_DRAIN_S)
+
+
+# before the interpreter joins worker threads, which may wait for calls that only a stop ends
+getattr(threading, "_register_atexit", atexit.register)(_close)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

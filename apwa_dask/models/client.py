@@ -8,7 +8,9 @@ import asyncio
 import copy
 import dataclasses
 import random
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from apwa_dask.errors import ApwaError, BudgetError
 from apwa_dask.models.budget import Wallet
@@ -27,6 +29,12 @@ from apwa_dask.models.types import OutcomeClass, Purpose, Reply, Request, Templa
 __all__ = ["Client"]
 
 MAX_ROUTES = 512
+
+T = TypeVar("T")
+
+
+class _Stopped(Exception):
+    """The run is stopping: what waits is given up."""
 
 
 @dataclass(slots=True)
@@ -98,6 +106,17 @@ class Client:
         self._rng = rng or random.Random()
         self._routes: dict[int, _Route] = {}
         self._fatal: ApwaError | None = None
+        self._stopped = ""
+        self._idle: set[asyncio.Task[Any]] = set()
+
+    def stop(self, why: str) -> None:
+        """Send nothing more: calls that wait (for a slot, money, or before a retry) end as ``stopped``.
+
+        Those in flight finish. Called on the event loop.
+        """
+        self._stopped = why or "stopped"
+        for task in list(self._idle):
+            task.cancel()
 
     async def preflight(self, model: Model) -> Lane:
         """Find everything that can be found without a call: key, address, price, the embedded model's server.
@@ -134,13 +153,24 @@ class Client:
         if wallet.limited:
             reserved = self._estimate(route, request)
             if not wallet.try_reserve(reserved):
-                await wallet.reserve(reserved)
+                try:
+                    await self._wait(wallet.reserve(reserved))
+                except _Stopped:
+                    return Reply(OutcomeClass.STOPPED, attempts=0, message=self._stopped)
         spent = _Spent()
         outcome = OutcomeClass.STOPPED
         try:
             reply = await self._answer(route, request, spent)
             outcome = reply.outcome
             return reply
+        except _Stopped:
+            return Reply(
+                OutcomeClass.STOPPED,
+                usage=spent.usage,
+                cost_usd=_cost_usd(route.lane.price, spent.usage),
+                attempts=spent.attempts,
+                message=self._stopped,
+            )
         except ApwaError:
             outcome = OutcomeClass.FATAL
             raise
@@ -158,8 +188,10 @@ class Client:
         answers_at_failure = -1
         tokens = lane.ratio.tokens(route.size_bytes(request)) + route.output.tokens
         while True:
-            number = gate.try_acquire(tokens) or await gate.acquire(tokens)
+            number = gate.try_acquire(tokens) or await self._wait(gate.acquire(tokens))
             try:
+                if self._stopped:
+                    raise _Stopped
                 if self._fatal is not None:
                     raise copy.copy(self._fatal)
                 template = route.wire_template()
@@ -187,9 +219,9 @@ class Client:
                     answers_at_failure = gate.answers
                 if verdict.retry is Retry.STEP_DOWN and not _step_down(lane, verdict, template):
                     return self._reply(lane, request, verdict, spent, now - sent_s)
-                if gate.outage and gate.answers == answers_at_failure and verdict.retry is Retry.TRANSIENT:
-                    tries.failures -= 1
-                wait_s = tries.wait_s(verdict, now)
+                # A row that failed while others were answered is at fault itself, whatever happens later.
+                outage = gate.outage and gate.answers == answers_at_failure
+                wait_s = tries.wait_s(verdict, now, outage=outage and verdict.retry is Retry.TRANSIENT)
                 if wait_s is None:
                     if verdict.fatal:
                         raise await self._stop(lane, request, verdict)
@@ -201,7 +233,30 @@ class Client:
             finally:
                 gate.release()
             if wait_s > 0:
-                await asyncio.sleep(wait_s)
+                await self._wait(asyncio.sleep(wait_s))
+
+    async def _wait(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Wait for something that is not a call, so that `stop` can end it.
+
+        Raises
+        ------
+        _Stopped
+            Instead of the cancellation that `stop` asked for; one that others ask for passes.
+        """
+        if self._stopped:
+            waiting.close()
+            raise _Stopped
+        task = asyncio.current_task()
+        assert task is not None
+        self._idle.add(task)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if self._stopped and task.uncancel() == 0:
+                raise _Stopped from None
+            raise
+        finally:
+            self._idle.discard(task)
 
     def _tell_gate(self, lane: Lane, number: int, raw: Raw, verdict: Verdict, *, first: bool) -> None:
         gate = lane.gate
