@@ -28,7 +28,7 @@ from apwa_dask.execution.results import result_frame
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.stages import StageGraphs
-from apwa_dask.execution.stopping import Interrupted
+from apwa_dask.execution.stopping import Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.store.commit import CommitRecord
