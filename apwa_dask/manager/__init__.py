@@ -1,1 +1,5 @@
+"""The manager: a question and descriptions of tables in, a checked plan out. It reads no data."""
 
+from apwa_dask.manager.draft import Drafted, draft_async
+
+__all__ = ["Drafted", "draft_async"]

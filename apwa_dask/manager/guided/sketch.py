@@ -1,0 +1,161 @@
+"""What is known of a plan while it grows: its steps, the columns at that point, and what was done already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from apwa_dask.plans.infer import is_number, is_ordered, is_text, output_schema, visible
+from apwa_dask.plans.loading import OPERATIONS
+from apwa_dask.plans.steps import Step
+from apwa_dask.tables.profile import Profile
+
+__all__ = ["LENGTH_OF", "Sketch"]
+
+LENGTH_OF = "length of "
+"""Prefix of the number that every text column has besides its text: its characters."""
+
+_SHORT = 10
+"""A text column whose longest values are so many times shorter than another's is a name, not a text to read."""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A plan that grows by one choice at a time.
+
+    Attributes
+    ----------
+    table : str
+        Alias of the source.
+    schema : pyarrow.Schema
+        Columns after the last step.
+    profile : Profile
+    steps : tuple of Step
+    verbs : tuple of str
+        The choices so far, by verb.
+    """
+
+    table: str
+    schema: pa.Schema
+    profile: Profile
+    steps: tuple[Step, ...] = ()
+    verbs: tuple[str, ...] = ()
+    measures: Mapping[str, str] = field(default_factory=dict)
+    """``length of x`` to the column that holds it, once it is made."""
+
+    @classmethod
+    def of(cls, table: str, schema: pa.Schema, profile: Profile) -> Sketch:
+        """An empty plan over one table."""
+        return cls(table, visible(schema), profile)
+
+    @property
+    def head(self) -> str:
+        """What the next step reads."""
+        return self.steps[-1].id if self.steps else self.table
+
+    def did(self, *verbs: str) -> bool:
+        """Whether any of the verbs was chosen."""
+        return any(verb in self.verbs for verb in verbs)
+
+    def done(self, verb: str) -> Sketch:
+        """The same plan, with the verb noted."""
+        return replace(self, verbs=(*self.verbs, verb))
+
+    def with_step(self, op: str, **fields: Any) -> Sketch:
+        """The plan with one more step, which reads the last one."""
+        number = sum(step.op == op for step in self.steps) + 1
+        step: Any = OPERATIONS[op].model_validate(
+            {"id": _free(f"{op}_{number}", self.table), "input": self.head, **fields}
+        )
+        return replace(self, schema=output_schema(step, [self.schema]), steps=(*self.steps, step))
+
+    def with_measure(self, name: str) -> tuple[Sketch, str]:
+        """The plan with the measure as a column (made where it is none yet), and that column's name."""
+        if not name.startswith(LENGTH_OF) or name in self.schema.names:
+            return self, name
+        if name in self.measures:
+            return self, self.measures[name]
+        text = name.removeprefix(LENGTH_OF)
+        column = self.new_name(f"{text}_length" if text.isidentifier() else "text_length")
+        grown = self.with_step("assign", columns={column: f"length({quoted_name(text)})"})
+        return replace(grown, measures={**self.measures, name: column}), column
+
+    def new_name(self, wanted: str) -> str:
+        """The name, or one with a number where a column has it (in any case: SQL cannot tell them apart)."""
+        taken = {name.lower() for name in self.schema.names}
+        name, number = wanted, 1
+        while name.lower() in taken or name.lower().startswith("_apwa"):
+            number += 1
+            name = f"{wanted}_{number}"
+        return name
+
+    # --- columns by what can be done with them
+
+    @property
+    def numbers(self) -> list[str]:
+        """Numeric columns, and the length of each text column."""
+        lengths = [
+            LENGTH_OF + name
+            for name in self.texts
+            if not self.did("count", "number") and name not in self.measures.values()
+        ]
+        return [f.name for f in self.schema if is_number(f.type)] + lengths
+
+    @property
+    def texts(self) -> list[str]:
+        """Text columns."""
+        return [f.name for f in self.schema if is_text(f.type)]
+
+    @property
+    def times(self) -> list[str]:
+        """Dates and timestamps."""
+        return [f.name for f in self.schema if pa.types.is_date(f.type) or pa.types.is_timestamp(f.type)]
+
+    @property
+    def truths(self) -> list[str]:
+        """Boolean columns."""
+        return [f.name for f in self.schema if pa.types.is_boolean(f.type)]
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that rows can be grouped by: of few enough values, or made by a step."""
+        known = {column.name: column for column in self.profile.columns}
+        return [f.name for f in self.schema if is_ordered(f.type) and _repeats(known.get(f.name))]
+
+    @property
+    def readable(self) -> list[str]:
+        """Text columns with texts in them: ids and names are left out where there are much longer ones."""
+        longest = {
+            column.name: column.tokens.p95 for column in self.profile.columns if column.tokens is not None
+        }
+        limit = max((longest.get(name, 0) for name in self.texts), default=0) / _SHORT
+        return [name for name in self.texts if longest.get(name, limit) >= limit] or self.texts
+
+    @property
+    def complete_values(self) -> dict[str, tuple[str, ...]]:
+        """Columns whose every value is known from the profile."""
+        return dict(self._complete())
+
+    def _complete(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for column in self.profile.columns:
+            whole = column.distinct is not None and 0 < column.distinct <= len(column.samples)
+            if whole and column.name in self.texts and not any(s.endswith("…") for s in column.samples):
+                yield column.name, column.samples
+
+
+def quoted_name(name: str) -> str:
+    """A column in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _repeats(column: Any) -> bool:
+    if column is None or column.distinct is None:
+        return True
+    return column.tokens is None or column.tokens.median <= 12
+
+
+def _free(wanted: str, table: str) -> str:
+    return wanted if wanted != table else f"{wanted}_of_{table}"
