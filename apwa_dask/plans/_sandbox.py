@@ -22,6 +22,8 @@ MEMORY_LIMIT = "512MB"
 _guard = threading.Lock()
 _local = threading.local()
 _database: tuple[int, duckdb.DuckDBPyConnection] | None = None
+_of_parents: list[object] = []
+"""What a forked child inherits. It is never closed: closing joins threads that the fork did not bring along."""
 
 
 def _open() -> duckdb.DuckDBPyConnection:
@@ -53,8 +55,11 @@ def cursor() -> duckdb.DuckDBPyConnection:
     held = getattr(_local, "cursor", None)
     if held is not None and held[0] == pid:
         return held[1]
+    if held is not None:
+        _of_parents.append(held)
     with _guard:
         if _database is None or _database[0] != pid:
+            _of_parents.append(_database)
             _database = (pid, _open())
         mine = _database[1].cursor()
     _local.cursor = (pid, mine)

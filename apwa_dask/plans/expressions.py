@@ -93,15 +93,21 @@ def _visible(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if not name.startswith(HIDDEN)]
 
 
+def _quoting_hint(text: str, columns: list[str]) -> str:
+    """Columns in an unreadable expression that would have to be quoted: SQL words, odd characters."""
+    bare = [n for n in columns if n in text and f'"{n}"' not in text and parse(n).columns != (n,)]
+    return f"; write in double quotes: {', '.join(f'{chr(34)}{n}{chr(34)}' for n in bare[:5])}" if bare else ""
+
+
 @lru_cache(maxsize=4096)
 def _check_one(text: str, schema: pa.Schema) -> _Typed | str:
     """The typed expression, or what is wrong with it."""
     import duckdb
 
     parsed = parse(text)
-    if parsed.problem:
-        return parsed.problem
     visible = _visible(schema)
+    if parsed.problem:
+        return parsed.problem + _quoting_hint(text, visible)
     for name in parsed.columns:
         if name not in visible:
             return f"no column {name!r}; {candidates(name, visible, noun='columns')}"

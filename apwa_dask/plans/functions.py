@@ -43,7 +43,7 @@ list_distinct list_element list_extract list_filter list_first list_has list_has
 list_intersect list_last list_max list_median list_min list_mode list_pack list_position list_prepend
 list_product list_reduce list_reverse list_reverse_sort list_select list_slice list_sort list_stddev_samp
 list_string_agg list_sum list_transform list_unique list_value list_var_samp list_where list_zip map_contains
-map_extract map_extract_value map_keys map_values row struct_concat struct_contains struct_extract
+map_extract map_extract_value map_keys map_values struct_concat struct_contains struct_extract
 struct_extract_at struct_has struct_insert struct_keys struct_pack struct_update struct_values json json_array
 json_array_length json_contains json_exists json_extract json_extract_path json_extract_path_text
 json_extract_string json_keys json_object json_quote json_type json_valid json_value to_json
@@ -94,5 +94,6 @@ REASONS: dict[str, str] = {
         ("unnest", "generate_series", "range", "generate_subscripts"),
         "it makes several rows or lists of any size; use an explode step",
     ),
+    "row": "it joins several expressions; write one expression, or a struct with names: {'a': x, 'b': y}",
 }
 """Why a well-known function is not offered, and what to use in its place."""
