@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from apwa_dask.errors import StoreError
+from apwa_dask.store import compaction
 from apwa_dask.store.journal import Journal, Record
 
 MakeRecord = Callable[..., Record]
@@ -176,3 +177,36 @@ def test_a_compaction_that_froze_does_not_bring_back_what_was_purged(
     with Journal(url) as journal:
         assert journal.get_many([record(n).key for n in range(10)]) == {}
         assert journal.stats().segments == 0
+
+
+def test_leftovers_of_a_compaction_that_died_are_deleted_once_their_successor_is_sound(
+    tmp_path: Path, record: MakeRecord, segments: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [record(n) for n in range(20)]
+    fill(str(tmp_path), records)
+    before = segments(tmp_path)
+    kept = {path: path.read_bytes() for path in before}
+    with Journal(str(tmp_path)) as journal:
+        journal.compact()
+    for path, data in kept.items():  # as if it had died before it deleted them
+        path.write_bytes(data)
+    monkeypatch.setattr(compaction, "_FULL_ROWS", 10)  # the successor is no longer one to be merged
+    with Journal(str(tmp_path)) as journal:
+        journal.refresh()
+        assert journal.stats().records == 40
+        journal.compact()
+        assert journal.stats().records == 20
+        assert len(journal.get_many([item.key for item in records])) == 20
+    assert len(segments(tmp_path)) == 1
+
+    successor = segments(tmp_path)[0]
+    for path, data in kept.items():
+        path.write_bytes(data)
+    damaged = bytearray(successor.read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    successor.write_bytes(damaged)
+    with Journal(str(tmp_path)) as journal:
+        journal.compact()
+        assert len(journal.get_many([item.key for item in records])) == 20, (
+            "a damaged successor deletes nothing"
+        )

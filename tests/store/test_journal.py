@@ -45,6 +45,7 @@ def test_a_failure_is_recorded_and_never_served(url: str, record: MakeRecord, ou
     with Journal(url) as journal:
         assert journal.get_many([failed.key]) == {}
         assert journal.stats().records == 1
+        assert journal.stats().index_bytes == 0
 
 
 @pytest.mark.parametrize("ok_first", [True, False])

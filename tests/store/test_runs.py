@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -88,6 +89,13 @@ def test_committing_the_same_record_twice_is_no_loss(url: str) -> None:
     run = make_run(url)
     record = attempt(run)
     assert run.commit("0", 7, record) == run.commit("0", 7, record) == record
+    assert run.read_part(record).equals(TABLE)
+
+
+def test_committing_a_file_again_under_another_record_does_not_delete_it(url: str) -> None:
+    run = make_run(url)
+    record = run.commit("0", 7, attempt(run))
+    assert run.commit("0", 7, replace(record, ended_s=1.0)) == record
     assert run.read_part(record).equals(TABLE)
 
 
