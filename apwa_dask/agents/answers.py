@@ -16,9 +16,9 @@ from apwa_dask.plans.schema import Field, Schema
 __all__ = ["VERDICT", "AnswerReader", "Invalid", "VerdictReader", "find_json", "flat_map_schema", "parse"]
 
 VERDICT = Schema.of({"answer": {"labels": ["yes", "no"]}})
-"""A filter's verdict as small models are asked for it. Measured on a 1.5B model, 36 rows, three conditions: 34
-right with these words, 25 with ``{"keep": true|false}``, 25 with ``{"keep": "yes"|"no"}``; and 77 of 90 rows over
-eight conditions, 9 of the 13 misses towards yes. More sentences (doubt, label descriptions) made it worse."""
+"""A filter's verdict as small models are asked for it. Measured on a 1.5B model, 36 rows, three conditions:
+34 right with these words, 25 with ``{"keep": true|false}``, 25 with ``{"keep": "yes"|"no"}``; and 77 of 90 rows
+over eight conditions, 9 of the 13 misses towards yes. More sentences (doubt, label descriptions) were worse."""
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _LARGEST_SEARCH = 200_000
