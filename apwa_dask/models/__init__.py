@@ -1,3 +1,1 @@
-"""One call to a model: descriptor, requests and replies, transport, retries, limits, prices, the embedded
-model.
-"""
+"""One call to a model: descriptors, requests and replies, transport, retries, limits, prices."""

@@ -1,6 +1,4 @@
-"""What an endpoint turned out to lack, and the templates as it takes them. Remembered for endpoint and
-model.
-"""
+"""What an endpoint turned out to lack, and templates as it takes them. Remembered for endpoint and model."""
 
 from __future__ import annotations
 

@@ -136,7 +136,6 @@ class Wallet:
         self.budget = budget
         self.limited = bool(budget)
         self.totals: dict[tuple[str, str, OutcomeClass], Tally] = {}
-        self.spent = Money()
         self._account = account
         self._fund = fund
         self._have = Money() if fund is not None else budget.money
@@ -148,6 +147,16 @@ class Wallet:
         self._idle: asyncio.TimerHandle | None = None
         self._returning: asyncio.Task[None] | None = None
         self._asking: asyncio.Future[Funds | None] | None = None
+
+    @property
+    def spent(self) -> Money:
+        """What all calls that ended have come to; those without a price count as nothing in ``usd``."""
+        tallies = self.totals.values()
+        return Money(
+            sum(tally.cost_usd for tally in tallies),
+            sum(tally.input_tokens + tally.output_tokens for tally in tallies),
+            sum(tally.attempts for tally in tallies),
+        )
 
     # -- reserving
 
@@ -210,9 +219,6 @@ class Wallet:
 
     def settle(self, reserved: Money, actual: Money) -> None:
         """Replace a reservation by what the call really came to."""
-        self.spent += actual
-        if not self.limited:
-            return
         self._reserved_calls -= 1
         self._unreported += actual
         self._have = self._have + reserved - actual

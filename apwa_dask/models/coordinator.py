@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from apwa_dask.errors import BudgetError
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.headers import Window
 from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
@@ -96,9 +97,7 @@ class Coordinator:
         )
 
     def release_holder(self, holder: str) -> None:
-        """A process is gone: its share returns, and what it had leased and not accounted for counts as
-        spent.
-        """
+        """A process is gone: its share returns, and money it had not accounted for counts as spent."""
         for lane in self._lanes.values():
             lane.holders.pop(holder, None)
         for account in self._accounts.values():
@@ -183,10 +182,15 @@ class Coordinator:
         known.budget = budget
 
     def fund(self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
-        """Book what a holder spent and returned, and lease it more: `wanted` if there is plenty, else
-        `least`.
-        """
-        purse = self._accounts[account]
+        """Book what a holder spent and returned; lease it `wanted` if there is plenty, else `least`."""
+        purse = self._accounts.get(account)
+        if purse is None:
+            raise BudgetError(
+                "the run's money is not known to the coordinator",
+                why="the scheduler was restarted, or the run was never opened here",
+                fix="resume the run",
+                code="BUDGET-ACCOUNT",
+            )
         leased = purse.leased.get(holder, Money())
         purse.spent += report.spent
         purse.left += report.returned
@@ -228,8 +232,7 @@ def _heard(bucket: Bucket | None, window: Window, now: float) -> Bucket:
 
 
 def _fair_share(holder: str, holders: dict[str, _Holder], most: int) -> int:
-    """Max-min fair: small wants are met in full, the others share the rest alike, and what nobody wants is
-    divided.
+    """Max-min fair: small wants are met in full, the others share the rest, and what nobody wants, alike.
 
     A share never reaches into what another holder was granted and may still use, so that the sum stays within
     `most` at every moment (but for the one call that each holder may always make).
@@ -252,9 +255,7 @@ def _holds(money: Money) -> bool:
 
 
 def _affordable(purse: _Account, least: Money, wanted: Money, holders: int) -> Money | None:
-    """`wanted`, cut to half a fair share of what is left so that the last of it is leased in small pieces; or
-    None.
-    """
+    """`wanted`, cut to half a fair share of what is left, so that its last is leased in small pieces."""
     usd, tokens, calls = purse.budget.limited
     parts = []
     for limited, left, lowest, desired in (

@@ -74,8 +74,6 @@ def _one(spec: Model | str) -> Model:
 
 
 def _remote(name: str, environ: Mapping[str, str]) -> Model:
-    """A model at the configured endpoint. A server of one's own often has no keys: without one none is
-    sent.
-    """
+    """A model at the configured endpoint. A server of one's own often wants no key, and then gets none."""
     keyless = bool(environ.get("OPENAI_BASE_URL")) and not environ.get("OPENAI_API_KEY")
     return Model(name, api_key_env="" if keyless else "OPENAI_API_KEY")

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from apwa_dask.errors import ProviderError
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.gate import Gate
+from apwa_dask.models.headers import announced
 from apwa_dask.models.leases import LeaseFn
 from apwa_dask.models.model import Model, Price
+from apwa_dask.models.outcomes import Retry, Verdict
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.tokens import TokenRatio
-from apwa_dask.models.transport import AiohttpTransport, Transport
+from apwa_dask.models.transport import AiohttpTransport, Raw, Transport
+from apwa_dask.models.types import OutcomeClass
 
 if TYPE_CHECKING:
     from apwa_dask.models.local import LocalEndpoint
@@ -45,6 +48,28 @@ class Lane:
     ratio: TokenRatio = field(default_factory=TokenRatio)
     adaptation: Adaptation = field(default_factory=Adaptation)
     limits_read_s: float = float("-inf")
+
+    def observe(self, number: int, raw: Raw, verdict: Verdict, now_s: float, *, first: bool) -> None:
+        """Tell the gate how an attempt ended, while its slot is still held."""
+        gate = self.gate
+        if verdict.retry is Retry.THROTTLED:
+            self._pass_limits_on(raw, now_s)
+            gate.throttled(number, verdict.wait_s)
+        elif verdict.outcome in (OutcomeClass.TRANSIENT, OutcomeClass.DEADLINE):
+            if verdict.overloaded:
+                gate.overloaded(number)
+            if first or gate.outage:
+                gate.failed()
+        elif not verdict.fatal:
+            if now_s - self.limits_read_s >= LIMITS_EVERY_S:
+                self._pass_limits_on(raw, now_s)
+            gate.succeeded()
+
+    def _pass_limits_on(self, raw: Raw, now_s: float) -> None:
+        self.limits_read_s = now_s
+        limits = announced(raw.headers)
+        if limits:
+            self.gate.heard(limits)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,7 @@ _UNIT_S = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One announced limit: how much a minute (or a longer window), what is left, and when it is full
-    again.
-    """
+    """One announced limit: how much a minute (or longer), what is left, and when it is full again."""
 
     limit: float
     remaining: float

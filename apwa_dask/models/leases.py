@@ -95,9 +95,7 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class MoneyReport:
-    """What a wallet did since it last asked: `spent` of its grants, `returned` unused, and whether it is
-    leaving.
-    """
+    """What a wallet did since it last asked: `spent` of its grants, and `returned` unused."""
 
     spent: Money = field(default_factory=Money)
     returned: Money = field(default_factory=Money)

@@ -14,9 +14,7 @@ __all__ = ["LOCAL_SCHEME", "Model", "Price"]
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 LOCAL_SCHEME = "local:"
-"""Base URL of the embedded model: the address and key of its server are known only on the machine it runs
-on.
-"""
+"""Base URL of the embedded model: the address and key of its server are known only on its own machine."""
 
 Structured = Literal["json_schema", "json_object", "text"]
 
@@ -141,9 +139,7 @@ class Model:
 
     @property
     def endpoint_identity(self) -> str:
-        """What identifies the endpoint in fingerprints and gates: never a key, never a password or port of
-        ours.
-        """
+        """What identifies the endpoint in fingerprints and gates: never a key, never a port of ours."""
         return LOCAL_SCHEME if self.is_local else self.resolved_base_url
 
     def sent_parameters(self) -> Iterator[tuple[str, Any]]:

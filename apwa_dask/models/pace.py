@@ -9,9 +9,7 @@ from apwa_dask.models.headers import Window
 __all__ = ["BLOCK_S", "Bucket", "LearnedRate"]
 
 BLOCK_S = 0.25
-"""A block of permits is at most so much of the rate: a block lost with its holder is a quarter second
-lost.
-"""
+"""A block of permits is at most so much of the rate, and so is what is lost with its holder."""
 
 MIN_RATE_PER_S = 1 / 60
 
@@ -37,9 +35,7 @@ class Bucket:
         return cls(window.per_s, max(window.remaining, 1.0), window.remaining, now_s)
 
     def heard(self, window: Window, now_s: float) -> None:
-        """Correct by a response's words. They are older than our latest grants, so they only ever lower the
-        level.
-        """
+        """Correct by a response's words. They are older than our latest grants, so they only lower it."""
         self._refill(now_s)
         self.per_s = window.per_s
         self.capacity = max(self.capacity, window.remaining)

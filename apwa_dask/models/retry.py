@@ -1,6 +1,4 @@
-"""The one layer of retries: how often, how long to wait, and when to give up. Pure but for the jitter
-drawn.
-"""
+"""The one layer of retries: how often, how long to wait, and when to give up. Pure but for the jitter."""
 
 from __future__ import annotations
 
@@ -27,6 +25,8 @@ class RetryPolicy:
     base_s, cap_s : float
         Full jitter: the n-th wait is uniform in [0, min(cap, base * 2^n)] (Brooker, "Exponential Backoff And
         Jitter", 2015), or the endpoint's own word if that is longer.
+    outage_s : float
+        So long the failures of an endpoint that worked before, and answers nobody now, consume no attempts.
     call_deadline_s : float
         Wall clock from the first attempt to the last, waits included.
     """
@@ -37,6 +37,7 @@ class RetryPolicy:
     unreachable_attempts: int = 3
     base_s: float = 1.0
     cap_s: float = 60.0
+    outage_s: float = 1200.0
     call_deadline_s: float = 3600.0
 
 
@@ -53,7 +54,7 @@ class Tries:
     step_downs: int = 0
     waited: list[float] = field(default_factory=list)
 
-    def wait_s(self, verdict: Verdict, now_s: float) -> float | None:
+    def wait_s(self, verdict: Verdict, now_s: float, *, outage: bool = False) -> float | None:
         """Seconds to wait before the next attempt; None to give up.
 
         A throttled call waits at its gate, which knows the pause of all: here its wait is zero.
@@ -65,7 +66,8 @@ class Tries:
         if verdict.retry is Retry.STEP_DOWN:
             self.step_downs += 1
             return 0.0 if self.step_downs <= 4 else None
-        if not self._may_try(verdict.retry):
+        waits_for_all = outage and now_s - self.started_s < self.policy.outage_s
+        if not waits_for_all and not self._may_try(verdict.retry):
             return None
         wait = self._jittered_s(verdict.wait_s)
         left_s = self.policy.call_deadline_s - (now_s - self.started_s)

@@ -84,9 +84,7 @@ class Stock:
             self.ask_soon(urgent=True)
 
     def ask_soon(self, *, urgent: bool = False) -> None:
-        """Ask, unless a question is under way or a promised block is on its way; `urgent` asks again after
-        it.
-        """
+        """Ask, unless a question is under way or a block is promised; `urgent` asks again after it."""
         if self._closed or (self._promises and not urgent):
             return
         if self._task is not None:

@@ -11,9 +11,7 @@ CHARACTERS_PER_TOKEN = 4.0
 """Of English prose; a common rule of thumb of providers."""
 
 BYTES_PER_TOKEN_AT_MOST = 8.0
-"""No text in use has fewer tokens than one for so many bytes: the bound for refusing a prompt without a
-call.
-"""
+"""No text in use has fewer tokens than one for so many bytes: the bound for refusing without a call."""
 
 
 def estimate_tokens(text: str) -> int:

@@ -158,9 +158,7 @@ def _url(base_url: str, path: str) -> URL:
 
 
 def _proxy_for(url: URL) -> URL | None:
-    """The proxy that the environment names for this URL, by the rules of urllib and of the official
-    client.
-    """
+    """The proxy that the environment names for this URL, by the rules of urllib."""
     proxies = getproxies()
     named = proxies.get(url.scheme) or proxies.get("all")
     if not named or proxy_bypass(f"{url.host}:{url.port}"):

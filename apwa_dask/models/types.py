@@ -149,7 +149,11 @@ class Template:
         """All body fields but model and messages, as sent."""
         sent: list[tuple[str, Any]] = []
         mode = self.model.structured
-        if self.schema is not None and mode == "json_schema":
+        if self.schema is not None and mode == "json_schema" and self.model.is_local:
+            from apwa_dask.models.local.grammar import answer_format
+
+            sent.extend(answer_format(self.schema, name=self.schema_name).items())
+        elif self.schema is not None and mode == "json_schema":
             wire = {"name": self.schema_name, "schema": self.schema, "strict": True}
             sent.append(("response_format", {"type": "json_schema", "json_schema": wire}))
         elif self.schema is not None and mode == "json_object":

@@ -243,6 +243,13 @@ def test_a_budget_of_calls_is_kept_to_the_call(serve: Serve, ask: Ask) -> None:
     assert sum(isinstance(outcome, BudgetError) for outcome in outcomes) == 23
 
 
+def test_every_retry_is_paid_from_the_budget_like_a_first_attempt(serve: Serve, ask: Ask) -> None:
+    server = serve(faults=(Fault("status", status=500),))
+    (outcome,) = ask(server, wallet=Wallet(Budget(calls=3))).outcomes("row")
+    assert isinstance(outcome, BudgetError)
+    assert server.calls == 3
+
+
 def test_a_budget_of_dollars_is_not_passed_by_more_than_calls_in_flight(serve: Serve, ask: Ask) -> None:
     server = serve(latency_s=0.01)
     wallet = Wallet(Budget(usd=2.0))

@@ -1,0 +1,129 @@
+"""What all calls of one template share: the template as the endpoint takes it, and what a call may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from apwa_dask.models.adapt import Adaptation
+from apwa_dask.models.endpoints import Lane
+from apwa_dask.models.leases import Money
+from apwa_dask.models.outcomes import Verdict
+from apwa_dask.models.tokens import BYTES_PER_TOKEN_AT_MOST, OutputEstimate, guess_output_tokens
+from apwa_dask.models.types import OutcomeClass, Request, Template, Usage
+
+__all__ = ["Route", "Spent"]
+
+UNENCODABLE = Verdict(
+    OutcomeClass.BAD_INPUT, words="the text cannot be encoded as UTF-8 JSON (a lone surrogate?)"
+)
+
+
+@dataclass(slots=True)
+class Spent:
+    """What one call has come to so far, over all its attempts."""
+
+    attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+    last: Usage = field(default_factory=Usage)
+    latency_s: float = 0.0
+    flying: bool = False
+    connected: bool = True
+    template: Template | None = None
+
+    def take_off(self, template: Template) -> None:
+        """An attempt begins."""
+        self.attempts += 1
+        self.flying = True
+        self.template = template
+
+    def land(self, usage: Usage) -> None:
+        """It ended, answered or given up."""
+        self.flying = False
+        self.last = usage
+        self.usage = self.usage + usage if self.attempts > 1 else usage
+
+
+class Route:
+    """A template on its lane. Keeps the template, because clients look routes up by its id."""
+
+    def __init__(self, template: Template, lane: Lane) -> None:
+        self.template, self.lane = template, lane
+        ceiling = template.max_output_tokens
+        self.output = OutputEstimate(guess_output_tokens(template.schema, ceiling), ceiling)
+        self._constant_bytes = len(template.prefix) + len(template.suffix)
+        self._adapted_for: Adaptation | None = None
+        self._adapted = template
+
+    def wire_template(self) -> Template:
+        """The template with everything left out that the endpoint turned out to lack."""
+        adaptation = self.lane.adaptation
+        if adaptation and adaptation is not self._adapted_for:
+            self._adapted, self._adapted_for = adaptation.applied(self.template), adaptation
+        return self._adapted
+
+    def step_down(self, verdict: Verdict, sent: Template) -> bool:
+        """Remember what the endpoint declined, for all its templates; False when there is no way down."""
+        adaptation = self.lane.adaptation.after(verdict.step_down, sent)
+        if adaptation is None:
+            return False
+        if adaptation != self.lane.adaptation:
+            self.lane.adaptation = adaptation
+        return True
+
+    def encoded(self, template: Template, request: Request) -> bytes | Verdict:
+        """The body; or the outcome of a row that cannot be sent."""
+        wired = request if template is request.template else Request(template, request.tail, request.ordinal)
+        try:
+            body = wired.body()
+        except (TypeError, ValueError):
+            return UNENCODABLE
+        window = self.lane.context_tokens
+        if window is None or len(body) / BYTES_PER_TOKEN_AT_MOST <= window:
+            return body
+        words = f"a prompt of {len(body)} bytes cannot fit a window of {window} tokens: no call made"
+        return Verdict(OutcomeClass.TOO_LARGE, words=words)
+
+    # -- expectations
+
+    def input_tokens(self, request: Request) -> int:
+        """Expected, without encoding the request."""
+        size = self._constant_bytes
+        for message in request.tail:
+            content = message.content
+            size += len(content) if isinstance(content, str) else sum(len(str(part)) for part in content)
+        return self.lane.ratio.tokens(size)
+
+    def reservation(self, request: Request) -> Money:
+        """What one attempt may come to."""
+        tokens_in, tokens_out = self.input_tokens(request), self.output.tokens
+        price = self.lane.price
+        usd = price.cost_usd(tokens_in, tokens_out) if price is not None else 0.0
+        return Money(usd, tokens_in + tokens_out, 1)
+
+    def actual(self, usage: Usage) -> Money:
+        """What one attempt came to."""
+        return Money(self.cost_usd(usage) or 0.0, usage.input + usage.output, 1)
+
+    def cost_usd(self, usage: Usage) -> float | None:
+        """None when the price is unknown."""
+        price = self.lane.price
+        return None if price is None else price.cost_usd(usage.input, usage.output, usage.cached)
+
+    def usage(self, verdict: Verdict, size_bytes: int) -> Usage:
+        """Of one attempt: as stated, or estimated where tokens were probably made and nobody says so."""
+        completion = verdict.completion
+        if completion is not None and completion.usage is not None:
+            usage = completion.usage
+            self.lane.ratio.observe(size_bytes, usage.input)
+            self.output.observe(usage.output)
+            return usage
+        if not verdict.sent:
+            return Usage()
+        tokens_in = self.lane.ratio.tokens(size_bytes)
+        if completion is not None and completion.text:
+            return Usage(tokens_in, len(completion.text) // 4 + 1, estimated=True)
+        return Usage(tokens_in, self.output.tokens, estimated=True)
+
+    def abandoned(self, request: Request) -> Usage:
+        """Of an attempt given up in flight: the endpoint goes on, and bills."""
+        return Usage(self.input_tokens(request), self.output.tokens, estimated=True)
