@@ -57,23 +57,28 @@ class ModelChoice:
     model: str | None
     base_url: str | None
     api_key_env: str | None
+    price: tuple[float, float] | None
 
     def resolve(self) -> Any:
-        """A `Model`, a name, or None for the default."""
-        if self.base_url is None and self.api_key_env is None:
+        """A `Model`, a name, or None for the default; settings applied."""
+        base_url = config.get("base-url", self.base_url)
+        key_variable = config.get("api-key-env", self.api_key_env)
+        if base_url is None and self.price is None and key_variable == config.defaults()["api-key-env"]:
             return self.model
-        from apwa_dask.models.model import Model
+        from apwa_dask.models.defaults import resolve_models
+        from apwa_dask.models.model import Price
 
         name = config.get("model", self.model) or os.environ.get("OPENAI_MODEL")
         if not name:
-            raise click.UsageError(
-                "--base-url and --api-key-env need the name of the model: add --model NAME"
-            )
-        return Model(
-            name,
-            base_url=config.get("base-url", self.base_url),
-            api_key_env=config.get("api-key-env", self.api_key_env),
-        )
+            raise click.UsageError("--base-url, --api-key-env and --price need --model NAME")
+        found = resolve_models(name)[""]
+        if base_url is not None:
+            # A server of one's own often has no keys: where none is set, none is sent.
+            has_key = self.api_key_env is not None or bool(os.environ.get(key_variable))
+            found = dataclasses.replace(found, base_url=base_url, api_key_env=key_variable if has_key else "")
+        elif key_variable != config.defaults()["api-key-env"]:
+            found = dataclasses.replace(found, api_key_env=key_variable)
+        return found if self.price is None else dataclasses.replace(found, price=Price(*self.price))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,9 +102,18 @@ class RunChoices:
     """How a run is carried out. None leaves the settings' value."""
 
     budget: float | None
+    max_calls: int | None
     max_concurrency: int | None
     on_error: str | None
     name: str | None
+
+    def ceiling(self, budget_usd: float | None) -> Any:
+        """The budget of the run: dollars as agreed, calls as given, or None."""
+        if self.max_calls is None:
+            return budget_usd
+        from apwa_dask.models.budget import Budget
+
+        return Budget(usd=budget_usd, calls=self.max_calls)
 
     def settled(self) -> dict[str, Any]:
         """The options of ``run`` but the budget, which needs consent; the settings applied."""
@@ -182,11 +196,18 @@ model_options = _gathered(
     click.option(
         "--api-key-env", metavar="VARIABLE", help="Variable that holds the key; default OPENAI_API_KEY."
     ),
+    click.option(
+        "--price",
+        type=(click.FloatRange(min=0), click.FloatRange(min=0)),
+        metavar="IN OUT",
+        help="USD for a million input and output tokens, for a model whose price is not known.",
+    ),
 )
 run_options = _gathered(
     RunChoices,
     "choices",
     click.option("--budget", type=click.FloatRange(min=0), metavar="USD", help="Never spend more than this."),
+    click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Never make more calls."),
     click.option(
         "--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Calls in flight, all processes."
     ),

@@ -208,7 +208,9 @@ def _carried_out(
         note(forecast)
     budget_usd = agreed_budget(forecast, choices.budget, yes=yes)
     with place_of(place) as where, progress_settings(quiet=quiet):
-        handle = planned.run(model=chosen, store=store, budget=budget_usd, **choices.settled(), **where)
+        handle = planned.run(
+            model=chosen, store=store, budget=choices.ceiling(budget_usd), **choices.settled(), **where
+        )
         follow(handle)
         more = {"plan": planned.to_yaml(), "estimate": forecast.to_dict()}
         return conclude(handle, ending, as_json=as_json, more=more)

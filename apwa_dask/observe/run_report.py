@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from apwa_dask import __version__
 from apwa_dask.models.local.catalogue import CATALOGUE
 from apwa_dask.models.model import Model
@@ -98,16 +96,10 @@ def _group(outcome: str, message: str, rows: pd.DataFrame) -> FailureReport:
 
 def _sample(row: Mapping[str, Any]) -> dict[str, Any]:
     """One failed row: its place, what the model was given, and what it answered."""
-    kept = row["inputs"] if isinstance(row["inputs"], str) else "{}"
-    try:
-        inputs = orjson.loads(kept)
-    except orjson.JSONDecodeError:  # cut to size when it was stored
-        inputs = kept
-    shown = inputs if isinstance(inputs, dict) else {"inputs": inputs}
     return {
         "row": row["row_id"],
         "step": row["step"],
-        **shown,
+        "given": row["inputs"],
         "answer": row["raw"],
         "attempts": row["attempts"],
     }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import dask.config
 import pytest
 
 from apwa_dask.errors import BudgetError, PlanError, ProviderError, RefusalError, RunError
-from apwa_dask.models.model import Model
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.model import Model, Price
 from apwa_dask.plans.explain import Range
 
 ASK = ("ask", "Which are complaints?", "reviews.csv")
@@ -64,6 +66,29 @@ def test_an_endpoint_on_the_command_line_becomes_a_model(apwa, fake_api):
     apwa(*ASK, "-m", "m", "--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "MY_KEY")
     (run,) = fake_api.named("run")
     assert run["model"] == Model("m", base_url="http://127.0.0.1:9/v1", api_key_env="MY_KEY")
+
+
+def test_a_price_on_the_command_line_goes_with_the_model(apwa, fake_api, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    apwa(*ASK, "-m", "m", "--price", "0.5", "2", "--budget", "1", "--max-calls", "7")
+    (run,) = fake_api.named("run")
+    assert run["model"] == Model("m", price=Price(0.5, 2.0))
+    assert run["budget"] == Budget(usd=1.0, calls=7)
+
+
+def test_a_server_of_ones_own_gets_no_key_where_none_is_set(apwa, fake_api, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    apwa(*ASK, "-m", "m", "--base-url", "http://127.0.0.1:9/v1")
+    (run,) = fake_api.named("run")
+    assert run["model"].api_key_env == ""
+
+
+def test_an_endpoint_in_the_settings_counts_too(apwa, fake_api, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    with dask.config.set({"apwa.base-url": "http://127.0.0.1:9/v1", "apwa.model": "m"}):
+        apwa(*ASK)
+    (run,) = fake_api.named("run")
+    assert run["model"] == Model("m", base_url="http://127.0.0.1:9/v1")
 
 
 def test_an_endpoint_without_a_model_is_wrong_usage_before_anything_is_planned(apwa, fake_api, monkeypatch):

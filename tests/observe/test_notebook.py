@@ -24,7 +24,7 @@ def follow(display, end=True):
         display(RunStarted("calm-otter", 0.0, stages=1, budget_usd=5.0))
         display(StageStarted("calm-otter", 0.0, name="judge", rows=100))
         for i in range(100):
-            display(Progress("calm-otter", i / 10, rows_done=1, failures={"refused: <img src=x onerror=alert(1)>": 1}))
+            display(Progress("calm-otter", i / 10, rows_done=1, failures={"refused: <img src=x>": 1}))
         if end:
             may_end.wait(60)
             display(RunFinished("calm-otter", 10.0, status="done"))
@@ -34,7 +34,8 @@ def follow(display, end=True):
 
 def held():
     gc.collect()
-    return [threading.active_count(), len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0]
+    files = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    return [threading.active_count(), len(files)]
 """
 RUN = "display_of_run = progress_for_environment()\nthread = follow(display_of_run)"
 LATER = "may_end.set()\nthread.join()\nprint('another cell')"
