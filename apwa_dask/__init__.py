@@ -22,6 +22,7 @@ _HOME = {
     "Table": "api",
     "ask": "api",
     "attach": "api",
+    "capability": "agents.capabilities",
     "from_dask": "api",
     "from_pandas": "api",
     "plan": "api",

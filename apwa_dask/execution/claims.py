@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from apwa_dask.errors import StoreError
+from apwa_dask.store.heartbeat import Heartbeat
 from apwa_dask.store.runs import RunFolder
 
 __all__ = ["held"]
@@ -15,33 +15,34 @@ TTL_S = 30.0
 
 
 @contextmanager
-def held(folder: RunFolder, owner: str) -> Iterator[None]:
+def held(folder: RunFolder, owner: str, on_lost: Callable[[str], object]) -> Iterator[None]:
     """Hold the run's claim while the body runs.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    owner : str
+        Shown to others who want the run.
+    on_lost : callable
+        Called with the reason when another process has taken over: stop spending.
 
     Raises
     ------
     StoreError
-        Another living process works on the run.
+        Another living process works on the run, or took it over meanwhile.
     """
-    lease = folder.claim(owner, TTL_S)
-    ended = threading.Event()
     lost: list[StoreError] = []
 
-    def renew() -> None:
-        while not ended.wait(TTL_S / 3):
-            try:
-                lease.heartbeat()
-            except StoreError as taken:
-                lost.append(taken)
-                return
+    def give_way(error: StoreError) -> None:
+        lost.append(error)
+        on_lost(error.what)
 
-    keeper = threading.Thread(target=renew, name="apwa-claim", daemon=True)
-    keeper.start()
+    lease = folder.claim(owner, TTL_S)
     try:
-        yield
-        if lost:
-            raise lost[0]
+        with Heartbeat(lease, give_way):
+            yield
     finally:
-        ended.set()
-        keeper.join(timeout=TTL_S)
-        lease.release()
+        if not lost:
+            lease.release()
+    if lost:
+        raise lost[0]

@@ -270,7 +270,7 @@ class Run:
                     model=self.spec.models[""].name if "" in self.spec.models else "",
                 )
             )
-            with held(self.folder, runtime().worker_name):
+            with held(self.folder, runtime().worker_name, self.stop):
                 self.executor.open(self.id, Budget(**self.spec.budget), self._spent(), self._emit)
                 self.folder.append_history("resumed" if self.folder.history() else "started")
                 self._run_stages()
