@@ -106,7 +106,11 @@ def test_a_condition_must_be_boolean() -> None:
 
 
 def test_columns_of_names_columns_and_no_lambda_parameters() -> None:
-    assert columns_of("list_filter(tags, lambda t: t = text) = [] AND who.name = 'n'") == {"tags", "text", "who"}
+    assert columns_of("list_filter(tags, lambda t: t = text) = [] AND who.name = 'n'") == {
+        "tags",
+        "text",
+        "who",
+    }
     assert columns_of("1 + 1") == set()
     assert columns_of("list_transform(tags, lambda n: n) = tags OR n > 1") == {"tags", "n"}
 

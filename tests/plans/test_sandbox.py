@@ -17,7 +17,17 @@ from apwa_dask.errors import PlanError
 from apwa_dask.plans._sandbox import cursor
 from apwa_dask.plans.expressions import check, evaluate
 
-WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "ctypes.dlopen", "exec", "import")
+WATCHED = (
+    "open",
+    "socket.",
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "ctypes.dlopen",
+    "exec",
+    "import",
+)
 _seen: list[str] = []
 _watching = threading.Event()
 
