@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
 from apwa_dask.store.journal import Journal, Record
 
-__all__ = ["Control", "JournaledCaller", "reply_of"]
+__all__ = ["Control", "InFlight", "JournaledCaller", "reply_of"]
+
+InFlight = dict[bytes, "asyncio.Future[Reply | None]"]
+"""Requests on their way, by fingerprint; None as result: the caller gave up, ask yourself."""
 
 
 @dataclass
@@ -34,6 +37,11 @@ class JournaledCaller:
 
     Lives on the private loop. The journal is asked in bulk by partition threads before requests get here; here it
     is only asked for what is in memory, so the loop never waits for a disk.
+
+    Parameters
+    ----------
+    in_flight : dict, optional
+        Shared by all runs of a process over one journal, so that identical runs at once pay once.
     """
 
     def __init__(
@@ -43,10 +51,11 @@ class JournaledCaller:
         control: Control,
         namespace: str,
         on_flight: Callable[[int], None] = lambda change: None,
+        in_flight: InFlight | None = None,
     ) -> None:
         self._client, self._journal, self._control, self._namespace = client, journal, control, namespace
         self._on_flight = on_flight
-        self._in_flight: dict[bytes, asyncio.Future[Reply]] = {}
+        self._in_flight: InFlight = {} if in_flight is None else in_flight
 
     async def call(self, request: Request, purpose: Purpose) -> Reply:
         """Answer from memory, from an identical request in flight, or from the endpoint."""
@@ -54,30 +63,27 @@ class JournaledCaller:
         known = self._journal.peek(key)
         if known is not None:
             return reply_of(known)
-        twin = self._in_flight.get(key)
-        if twin is not None:
-            return replace(await asyncio.shield(twin), source="shared", cost_usd=0.0)
+        while (twin := self._in_flight.get(key)) is not None:
+            shared = await asyncio.shield(twin)
+            if shared is not None:
+                return replace(shared, source="shared", cost_usd=0.0)
         if self._control.stopping:
             return Reply(OutcomeClass.STOPPED, message=self._control.stopping, attempts=0)
-        mine: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        mine: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._in_flight[key] = mine
         self._on_flight(1)
         try:
             reply = await self._client.call(request, purpose)
             if reply.attempts and not reply.outcome.is_pending:
                 self._journal.put(_record_of(key, reply, purpose, request))
-            mine.set_result(reply)
+            if not reply.outcome.is_pending:
+                mine.set_result(reply)
             return reply
-        except BaseException as failure:
-            if isinstance(failure, Exception):
-                mine.set_exception(failure)
-                mine.exception()  # a twin may or may not be listening
-            else:
-                mine.cancel()
-            raise
         finally:
             self._on_flight(-1)
             del self._in_flight[key]
+            if not mine.done():
+                mine.set_result(None)  # what stopped this call (its run's end) does not stop a twin of another run
 
     def reuse(self, requests: Sequence[Request]) -> list[Reply | None]:
         """What the journal holds for each request. Called from partition threads; may read the store."""

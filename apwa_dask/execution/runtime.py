@@ -22,7 +22,7 @@ from apwa_dask.agents.driver import converse
 from apwa_dask.agents.reduce import ReduceAgent
 from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
-from apwa_dask.execution.caller import Control, JournaledCaller
+from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
 from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
 from apwa_dask.execution.events import Event, PartitionDone, State
@@ -55,6 +55,7 @@ class Runtime:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._journals: dict[tuple[str, str], Journal] = {}
+        self._in_flight: dict[tuple[str, str], InFlight] = {}
         self._runs: dict[tuple[str, str], RunContext] = {}
         self._options: dict[str, Mapping[str, Any]] = {}
         self._sinks: dict[str, Callable[[Event], None]] = {}
@@ -141,6 +142,11 @@ class Runtime:
                 )
             return self._journals[key]
 
+    def in_flight(self, store: str, namespace: str) -> InFlight:
+        """Requests of this process that are on their way to answers in this journal, of all its runs."""
+        with self._lock:
+            return self._in_flight.setdefault((store, namespace), {})
+
     # -- events
 
     def subscribe(self, run_id: str, sink: Callable[[Event], None]) -> None:
@@ -185,7 +191,12 @@ class RunContext:
         self._flight = 0
         self.client = client_for(owner, folder.run_id, self.spec)
         self.caller = JournaledCaller(
-            self.client, self.journal, self.control, self.spec.namespace, self._on_flight
+            self.client,
+            self.journal,
+            self.control,
+            self.spec.namespace,
+            self._on_flight,
+            owner.in_flight(store, self.spec.namespace),
         )
         self.tasks: set[asyncio.Task[None]] = set()
         self._stages: dict[int, StageContext] = {}
