@@ -9,7 +9,7 @@ import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from apwa_dask.errors import ApwaError, BudgetError
+from apwa_dask.errors import ApwaError, BudgetError, ConfigError
 from apwa_dask.models.budget import Wallet
 from apwa_dask.models.endpoints import Endpoints, Lane
 from apwa_dask.models.fatal import fatal_error, unreachable_error
@@ -124,11 +124,22 @@ class Client:
 
     async def _route(self, template: Template) -> Route:
         lane = await self.preflight(template.model)
+        known = self._routes.get(id(template))
+        if known is not None:
+            return known
         if lane.wire_name != template.model.name and not lane.adaptation.wire_name:
             lane.adaptation = dataclasses.replace(lane.adaptation, wire_name=lane.wire_name)
         if len(self._routes) >= MAX_ROUTES:
             self._routes.clear()
-        route = self._routes[id(template)] = Route(template, lane)
+        try:
+            route = self._routes[id(template)] = Route(template, lane)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                "the instruction, examples, schema or parameters cannot be written as UTF-8 JSON",
+                where=f"model {template.model.name!r}, schema {template.schema_name!r}",
+                why="a lone surrogate, or an object that is not plain data",
+                code="CONFIG-TEMPLATE",
+            ) from None
         return route
 
     async def _until_settled(self, route: Route, request: Request, spent: Spent) -> Verdict:

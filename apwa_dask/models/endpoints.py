@@ -188,9 +188,10 @@ class Endpoints:
 
     def _gate(self, model: Model, site: _Site) -> Gate:
         key = f"{model.endpoint_identity}|{key_hash(site.api_key)}|{model.name}"
-        gate = self._gates.get(key)
+        gate, most = self._gates.get(key), model.max_concurrency
+        if gate is not None and gate.max_concurrency != most:
+            gate.resize(most)
         if gate is None:
-            most = model.max_concurrency
             gate = self._gates[key] = Gate(
                 key,
                 max_concurrency=most,

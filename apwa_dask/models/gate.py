@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from apwa_dask.errors import ApwaError
+from apwa_dask.errors import ApwaError, RunError
 from apwa_dask.models.headers import MAX_WAIT_S, Announced
 from apwa_dask.models.leases import Grant, LeaseFn
 from apwa_dask.models.stock import Stock
@@ -313,8 +313,18 @@ class Gate:
 
     # -- the coordinator's side
 
+    def resize(self, max_concurrency: int) -> None:
+        """Take another ceiling: the latest run's word counts."""
+        never_shrunk = self._threshold >= self.max_concurrency
+        self._threshold = float(max_concurrency) if never_shrunk else min(self._threshold, max_concurrency)
+        self._limit = min(self._limit, float(max_concurrency))
+        self.max_concurrency = max_concurrency
+        self._set_cap()
+
     def granted(self, grant: Grant, *, penalised: bool) -> None:
         """Take over a grant: share, penalties and pause of others."""
+        if grant.stop:
+            self.fail(RunError(grant.stop, fix="resume the run", code="RUN-STOPPED"))
         if penalised:
             self._shrink(self._sequence)
         if grant.pause_s > 0 and self._loop.time() + grant.pause_s > self._pause_until + 0.1:

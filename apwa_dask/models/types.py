@@ -196,6 +196,8 @@ class Request:
     def body(self) -> bytes:
         """The exact bytes of the HTTP body."""
         template = self.template
+        if not self.tail:
+            return template.prefix.removesuffix(b",") + template.suffix
         return template.prefix + b",".join([m.encode() for m in self.tail]) + template.suffix
 
     def fingerprint(self, namespace: str = "") -> bytes:

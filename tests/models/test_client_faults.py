@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from apwa_dask.errors import ProviderError
+from apwa_dask.errors import ConfigError, ProviderError
 from apwa_dask.models.types import OutcomeClass, Usage
-from apwa_dask.testing import Fault, On, ScriptedServer
+from apwa_dask.testing import Fault, On, Rule, ScriptedServer
 
 Serve = Callable[..., ScriptedServer]
 Ask = Callable[..., Any]
@@ -229,3 +230,20 @@ def test_no_request_is_sent_inside_a_pause(serve: Serve, ask: Ask) -> None:
     assert {reply.outcome for reply in replies} == {OK}
     assert log[5].t_start - log[4].t_start >= 1.0
     assert server.calls == 9
+
+
+def test_an_instruction_that_no_json_can_carry_stops_before_any_request(serve: Serve, ask: Ask) -> None:
+    server = serve()
+    with pytest.raises(ConfigError, match="UTF-8"):
+        ask(server, settings={"extra": {"metadata": "\ud800"}})("hello")
+    assert server.calls == 0
+
+
+def test_tool_calls_come_back_as_they_were_written(serve: Serve, ask: Ask) -> None:
+    call = {"name": "look_up", "arguments": {"word": "caf\u00e9"}}
+    server = serve(rules=(Rule("hello", {"tool_calls": [call]}),))
+    (reply,) = ask(server)("hello")
+    assert reply.outcome is OK
+    assert [(made.name, json.loads(made.arguments)) for made in reply.tool_calls] == [
+        ("look_up", {"word": "caf\u00e9"})
+    ]

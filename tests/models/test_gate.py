@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from apwa_dask.errors import ProviderError
+from apwa_dask.errors import ProviderError, RunError
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.headers import Announced, Window
@@ -223,7 +223,6 @@ def test_a_429_storm_without_any_hint_converges(virtual_time: Virtual) -> None:
         door, endpoint = gate(lease=lease), Endpoint(latency_s=0.05, per_s=10.0)
         seconds = await many(1200, door, endpoint)
         late = [at for at in endpoint.refused if at > 60]
-        print(seconds, len(endpoint.refused), len(late))
         assert len(endpoint.accepted) == 1200
         assert 120 / seconds >= 0.7
         assert len(late) <= 0.05 * 1200
@@ -488,11 +487,38 @@ def test_four_processes_share_one_rate(virtual_time: Virtual) -> None:
         work = [many(300, door, endpoint, retry_after_s=1.0, announce=True) for door in doors]
         await asyncio.gather(*work)
         seconds = asyncio.get_running_loop().time()
-        print(seconds, len(endpoint.refused))
         assert len(endpoint.accepted) == 1200
         assert 120 / seconds >= 0.95
         assert len(endpoint.refused) <= 12
         for door in doors:
             await door.close()
+
+    virtual_time(story())
+
+
+def test_a_stop_of_the_coordinator_reaches_those_who_wait(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        (door, _), coordinator = shared(2)
+        await door.acquire()
+        waiting = asyncio.create_task(door.acquire())
+        await asyncio.sleep(0.5)
+        coordinator.stop(door.key, "the run was stopped")
+        with pytest.raises(RunError, match="the run was stopped"):
+            await waiting
+        assert asyncio.get_running_loop().time() <= 1.5
+        await door.close()
+
+    virtual_time(story())
+
+
+def test_the_latest_ceiling_counts(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        door, endpoint = gate(max_concurrency=64), Endpoint()
+        door.resize(4)
+        await many(100, door, endpoint)
+        assert endpoint.most_in_flight == 4
+        door.resize(64)
+        await many(300, door, endpoint)
+        assert endpoint.most_in_flight > 30
 
     virtual_time(story())

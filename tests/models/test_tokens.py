@@ -120,3 +120,19 @@ def test_a_step_down_does_not_change_the_fingerprint_of_the_request() -> None:
     before = request.fingerprint()
     Adaptation(structured="text").applied(request.template)
     assert request.fingerprint() == before
+
+
+@pytest.mark.parametrize("tail", [(), (Message("user", "a"),), (Message("user", "a"), Message("user", "b"))])
+def test_a_body_is_json_whatever_the_tail(tail: tuple[Message, ...]) -> None:
+    wired = template()
+    parsed = orjson.loads(Request(wired, tail).body())
+    assert [m["content"] for m in parsed["messages"]] == [m.content for m in (*wired.messages, *tail)]
+
+
+def test_bodies_of_one_template_share_their_first_bytes() -> None:
+    """What a provider can cache: everything before the row."""
+    wired = template()
+    one, two = (Request(wired, (Message("user", text),)).body() for text in ("one", "two"))
+    assert one.startswith(wired.prefix)
+    assert two.startswith(wired.prefix)
+    assert one.endswith(wired.suffix)
