@@ -24,7 +24,7 @@ __all__ = ["Check", "checks"]
 State = Literal["ok", "note", "fail"]
 _PACKAGE = "apwa_dask"
 _PACKAGES = ("dask", "distributed", "pandas", "pyarrow", "openai", "duckdb", "aiohttp", "pydantic")
-_MUST_AGREE = ("dask", "distributed", "msgpack", "cloudpickle", "pandas", "pyarrow")
+_MUST_AGREE = (_PACKAGE, "dask", "distributed", "msgpack", "cloudpickle", "pandas", "pyarrow")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -199,17 +199,24 @@ def _embedded_model() -> Iterator[Check]:
 
 def _cluster(client: Any) -> Iterator[Check]:
     """Versions of client, scheduler and workers; a difference fails in ways that are hard to read."""
-    here = _version_of(_PACKAGE)
-    there = {"scheduler": client.run_on_scheduler(_version_of, _PACKAGE), **client.run(_version_of, _PACKAGE)}
-    yield Check("cluster", "ok", f"{len(there) - 1} workers at {client.scheduler.address}")
-    yield _agreement("apwa_dask", here, there)
-    versions = client.get_versions(check=False)
-    for name in _MUST_AGREE:
-        ours = versions["client"]["packages"].get(name)
-        theirs = {"scheduler": versions["scheduler"]["packages"].get(name)}
-        theirs |= {address: worker["packages"].get(name) for address, worker in versions["workers"].items()}
-        if any(theirs.values()):
-            yield _agreement(name, ours, theirs)
+
+    # Inside, so that it travels by value: where this package is missing, its functions are not found by name.
+    def versions_of(names: tuple[str, ...]) -> dict[str, str | None]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        found: dict[str, str | None] = {}
+        for name in names:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                found[name] = None
+        return found
+
+    workers = client.run(versions_of, _MUST_AGREE)
+    there = {"scheduler": client.run_on_scheduler(versions_of, _MUST_AGREE), **workers}
+    yield Check("cluster", "ok", f"{len(workers)} workers at {client.scheduler.address}")
+    for name, ours in versions_of(_MUST_AGREE).items():
+        yield _agreement(name, ours, {where: found[name] for where, found in there.items()})
 
 
 def _agreement(name: str, here: str | None, there: dict[str, str | None]) -> Check:

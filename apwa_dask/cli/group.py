@@ -14,7 +14,8 @@ __all__ = ["main"]
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(cls=ApwaGroup, context_settings=_CONTEXT, invoke_without_command=True)
+# Dask lists a command under its own name, not under its entry point's.
+@click.group("apwa", cls=ApwaGroup, context_settings=_CONTEXT, invoke_without_command=True)
 @click.version_option(__version__, "--version", prog_name="apwa")
 @click.pass_context
 def main(ctx: click.Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from apwa_dask.observe.report import CostRow, FailureReport, ReportFacts, render
 if TYPE_CHECKING:
     import pandas as pd
 
+    from apwa_dask.execution.ledger import Entry
     from apwa_dask.execution.run import Run
 
 __all__ = ["failure_reports", "local_label", "report_facts", "report_of"]
@@ -30,8 +32,6 @@ def report_of(run: Run) -> str:
 
 def report_facts(run: Run) -> ReportFacts:
     """Everything the report says, from what the run has stored."""
-    from apwa_dask.plans.explain import explain
-
     status, spec = run.status(), run.spec
     history = run.folder.history()
     times = [float(entry["at_s"]) for entry in history]
@@ -55,7 +55,7 @@ def report_facts(run: Run) -> ReportFacts:
         started_at=_iso(times[0]) if times else "",
         ended_at=_iso(times[-1]) if times and is_done else "",
         duration_s=times[-1] - times[0] if times else None,
-        plan_text=explain(spec.plan, spec.catalog).text(),
+        plan_text=_plan_text(run, ledger),
         plan_yaml=spec.plan.to_yaml(),
         models=[model.name for model in spec.models.values()],
         local_model=local_label(spec.models.values()),
@@ -70,6 +70,28 @@ def report_facts(run: Run) -> ReportFacts:
         folder=run.folder.url,
         version=__version__,
     )
+
+
+def _plan_text(run: Run, ledger: Iterable[Entry]) -> str:
+    """The plan in words, with what each step came to in the place of what it was thought to."""
+    from apwa_dask.plans.explain import Range, StepEstimate, explain
+
+    steps: dict[str, list[Entry]] = defaultdict(list)
+    for entry in ledger:
+        steps[entry.step].append(entry)
+    actual = {
+        step: StepEstimate(
+            calls=Range.exactly(sum(entry.calls for entry in entries)),
+            input_tokens=Range.exactly(sum(entry.input_tokens for entry in entries)),
+            output_tokens=Range.exactly(sum(entry.output_tokens for entry in entries)),
+            cost_usd=None
+            if any(entry.cost_usd is None for entry in entries)
+            else Range.exactly(sum(entry.cost_usd or 0.0 for entry in entries)),
+        )
+        for step, entries in steps.items()
+    }
+    names = {alias: model.name for alias, model in run.spec.models.items()}
+    return explain(run.spec.plan, run.spec.catalog, estimates=actual, models=names).text()
 
 
 def local_label(models: Iterable[Model]) -> str:

@@ -84,15 +84,11 @@ class OtherCluster:
     class scheduler:
         address = "tcp://127.0.0.1:1"
 
-    def run_on_scheduler(self, function, *args):
-        return "0.0.1"
+    def run_on_scheduler(self, function, names):
+        return function(names)
 
-    def run(self, function, *args):
-        return {"tcp://127.0.0.1:2": None}
-
-    def get_versions(self, check):
-        ours, theirs = {"packages": {"dask": "2026.8.0"}}, {"packages": {"dask": "2025.1.0"}}
-        return {"client": ours, "scheduler": ours, "workers": {"tcp://127.0.0.1:2": theirs}}
+    def run(self, function, names):
+        return {"tcp://127.0.0.1:2": {**function(names), "apwa_dask": "0.0.1", "dask": "2025.1.0"}}
 
 
 def test_a_cluster_of_other_versions_is_found_and_the_worker_named(tmp_path):
@@ -211,3 +207,35 @@ def test_the_command_is_found_as_a_module_from_anywhere(tmp_path):
         capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root},
     )  # fmt: skip
     assert done.stdout.startswith("apwa, version")
+
+
+def test_doctor_agrees_with_a_cluster_of_this_environment(tmp_path):
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        found = checks(store=str(tmp_path), client=client)
+    cluster_checks = {check.name: check for check in found if check.name.startswith("cluster")}
+    assert cluster_checks["cluster"].detail.startswith("1 workers at tcp://127.0.0.1")
+    assert {check.state for check in cluster_checks.values()} == {"ok"}
+    assert {"cluster apwa_dask", "cluster dask", "cluster pyarrow"} <= set(cluster_checks)
+
+
+def test_the_command_is_also_found_as_dask_apwa():
+    import importlib.metadata
+
+    found = importlib.metadata.entry_points(group="dask_cli", name="apwa")
+    if not found:
+        pytest.skip("the package runs from a folder: entry points come with its installation")
+    done = subprocess.run(
+        [sys.executable, "-c", "from dask.cli import run_cli; run_cli()", "apwa", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Ask a question of your data" in done.stdout
