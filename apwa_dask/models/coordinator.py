@@ -39,6 +39,7 @@ class _Lane:
     tokens: Bucket | None = None
     learned: LearnedRate | None = None
     pause_until_s: float = 0.0
+    answered: bool = False
     penalties: int = 0
     penalised_s: float = float("-inf")
 
@@ -94,6 +95,7 @@ class Coordinator:
             renew_s=self._renew_s(lane),
             expires_s=self._expires_s,
             stop=self._stops.get(gate_key, ""),
+            answered=lane.answered,
         )
 
     def release_holder(self, holder: str) -> None:
@@ -118,6 +120,7 @@ class Coordinator:
             del lane.holders[name]
 
     def _learn(self, lane: _Lane, report: Report, now: float) -> None:
+        lane.answered = lane.answered or report.admitted > 0
         if report.throttled and now - lane.penalised_s >= 0.05:
             lane.penalties += 1
             lane.penalised_s = now

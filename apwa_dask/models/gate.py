@@ -323,6 +323,9 @@ class Gate:
 
     def granted(self, grant: Grant, *, penalised: bool) -> None:
         """Take over a grant: share, penalties and pause of others."""
+        if grant.answered and not self.answers:
+            self.answers = 1
+            self._probing = False
         if grant.stop:
             self.fail(RunError(grant.stop, fix="resume the run", code="RUN-STOPPED"))
         if penalised:

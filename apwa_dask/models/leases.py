@@ -62,6 +62,8 @@ class Grant:
         When to ask again; when this grant is void if the coordinator does not answer.
     stop : str
         Why to stop; empty to go on.
+    answered : bool
+        The endpoint has answered some holder: nobody need probe it, and silence now is an outage.
     """
 
     concurrency: int
@@ -73,6 +75,7 @@ class Grant:
     renew_s: float = 5.0
     expires_s: float = 15.0
     stop: str = ""
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

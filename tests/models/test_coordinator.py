@@ -157,3 +157,9 @@ def test_words_of_a_server_only_lower_the_level(clock: Clock) -> None:
     assert bucket.level == 2
     bucket.heard(Window(600, 0, 0.0), 0.0)  # someone else uses this key
     assert bucket.level == 0
+
+
+def test_an_answer_to_one_holder_is_known_to_the_others(coordinator: Coordinator) -> None:
+    assert not ask(coordinator, "a").answered
+    assert ask(coordinator, "a", admitted=1).answered
+    assert ask(coordinator, "b").answered

@@ -522,3 +522,23 @@ def test_the_latest_ceiling_counts(virtual_time: Virtual) -> None:
         assert endpoint.most_in_flight > 30
 
     virtual_time(story())
+
+
+def test_what_one_process_has_proved_the_others_need_not_probe(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        (first, second), _ = shared(2)
+        endpoint = Endpoint(latency_s=0.1)
+        await many(100, first, endpoint)
+        await asyncio.sleep(1.5)
+        await many(1, first, endpoint)  # reports what it saw
+        started_s = asyncio.get_running_loop().time()
+        work = asyncio.gather(*[endpoint.call(second) for _ in range(20)])
+        await asyncio.sleep(2.0)
+        assert second.answers > 0
+        await work
+        assert asyncio.get_running_loop().time() - started_s < 3.0
+        assert not second.outage
+        for door in (first, second):
+            await door.close()
+
+    virtual_time(story())
