@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from apwa_dask import config
+from apwa_dask.agents.agent import Agent
 from apwa_dask.errors import ConfigError, PlanError, candidates
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for
@@ -19,6 +20,9 @@ from apwa_dask.execution.run import Run
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.defaults import resolve_models
 from apwa_dask.models.model import Model
+from apwa_dask.optimize import estimate as estimate_steps
+from apwa_dask.optimize import optimize
+from apwa_dask.optimize.forecast import Estimate
 from apwa_dask.plans import explain as explaining
 from apwa_dask.plans.contract import Contract, Example
 from apwa_dask.plans.infer import infer
@@ -47,6 +51,7 @@ from apwa_dask.plans.validate import validate
 from apwa_dask.store.names import default_store
 from apwa_dask.store.runs import RunStore, RunSummary
 from apwa_dask.tables.profile import Profile, profile_frame, profile_source
+from apwa_dask.tables.seen import seen_through
 from apwa_dask.tables.sources import read_sources
 
 __all__ = [
@@ -97,22 +102,15 @@ class Table:
         return self._report
 
     def profile(self, *, samples: int = 3) -> Profile:
-        """Bounded metadata of the source: what the manager sees.
+        """Bounded metadata: what the manager sees. Columns that steps have dropped are not in it.
 
         Parameters
         ----------
         samples : int
             Sample values for each column; 0 shows none to anybody.
         """
-        source = self._sources[next(iter(self._sources))]
-        if isinstance(source, engine.FileSource):
-            return profile_source(source, samples=samples)
-        if isinstance(source, engine.PandasSource):
-            return profile_frame(
-                source.frame, rows=len(source.frame), npartitions=source.npartitions, samples=samples
-            )
-        first = source.frame.partitions[0].compute(scheduler="threads") if samples else source.frame._meta
-        return profile_frame(first, rows=None, npartitions=source.frame.npartitions, samples=samples)
+        known = _profile_of(next(iter(self._sources.values())), samples)
+        return seen_through(known, self._steps, self.schema) if self._steps else known
 
     # -- verbs that call a model
 
@@ -448,9 +446,44 @@ class PlannedQuery:
     calls: int = 0
     """Calls that drafting it took; answers kept from an earlier draft are not among them."""
 
-    def explain(self) -> explaining.Explanation:
-        """Numbered steps, columns in and out, instructions, units, warnings. Makes no call."""
-        return explaining.explain(self.plan, self._catalog())
+    def explain(self, *, model: ModelLike = None) -> explaining.Explanation:
+        """Numbered steps, columns in and out, instructions, units, estimates, warnings. Makes no call."""
+        return explaining.explain(self.plan, self._catalog(), estimates=self.estimate(model=model).steps)
+
+    def estimate(self, *, model: ModelLike = None) -> Estimate:
+        """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call."""
+        if not self.plan.llm_steps:
+            return Estimate({})
+        profiles = {alias: _profile_of(self.sources[alias], 0) for alias in self.plan.sources}
+        catalog = self._catalog()
+        plan = optimize(self.plan, catalog).plan
+        found = estimate_steps(plan, catalog, profiles, resolve_models(_configured(model)))
+        return Estimate({step.id: found[step.id] for step in plan.llm_steps if step.id in found})
+
+    def prompt_for(
+        self, row: Mapping[str, Any], step: str | None = None, *, model: ModelLike = None
+    ) -> bytes:
+        """The exact body of the request about one row: what would be sent, byte for byte.
+
+        Parameters
+        ----------
+        row : mapping
+            Values of the step's input columns.
+        step : str, optional
+            Id of a model step; the first one when omitted.
+        """
+        chosen = self.plan.step(step) if step else self.plan.llm_steps[0]
+        described = resolve_models(_configured(model))[chosen.contract.model or ""]
+        schemas = infer(self.plan, self._catalog())
+        request = Agent(chosen, described.pinned(), schemas[chosen.input]).begin(row).request
+        if request is None:
+            raise ConfigError(
+                "no request would be made for this row",
+                why="none of its input columns has a usable value",
+                fix=f"give values for {', '.join(chosen.contract.inputs)}",
+                code="CONFIG-ROW",
+            )
+        return request.body()
 
     def to_yaml(self) -> str:
         """The plan as text to keep, edit and load again with `load_plan`."""
@@ -470,6 +503,7 @@ class PlannedQuery:
         storage_options: Mapping[str, Any] | None = None,
         namespace: str = "default",
         progress: Any = None,
+        optimized: bool = True,
     ) -> Run:
         """Run the plan; returns its handle at once, so that an interrupted cell still has it.
 
@@ -490,6 +524,8 @@ class PlannedQuery:
             ``keep`` failed rows with nulls, ``drop`` them, or ``raise`` at the first.
         progress : bool or callable, optional
             Show progress (default: where a person can see it), or a subscriber of events.
+        optimized : bool
+            Apply rewrites that change no result (filters and limits before model calls); False runs it as written.
 
         Raises
         ------
@@ -500,7 +536,8 @@ class PlannedQuery:
             model, store, storage_options, namespace, budget, max_concurrency, on_error, name
         )
         subscribers = _subscribers(progress)
-        run = engine.launch(self.plan, self.sources, settings, executor_for(client, scheduler), subscribers)
+        plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
+        run = engine.launch(plan, self.sources, settings, executor_for(client, scheduler), subscribers)
         return run.start()
 
     def to_dask(
@@ -751,6 +788,16 @@ def attach(
 
 
 # -- inside
+
+
+def _profile_of(source: engine.Source, samples: int) -> Profile:
+    if isinstance(source, engine.FileSource):
+        return profile_source(source, samples=samples)
+    if isinstance(source, engine.PandasSource):
+        rows = len(source.frame)
+        return profile_frame(source.frame, rows=rows, npartitions=source.npartitions, samples=samples)
+    first = source.frame.partitions[0].compute(scheduler="threads") if samples else source.frame._meta
+    return profile_frame(first, rows=None, npartitions=source.frame.npartitions, samples=samples)
 
 
 def _named_tables(tables: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Table]:
