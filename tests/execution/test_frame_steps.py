@@ -1,4 +1,4 @@
-"""Frame steps give the rows, order, row ids and dtypes of a plain oracle, for any partitioning and with empty parts."""
+"""Frame steps give the rows, order, ids and dtypes of an oracle for any partitioning, empty parts too."""
 
 from __future__ import annotations
 
@@ -198,8 +198,8 @@ def oracle(step: Any, source: pa.Table) -> list[dict[str, Any]]:
         sql = f"SELECT {shown} FROM t ORDER BY at_row LIMIT {step.n}"
     elif isinstance(step, Distinct):
         keys = ", ".join(f'"{name}"' for name in step.columns)
-        sql = f"SELECT {shown} FROM (SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY at_row) r FROM t)"
-        sql += " WHERE r = 1 ORDER BY at_row"
+        numbered_in_group = f"SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY at_row) r FROM t"
+        sql = f"SELECT {shown} FROM ({numbered_in_group}) WHERE r = 1 ORDER BY at_row"
     else:
         values = []
         for name, rule in step.aggregates.items():
@@ -322,7 +322,8 @@ def test_a_merge_agrees_with_sql_and_keeps_left_then_right_order(
     connection.register("r", right.append_column("rp", pa.array(range(right.num_rows))))
     joined = "FULL OUTER" if how == "outer" else how.upper()
     wanted = connection.sql(
-        f"SELECT coalesce(l.k, r.k) AS k, l.n AS n, l.x AS x, r.n AS n_right, r.note AS note FROM l {joined} JOIN r"
+        f"SELECT coalesce(l.k, r.k) AS k, l.n AS n, l.x AS x, r.n AS n_right, r.note AS note"
+        f" FROM l {joined} JOIN r"
         " ON l.k = r.k ORDER BY lp NULLS LAST, rp NULLS LAST"
     ).to_arrow_table()
     assert_rows(found.to_pylist(), wanted.to_pylist())
