@@ -1,15 +1,16 @@
-"""The conversation that leads a small model to a plan: one choice a call, until it is done."""
+"""The conversation that leads a small model to a plan: a form of what is wanted, then one detail a call."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from apwa_dask.errors import PlanError
 from apwa_dask.manager.briefing import Tables
-from apwa_dask.manager.guided.apply import applied
-from apwa_dask.manager.guided.choices import DONE, choices, needs_schema, one_of, table_schema
+from apwa_dask.manager.guided import forms, steps
 from apwa_dask.manager.guided.examples import constant_messages
+from apwa_dask.manager.guided.forms import ALL_ROWS, NONE, Form
 from apwa_dask.manager.guided.sketch import Sketch
 from apwa_dask.manager.guided.words import table_words
 from apwa_dask.manager.refusals import refused
@@ -21,9 +22,12 @@ __all__ = ["draft_guided"]
 
 _OUTPUT_TOKENS = 512
 
+Made = TypeVar("Made")
+Grow = Callable[[Mapping[str, Any], Sketch, str], Sketch]
+
 
 async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
-    """A plan over one table.
+    """A plan over one table: what to keep, what to write, what to count, in this order.
 
     Raises
     ------
@@ -32,51 +36,114 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
     PlanError
         No usable answer.
     """
-    constant = constant_messages()
-    table = next(iter(tables))
-    if len(tables) > 1:
-        names = ", ".join(tables)
-        shown = "\n".join(table_words(alias, *known) for alias, known in tables.items())
-        tail = [Message("user", f"{shown}\nQuestion: {question}\nWhich table, one of {names}?")]
-        table = str(
-            (await session.ask(constant, tail, table_schema(list(tables)), output_tokens=64))["table"]
-        )
+    table = await _table(question, tables, session)
     schema, profile = tables[table]
+    talk = _Talk(question, session, f"{table_words(table, schema, profile)}\nQuestion: {question}")
     sketch = Sketch.of(table, schema, profile)
-    tail = [Message("user", f"{table_words(table, schema, profile)}\nQuestion: {question}")]
-    answer = await session.ask(constant, tail, needs_schema(sketch), output_tokens=32)
-    needs = answer.get("needs")
-    if needs == "missing":
-        raise refused("no column holds what the question asks for", tables)
-    tail.append(Message("assistant", _line(answer)))
-    while True:
-        found = choices(sketch, reading=needs == "reading")
-        if len(found) == 1:
-            break
-        tail.append(Message("user", _next(sketch)))
-        choice = await session.ask(constant, tail, one_of(found), output_tokens=_OUTPUT_TOKENS)
-        tail.append(Message("assistant", _line(choice)))
-        if choice.get("do") == DONE:
-            break
-        sketch = _grown(choice, sketch, question, session)
+    answer = await talk.ask("", forms.form_schema(sketch, question))
+    form = talk.read(lambda: Form(**answer))
+    if form.by_column:
+        shape = forms.keep_schema(sketch, question)
+        sketch = await talk.grow("keep by column", shape, steps.keep, sketch)
+    if form.by_reading:
+        sketch = await talk.grow("keep by reading", forms.judge_schema(sketch), steps.judge, sketch)
+    if form.write == "labels":
+        sketch = await _labelled(sketch, talk)
+    elif form.write == "values":
+        shape = forms.values_schema(sketch, typed=form.result == "number" or form.order == "yes")
+        sketch = await talk.grow("write values", shape, steps.values, sketch)
+    elif form.write == "text":
+        sketch = await talk.grow("write text", forms.text_schema(sketch), steps.text, sketch)
+    if form.result == "overview":
+        sketch = await talk.grow("overview", forms.overview_schema(sketch), steps.overview, sketch)
+    else:
+        counted = await _counted(form, sketch, talk)
+        if counted is None:
+            raise refused("no column holds the number that the question asks for", tables)
+        sketch = counted
     return Plan(query=question, sources=(table,), steps=sketch.steps)
 
 
-def _next(sketch: Sketch) -> str:
-    if not sketch.verbs:
-        return "First step?"
-    return f"Columns now: {', '.join(sketch.schema.names[:30])}. Next step?"
+async def _table(question: str, tables: Tables, session: Session) -> str:
+    if len(tables) == 1:
+        return next(iter(tables))
+    shown = "\n".join(table_words(alias, *known) for alias, known in tables.items())
+    talk = _Talk(question, session, f"{shown}\nQuestion: {question}\nWhich table?")
+    answer = await talk.ask("", forms.table_schema(list(tables)))
+    if answer.get("table") not in tables:
+        raise session.unfit("it names no table")
+    return str(answer["table"])
 
 
-def _grown(choice: dict[str, Any], sketch: Sketch, question: str, session: Session) -> Sketch:
-    try:
-        return applied(choice, sketch, question)
-    except PlanError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = f"its choice has another shape than it was asked for ({type(error).__name__})"
-    raise session.unfit(why)
+async def _labelled(sketch: Sketch, talk: _Talk) -> Sketch:
+    """Labels; their meanings are asked for where the question says none: small models need them."""
+    chosen = await talk.ask("write labels", forms.labels_schema(sketch))
+    if not talk.read(lambda: steps.said_meanings(chosen, talk.question)):
+        meanings = await talk.ask(
+            "meanings", forms.meanings_schema(talk.read(lambda: steps.all_labels(chosen)))
+        )
+        chosen = {**chosen, "meanings": {label: str(meaning) for label, meaning in meanings.items()}}
+    return talk.read(lambda: steps.labels(chosen, sketch, talk.question))
 
 
-def _line(answer: dict[str, Any]) -> str:
-    return json.dumps(answer, ensure_ascii=False)
+async def _counted(form: Form, sketch: Sketch, talk: _Talk) -> Sketch | None:
+    """Aggregate and order: "the average of the ten longest" orders first, "the city with the most" last.
+
+    None: the number that is asked for is in no column.
+    """
+    aggregate: tuple[Mapping[str, Any], Grow] | None = None
+    if form.result == "count":
+        aggregate = await talk.ask("count", forms.count_schema(sketch, talk.question)), steps.count
+    elif form.result == "number" and sketch.numbers:
+        aggregate = await talk.ask("number", forms.number_schema(sketch)), steps.number
+    if aggregate is None:
+        return await _ordered(form, sketch, talk)
+    answer, grow = aggregate
+    if answer.get("column") == NONE:
+        return None
+    if answer.get("each") == ALL_ROWS and form.result == "number":
+        sketch = await _ordered(form, sketch, talk)
+        return talk.read(lambda: grow(answer, sketch, talk.question))
+    grouped = talk.read(lambda: grow(answer, sketch, talk.question))
+    return grouped if answer.get("each") == ALL_ROWS else await _ordered(form, grouped, talk)
+
+
+async def _ordered(form: Form, sketch: Sketch, talk: _Talk) -> Sketch:
+    if form.order != "yes":
+        return sketch
+    return await talk.grow("order", forms.order_schema(sketch, talk.question), steps.order, sketch)
+
+
+class _Talk:
+    """One conversation; each call continues it, so that an endpoint has all but the last turn cached."""
+
+    def __init__(self, question: str, session: Session, opening: str) -> None:
+        self.question = question
+        self._session, self._tail = session, [Message("user", opening)]
+
+    async def ask(self, detail: str, schema: dict[str, Any]) -> dict[str, Any]:
+        """The model's choice; `detail` says of what (empty for the first)."""
+        if detail:
+            self._tail.append(Message("user", f"{detail}:"))
+        answer = await self._session.ask(
+            constant_messages(), self._tail, schema, output_tokens=_OUTPUT_TOKENS, name="choice"
+        )
+        self._tail.append(Message("assistant", json.dumps(answer, ensure_ascii=False)))
+        return answer
+
+    async def grow(self, detail: str, shape: dict[str, Any], grow: Grow, sketch: Sketch) -> Sketch:
+        """The plan with what the model chose for one detail."""
+        answer = await self.ask(detail, shape)
+        return self.read(lambda: grow(answer, sketch, self.question))
+
+    def read(self, make: Callable[[], Made]) -> Made:
+        """What is made of an answer; one of another shape than asked for (by an endpoint without strict
+        decoding) ends the draft.
+        """
+        try:
+            return make()
+        except PlanError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            kind = type(error).__name__
+        raise self._session.unfit(f"its choice has another shape than it was asked for ({kind})")

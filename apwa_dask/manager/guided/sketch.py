@@ -1,4 +1,4 @@
-"""What is known of a plan while it grows: its steps, the columns at that point, and what was done already."""
+"""What is known of a plan while it grows: its steps and the columns at that point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.plans.steps import Step
 from apwa_dask.tables.profile import Profile
 
-__all__ = ["LENGTH_OF", "Sketch"]
+__all__ = ["LENGTH_OF", "Sketch", "quoted_name"]
 
 LENGTH_OF = "length of "
 """Prefix of the number that every text column has besides its text: its characters."""
@@ -34,15 +34,12 @@ class Sketch:
         Columns after the last step.
     profile : Profile
     steps : tuple of Step
-    verbs : tuple of str
-        The choices so far, by verb.
     """
 
     table: str
     schema: pa.Schema
     profile: Profile
     steps: tuple[Step, ...] = ()
-    verbs: tuple[str, ...] = ()
     measures: Mapping[str, str] = field(default_factory=dict)
     """``length of x`` to the column that holds it, once it is made."""
 
@@ -55,14 +52,6 @@ class Sketch:
     def head(self) -> str:
         """What the next step reads."""
         return self.steps[-1].id if self.steps else self.table
-
-    def did(self, *verbs: str) -> bool:
-        """Whether any of the verbs was chosen."""
-        return any(verb in self.verbs for verb in verbs)
-
-    def done(self, verb: str) -> Sketch:
-        """The same plan, with the verb noted."""
-        return replace(self, verbs=(*self.verbs, verb))
 
     def with_step(self, op: str, **fields: Any) -> Sketch:
         """The plan with one more step, which reads the last one."""
@@ -92,17 +81,19 @@ class Sketch:
             name = f"{wanted}_{number}"
         return name
 
+    @property
+    def aggregated(self) -> bool:
+        """Whether the rows are groups by now."""
+        return any(step.op == "aggregate" for step in self.steps)
+
     # --- columns by what can be done with them
 
     @property
     def numbers(self) -> list[str]:
         """Numeric columns, and the length of each text column."""
-        lengths = [
-            LENGTH_OF + name
-            for name in self.texts
-            if not self.did("count", "number") and name not in self.measures.values()
-        ]
-        return [f.name for f in self.schema if is_number(f.type)] + lengths
+        lengths = [] if self.aggregated else [LENGTH_OF + name for name in self.texts]
+        made = set(self.measures.values())
+        return [f.name for f in self.schema if is_number(f.type) and f.name not in made] + lengths
 
     @property
     def texts(self) -> list[str]:

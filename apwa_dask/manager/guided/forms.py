@@ -1,0 +1,197 @@
+"""The small JSON schemas that a small model fills in: first what the question wants, then each detail.
+
+Typed enumerations (only text columns for texts, only numbers for comparisons) and leaving out what makes no sense
+at that point took a 1.5B model from 9 to 14 right plans of 15 (measured, together with more examples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apwa_dask.manager.guided import said
+from apwa_dask.manager.guided.sketch import Sketch
+
+__all__ = [
+    "ALL_ROWS",
+    "NONE",
+    "Form",
+    "count_schema",
+    "form_schema",
+    "judge_schema",
+    "keep_schema",
+    "labels_schema",
+    "meanings_schema",
+    "number_schema",
+    "order_schema",
+    "overview_schema",
+    "table_schema",
+    "text_schema",
+    "values_schema",
+]
+
+Json = dict[str, Any]
+
+ALL_ROWS = "all rows"
+NONE = "none of these"
+
+_NAME: Json = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,30}$"}
+_PHRASE: Json = {"type": "string", "minLength": 3, "maxLength": 120}
+_TASK: Json = {"type": "string", "minLength": 8, "maxLength": 300}
+_COMPARE = ("equal to", "not equal to", "above", "below", "at least", "at most")
+_KINDS = ("text", "number", "date", "yes or no")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a question wants: written for each row, kept of the rows, and as the result."""
+
+    write: str
+    keep: str
+    result: str
+    order: str
+
+    @property
+    def by_column(self) -> bool:
+        return self.keep in ("by column", "both")
+
+    @property
+    def by_reading(self) -> bool:
+        return self.keep in ("by reading", "both")
+
+
+def table_schema(tables: Sequence[str]) -> Json:
+    """Which table."""
+    return _object(table=_enum(tables))
+
+
+def form_schema(sketch: Sketch, question: str) -> Json:
+    """What the question wants; a plan without any step cannot be chosen, nor reading where there is no text."""
+    by_column = ["by column"] if _conditions(sketch, question) else []
+    by_reading = ["by reading", *(["both"] if by_column else [])] if sketch.readable else []
+    some, any_rows = [*by_column, *by_reading], ["all", *by_column, *by_reading]
+    numbers = ["count", *(["number"] if sketch.numbers else [])]
+    found = [_form(["nothing"], ["all"], ["rows"], ["yes"]), _form(["nothing"], any_rows, numbers)]
+    if some:
+        found.append(_form(["nothing"], some, ["rows"]))
+    if sketch.readable:
+        found.append(_form(["labels", "values", "text"], any_rows, ["rows", *numbers]))
+        found.append(_form(["nothing"], any_rows, ["overview"]))
+    return {"anyOf": found}
+
+
+def _form(write: list[str], keep: list[str], result: list[str], order: Sequence[str] = ("no", "yes")) -> Json:
+    return _object(write=_enum(write), keep=_enum(keep), result=_enum(result), order=_enum(order))
+
+
+def keep_schema(sketch: Sketch, question: str) -> Json:
+    """Conditions on columns, all of which must hold."""
+    return _object(keep=_list({"anyOf": _conditions(sketch, question)}, 1, 3))
+
+
+def _conditions(sketch: Sketch, question: str) -> list[Json]:
+    """Values are those of the profile, where it has all of a column's, or the question's own."""
+    complete = sketch.complete_values
+    found = [_condition([name], _COMPARE[:2], _enum(values)) for name, values in complete.items()]
+    free = [name for name in sketch.texts if name not in complete]
+    words, numbers = said.phrases(question), said.numbers(question)
+    if free and words:
+        found.append(
+            _condition(free, ("equal to", "not equal to", "containing", "starting with"), _enum(words))
+        )
+    if sketch.numbers and numbers:
+        found.append(_condition(sketch.numbers, _COMPARE, {"enum": numbers}))
+    if sketch.times:
+        found.append(
+            _condition(sketch.times, ("on", "before", "after"), {"type": "string", "format": "date"})
+        )
+    if sketch.truths:
+        found.append(_condition(sketch.truths, ("equal to",), {"type": "boolean"}))
+    return found
+
+
+def judge_schema(sketch: Sketch) -> Json:
+    """A condition that a text meets or not."""
+    return _object(**_text_column(sketch), condition=_PHRASE)
+
+
+def labels_schema(sketch: Sketch) -> Json:
+    """One or several answers, each one of several labels."""
+    label: Json = {"type": "string", "minLength": 1, "maxLength": 40}
+    answer = _object(name=_NAME, labels=_list(label, 2, 24))
+    return _object(**_text_column(sketch), answers=_list(answer, 1, 4))
+
+
+def meanings_schema(labels: Sequence[str]) -> Json:
+    """What each label means."""
+    return _object(**{label: _PHRASE for label in labels})
+
+
+def values_schema(sketch: Sketch, *, typed: bool) -> Json:
+    """Values to take out of a text: as they are written there, or typed where they are reckoned with."""
+    kind = {"kind": _enum(_KINDS)} if typed else {}
+    value = _object(name=_NAME, **kind, meaning=_PHRASE)
+    return _object(**_text_column(sketch), values=_list(value, 1, 12))
+
+
+def text_schema(sketch: Sketch) -> Json:
+    """A new text for each row."""
+    return _object(**_text_column(sketch), name=_NAME, task=_TASK)
+
+
+def overview_schema(sketch: Sketch) -> Json:
+    """One text about all rows, or about those of each value of a column."""
+    keys = [name for name in sketch.keys if name not in sketch.readable]
+    return _object(**_text_column(sketch), each=_enum([ALL_ROWS, *keys]), name=_NAME, task=_TASK)
+
+
+def count_schema(sketch: Sketch, question: str) -> Json:
+    """How many rows, in all or for each value of a column; then perhaps only counts within a bound."""
+    total = _object(each=_enum([ALL_ROWS]))
+    if not sketch.keys:
+        return total
+    only = [_enum(["all counts"])]
+    if said.numbers(question):
+        only.append(_object(**{"is": _enum(_COMPARE)}, value={"enum": said.numbers(question)}))
+    return {"anyOf": [total, _object(each=_enum(sketch.keys), only={"anyOf": only})]}
+
+
+def number_schema(sketch: Sketch) -> Json:
+    """A number over a column, or that there is none for it."""
+    fn = _enum(["average", "total", "smallest", "largest"])
+    some = _object(column=_enum(sketch.numbers), fn=fn, each=_enum([ALL_ROWS, *sketch.keys]))
+    return {"anyOf": [some, _object(column=_enum([NONE]))]}
+
+
+def order_schema(sketch: Sketch, question: str) -> Json:
+    """Which rows come first, and whether only the first few are wanted."""
+    few = [1, *(n for n in said.numbers(question) if n > 1 and float(n).is_integer())]
+    columns = _enum([*sketch.numbers, *sketch.times, *sketch.texts])
+    return _object(column=columns, order=_enum(["largest", "smallest"]), first={"enum": [*few, ALL_ROWS]})
+
+
+def _text_column(sketch: Sketch) -> dict[str, Json]:
+    """Asked for only where there is a choice."""
+    return {"column": _enum(sketch.readable)} if len(sketch.readable) > 1 else {}
+
+
+def _condition(columns: Sequence[str], how: Sequence[str], value: Json) -> Json:
+    return _object(column=_enum(columns), **{"is": _enum(how)}, value=value)
+
+
+def _object(**properties: Json) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _enum(values: Sequence[str]) -> Json:
+    return {"type": "string", "enum": list(values)}
+
+
+def _list(items: Json, at_least: int, at_most: int) -> Json:
+    return {"type": "array", "items": items, "minItems": at_least, "maxItems": at_most}
