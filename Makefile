@@ -6,26 +6,45 @@ STAMP  := $(VENV)/.installed
 DEMO   ?= demo-output
 # the tests share two cores with the servers they start
 JOBS   ?= 2
+# such as: make test TESTS="tests/tables tests/plans" PYTEST="--durations=25"
+TESTS  ?= tests
+PYTEST ?=
 
-.PHONY: help demo demo-clean test test-all lint format types imports check bench notebook clean
+# what pandas itself changes between 2.2 and 3: dtypes of text, copies, indexes
+PANDAS2_VENV  := .venv-pandas2
+PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
+PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
+
+.PHONY: help demo demo-clean test test-pandas2 lint format bench notebook clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# The stamp is the last step: an installation that was interrupted is begun again.
 $(STAMP): pyproject.toml
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[local,dev]'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed; make PYTHON=python3.12 ... names another")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once; some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,dev]'
+	@touch $@
+
+$(PANDAS2_STAMP): pyproject.toml
+	@test -x $(PANDAS2_VENV)/bin/python || $(PYTHON) -m venv $(PANDAS2_VENV)
+	@echo "installing into $(PANDAS2_VENV) (once; some minutes)"
+	@$(PANDAS2_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' 'pandas<3'
 	@touch $@
 
 demo: $(STAMP)  ## run the main job on a small folder of files with the embedded model: no key needed
-	$(BIN)/python -m apwa_dask.demo --output $(DEMO)
+	@$(BIN)/python -m apwa_dask.demo --output $(DEMO)
 
 demo-clean:  ## forget the demo's answers, so that it calls the model again
 	rm -rf $(DEMO)
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST) $(TESTS)
+
+test-pandas2: $(PANDAS2_STAMP)  ## the rooms that touch frames, under pandas 2
+	$(PANDAS2_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST) $(wildcard $(PANDAS2_TESTS))
 
 lint: $(STAMP)  ## style, types and the import directions of the rooms
 	$(BIN)/ruff check .
@@ -41,7 +60,7 @@ bench: $(STAMP)  ## overhead against raw aiohttp and the official client, as rat
 	$(BIN)/python benchmarks/overhead.py
 
 notebook: $(STAMP)  ## execute the notebooks in place in a real kernel
-	$(BIN)/python -m notebooks.execute
+	$(BIN)/python notebooks/execute.py
 
-clean:  ## remove what the targets made, but for the virtual environment
-	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+clean:  ## remove what the targets made, but for the virtual environments
+	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
