@@ -1,4 +1,4 @@
-"""What is declared is what is imported, what is shipped is whole, and the two environment files say the same."""
+"""What is declared is what is imported, what is shipped is whole, and environment.yml says the same."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_the_wheel_carries_its_licence_and_names_no_dependency_twice(wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel in it, and this one's other packages beneath: the checkout is not seen."""
+    """A fresh environment with the wheel in it, this one's other packages beneath it, the checkout unseen."""
     place = tmp_path_factory.mktemp("fresh") / "venv"
     venv.create(place, with_pip=False)
     python = place / "bin" / "python"
