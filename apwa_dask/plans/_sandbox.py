@@ -23,7 +23,7 @@ _guard = threading.Lock()
 _local = threading.local()
 _database: tuple[int, duckdb.DuckDBPyConnection] | None = None
 _of_parents: list[object] = []
-"""What a forked child inherits. It is never closed: closing joins threads that the fork did not bring along."""
+"""What a forked child inherits. Never closed: that would join threads which the fork did not bring."""
 
 
 def _open() -> duckdb.DuckDBPyConnection:

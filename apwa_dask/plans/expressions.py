@@ -96,7 +96,10 @@ def _visible(schema: pa.Schema) -> list[str]:
 def _quoting_hint(text: str, columns: list[str]) -> str:
     """Columns in an unreadable expression that would have to be quoted: SQL words, odd characters."""
     bare = [n for n in columns if n in text and f'"{n}"' not in text and parse(n).columns != (n,)]
-    return f"; write in double quotes: {', '.join(f'{chr(34)}{n}{chr(34)}' for n in bare[:5])}" if bare else ""
+    if not bare:
+        return ""
+    quoted = ", ".join(f'"{name}"' for name in bare[:5])
+    return f"; write in double quotes: {quoted}"
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,9 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     plain = all(c.isprintable() or c == "\n" for c in text)
     tidy = plain and text[:1].strip() != "" and all(line == line.rstrip() for line in text.split("\n"))
     block = tidy and ("\n" in text or len(text) > _BLOCK_FROM_CHARS)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if block else None if plain else '"')
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if block else None if plain else '"'
+    )
 
 
 def _list(dumper: _Dumper, items: list[Any]) -> yaml.SequenceNode:
