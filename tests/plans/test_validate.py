@@ -305,7 +305,8 @@ def test_a_merge_renames_what_clashes_and_keeps_one_shared_key() -> None:
             "'string'",
         ),
         (
-            "sources: t\nsteps: [{op: map, contract: {instruction: i, inputs: [a], output: {x: date}, unit: x}}]",
+            "sources: t\n"
+            "steps: [{op: map, contract: {instruction: i, inputs: [a], output: {x: date}, unit: x}}]",
             "not one of row, pack(n)",
         ),
         (
