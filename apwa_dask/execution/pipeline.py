@@ -40,9 +40,16 @@ class Desk(Protocol):
         """Feed what the journal already holds, without any call."""
 
     def submit(
-        self, conversations: Sequence[Conversation], step_id: str, done: Callable[[int], None]
+        self,
+        conversations: Sequence[Conversation],
+        step_id: str,
+        done: Callable[[int], None],
+        wake: Callable[[], None],
     ) -> None:
-        """Hold conversations on the loop; call ``done(position)`` from the loop as each ends."""
+        """Hold conversations on the loop; it calls ``done(position)`` as each ends, and ``wake()`` soon after.
+
+        One ``wake()`` may serve all that ended since the last.
+        """
 
     def note(
         self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
@@ -277,9 +284,9 @@ class _Flow:
             def landed(position: int) -> None:
                 rows, conversation = flying[position]
                 self._landed.append((rows, conversation, step))
-                self._wake.set()
 
-            self.desk.submit([conversation for _, conversation in flying], step.id, landed)
+            held = [conversation for _, conversation in flying]
+            self.desk.submit(held, step.id, landed, self._wake.set)
         return done
 
     def _land(self) -> None:

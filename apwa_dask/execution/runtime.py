@@ -17,14 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from apwa_dask.agents.agent import Agent, Conversation
-from apwa_dask.agents.driver import converse
+from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.reduce import ReduceAgent
-from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
 from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
 from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
+from apwa_dask.execution.desk import StageDesk
 from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.spec import RunSpec, StageRef
@@ -32,7 +31,6 @@ from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.leases import LeaseFn, MoneyFn
-from apwa_dask.models.types import OutcomeClass, Purpose
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
@@ -328,8 +326,11 @@ class StageContext:
         return self.run.runtime.options_of(f"{self.ref.run_id}/{alias}")
 
     def read(self, record: CommitRecord, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a committed part."""
-        return self.folder.read_part(record, columns)
+        """The rows of a committed part, with the declared schema (a file may name a list's items otherwise)."""
+        declared = self.stage.schema
+        if columns is not None:
+            declared = pa.schema([declared.field(name) for name in columns])
+        return self.folder.read_part(record, columns).cast(declared)
 
     def desk(self) -> StageDesk:
         return StageDesk(self)
@@ -356,59 +357,6 @@ class StageContext:
                 reused=reused,
             )
         )
-
-
-class StageDesk:
-    """Holds the conversations of one stage on the private loop."""
-
-    def __init__(self, context: StageContext) -> None:
-        self.context = context
-        self.note = context.meter.note
-
-    def reuse(self, conversations: Sequence[Conversation]) -> None:
-        """Feed stored answers until each conversation ends or needs a call."""
-        caller = self.context.run.caller
-        asking = list(conversations)
-        while asking:
-            pairs = [(held, held.request) for held in asking]
-            open_ = [(held, request) for held, request in pairs if request is not None]
-            replies = caller.reuse([request for _, request in open_])
-            asking = []
-            for (held, _), reply in zip(open_, replies, strict=True):
-                if reply is not None:
-                    held.feed(reply)
-                    asking.append(held)
-
-    def submit(
-        self, conversations: Sequence[Conversation], step_id: str, done: Callable[[int], None]
-    ) -> None:
-        """Start conversations on the loop with one hop for all of them."""
-        private.loop().call_soon_threadsafe(self._start, conversations, step_id, done)
-
-    def _start(
-        self, conversations: Sequence[Conversation], step_id: str, done: Callable[[int], None]
-    ) -> None:
-        run = self.context.run
-        purpose = Purpose(run.folder.run_id, step_id)
-        running = asyncio.get_running_loop()
-        for position, conversation in enumerate(conversations):
-            task = running.create_task(self._hold(conversation, purpose))
-            run.tasks.add(task)
-            task.add_done_callback(run.tasks.discard)
-            task.add_done_callback(lambda _, position=position: done(position))  # type: ignore[misc]
-        run.start_reporting()
-
-    async def _hold(self, conversation: Conversation, purpose: Purpose) -> None:
-        try:
-            await converse(conversation, self.context.run.caller, purpose)
-        except ApwaError as fatal:
-            self.context.run.stop(fatal.what, fatal)
-            conversation.give_up(OutcomeClass.FATAL, fatal.what)
-        except asyncio.CancelledError:
-            self.context.run.stop("cancelled")
-            conversation.give_up(OutcomeClass.STOPPED, "cancelled")
-        except Exception as bug:
-            conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__}")
 
 
 _runtime: Runtime | None = None

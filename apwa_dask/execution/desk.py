@@ -1,0 +1,106 @@
+"""Where partition threads and the private loop meet: conversations go out in bulk and come back in bulk.
+
+A thread wakes once for all that ended within a hundredth of a second, not once for each row: on one lock of the
+interpreter every wake-up takes the loop away from the calls in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from apwa_dask.agents.agent import Conversation
+from apwa_dask.agents.driver import converse
+from apwa_dask.errors import ApwaError
+from apwa_dask.execution import loop as private
+from apwa_dask.models.types import OutcomeClass, Purpose
+
+if TYPE_CHECKING:
+    from apwa_dask.execution.runtime import StageContext
+
+__all__ = ["StageDesk"]
+
+LANDING_S = 0.01
+"""A conversation that has ended waits at most so long for its partition thread, unless it is the last."""
+
+
+class StageDesk:
+    """Holds the conversations of one partition task on the private loop."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
+        self.note = context.meter.note
+        self._flying = 0
+        self._bell: asyncio.TimerHandle | None = None
+
+    def reuse(self, conversations: Sequence[Conversation]) -> None:
+        """Feed stored answers until each conversation ends or needs a call."""
+        caller = self.context.run.caller
+        asking = list(conversations)
+        while asking:
+            pairs = [(held, held.request) for held in asking]
+            open_ = [(held, request) for held, request in pairs if request is not None]
+            replies = caller.reuse([request for _, request in open_])
+            asking = []
+            for (held, _), reply in zip(open_, replies, strict=True):
+                if reply is not None:
+                    held.feed(reply)
+                    asking.append(held)
+
+    def submit(
+        self,
+        conversations: Sequence[Conversation],
+        step_id: str,
+        done: Callable[[int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """Start conversations on the loop with one hop for all of them."""
+        private.loop().call_soon_threadsafe(self._start, conversations, step_id, done, wake)
+
+    def _start(
+        self,
+        conversations: Sequence[Conversation],
+        step_id: str,
+        done: Callable[[int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        run = self.context.run
+        purpose = Purpose(run.folder.run_id, step_id)
+        running = asyncio.get_running_loop()
+        self._flying += len(conversations)
+        for position, conversation in enumerate(conversations):
+            task = running.create_task(self._hold(conversation, purpose))
+            run.tasks.add(task)
+            task.add_done_callback(partial(self._landed, position, done, wake))
+        run.start_reporting()
+
+    async def _hold(self, conversation: Conversation, purpose: Purpose) -> None:
+        try:
+            await converse(conversation, self.context.run.caller, purpose)
+        except ApwaError as fatal:
+            self.context.run.stop(fatal.what, fatal)
+            conversation.give_up(OutcomeClass.FATAL, fatal.what)
+        except asyncio.CancelledError:
+            self.context.run.stop("cancelled")
+            conversation.give_up(OutcomeClass.STOPPED, "cancelled")
+        except Exception as bug:
+            conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__}")
+
+    def _landed(
+        self, position: int, done: Callable[[int], None], wake: Callable[[], None], task: asyncio.Task[None]
+    ) -> None:
+        self.context.run.tasks.discard(task)
+        done(position)
+        self._flying -= 1
+        if not self._flying:
+            self._ring(wake)
+        elif self._bell is None:
+            self._bell = task.get_loop().call_later(LANDING_S, self._ring, wake)
+
+    def _ring(self, wake: Callable[[], None]) -> None:
+        if self._bell is not None:
+            self._bell.cancel()
+            self._bell = None
+        wake()
