@@ -149,13 +149,17 @@ def run_pipeline(
         The run is stopping; what was paid for is in the journal.
     """
     leading = 0
+    failures: list[Failure] = []
     while leading < len(steps) and not isinstance(steps[leading], LLMStep):
-        table = apply_local(steps[leading], table)
+        before, table = table, apply_local(steps[leading], table)
+        failures += _newly_failed(steps[leading], before, table)
         leading += 1
     if leading == len(steps):
-        desk.note(rows=table.num_rows)
-        return PipelineResult(_conform(table, schema), (), Ledger(), 0, 0)
+        failed = table.num_rows - table.column(STATUS).null_count
+        desk.note(rows=table.num_rows, failed=failed)
+        return PipelineResult(_conform(table, schema), tuple(failures), Ledger(), failed, 0)
     flow = _Flow(steps[leading:], agents, desk, keep_inputs)
+    flow.failures += failures
     flow.run(table)
     return flow.result(schema)
 
@@ -222,7 +226,8 @@ class _Flow:
                 continue
             step = self.steps[at]
             if not isinstance(step, LLMStep):
-                kept = _apply_local(step, batch, self._made_before(at))
+                kept, failures = _apply_local(step, batch, self._made_before(at))
+                self.failures += failures
                 self.desk.note(rows=max(len(batch) - len(kept), 0))
                 todo.append(kept)
                 continue
@@ -399,21 +404,39 @@ def _children(row: _Row, answers: Sequence[Mapping[str, Any]]) -> list[_Row]:
     ]
 
 
-def _apply_local(step: Step, rows: list[_Row], made: Mapping[str, pa.DataType]) -> list[_Row]:
-    """Apply a frame step to the rows at hand; each result row keeps its parent's place in the order."""
+def _apply_local(
+    step: Step, rows: list[_Row], made: Mapping[str, pa.DataType]
+) -> tuple[list[_Row], list[Failure]]:
+    """Apply a frame step to the rows at hand; each result row keeps its parent's place in the order.
+
+    A row on which an expression fails comes back with a status, and with its failure.
+    """
     at = rows[0].at + 1
     before = _materialise(rows, made).append_column(_ORDER, pa.array(range(len(rows)), pa.int64()))
     after = apply_local(step, before)
     parents = after.column(_ORDER).to_pylist()
     fragment = _Fragment(after.drop_columns([_ORDER]))
-    ids = after.column(ROW_ID).to_pylist()
+    ids, statuses, errors = (after.column(name).to_pylist() for name in (ROW_ID, STATUS, ERROR))
     one_to_one = len(parents) == len(rows)
     out: list[_Row] = []
     for k, parent in enumerate(parents):
         row = rows[parent]
         order = row.order if one_to_one else (*row.order, k)
-        out.append(_Row(fragment, k, order, ids[k], at, {}, row.status, row.error, row.reused))
-    return out
+        out.append(_Row(fragment, k, order, ids[k], at, {}, statuses[k], errors[k], row.reused))
+    return out, _newly_failed(step, before, after)
+
+
+def _newly_failed(step: Step, before: pa.Table, after: pa.Table) -> list[Failure]:
+    """Failure records of rows that had no status before a frame step and have one after it."""
+    if after.column(STATUS).null_count == after.num_rows:
+        return []
+    old = before.select([ROW_ID, STATUS]).to_pylist()
+    known = {row[ROW_ID] for row in old if row[STATUS] is not None}
+    return [
+        Failure(row[ROW_ID], step.id, row[STATUS], row[ERROR] or "", 0, 0, 0, 0.0, "", "", None, "")
+        for row in after.select([ROW_ID, STATUS, ERROR]).to_pylist()
+        if row[STATUS] is not None and not known & {row[ROW_ID], row[ROW_ID].rpartition(".")[0]}
+    ]
 
 
 def _materialise(rows: Sequence[_Row], made: Mapping[str, pa.DataType]) -> pa.Table:
