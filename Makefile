@@ -25,13 +25,13 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed; make PYTHON=python3.12 ... names another")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once; some minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[local,dev]'
 	@touch $@
 
 $(PANDAS2_STAMP): pyproject.toml
 	@test -x $(PANDAS2_VENV)/bin/python || $(PYTHON) -m venv $(PANDAS2_VENV)
 	@echo "installing into $(PANDAS2_VENV) (once; some minutes)"
-	@$(PANDAS2_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' 'pandas<3'
+	@$(PANDAS2_VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test]' 'pandas<3'
 	@touch $@
 
 demo: $(STAMP)  ## run the main job on a small folder of files with the embedded model: no key needed
