@@ -1,4 +1,4 @@
-"""Execute the notebooks of this folder in a real kernel and keep their outputs: ``python notebooks/execute.py``."""
+"""Execute the notebooks of this folder in a real kernel, outputs kept: ``python notebooks/execute.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 300
 def executed(path: Path) -> nbformat.NotebookNode:
     """The notebook with its outputs; an error in a cell is raised.
 
-    What differs from run to run and tells a reader nothing (times of execution, ids of the kernel) is left out.
+    What tells a reader nothing and differs from run to run (times, ids of the kernel) is left out.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import click
 import pandas as pd
 
 from apwa_dask import api
+from apwa_dask.demo.scoring import PASS_SHARE, Score, score
 from apwa_dask.errors import ApwaError
+from apwa_dask.execution.run import Run
 from apwa_dask.models.defaults import resolve_models
+from apwa_dask.models.model import Model
 
 HERE = Path(__file__).parent
 QUESTION = (
-    "What is each message about: billing (charges, refunds, prices), delivery (parcels that are late, lost or sent to "
-    "the wrong place), defect (the product is broken or stopped working) or praise (the customer is happy)? "
-    "And which product is it about: kettle, tent, headphones, desk lamp, blender or backpack?"
+    "What is each message about: billing (charges, refunds, prices), delivery (parcels that are late, lost "
+    "or sent to the wrong place), defect (the product is broken or stopped working) or praise (the customer "
+    "is happy)? And which product is it about: kettle, tent, headphones, desk lamp, blender or backpack?"
 )
-
-
-def score(result: pd.DataFrame, gold: pd.DataFrame) -> tuple[int, int, pd.DataFrame]:
-    """Rows whose every labelled answer equals the gold column, rows in all, and the wrong ones."""
-    answers = result.copy()
-    answers["path"] = answers["path"].map(lambda path: Path(str(path)).name)
-    both = gold.merge(answers, on=["path", "page"], how="left", suffixes=("_gold", ""))
-    right = pd.Series(True, index=both.index)
-    for column in ("topic", "product"):
-        if column not in both:
-            return 0, len(both), both
-        right &= both[column].fillna("").str.strip().str.lower() == both[f"{column}_gold"]
-    return int(right.sum()), len(both), both[~right]
 
 
 @click.command()
@@ -40,52 +31,89 @@ def score(result: pd.DataFrame, gold: pd.DataFrame) -> tuple[int, int, pd.DataFr
 @click.option(
     "--model", default="local", show_default=True, help="A model's name at OPENAI_BASE_URL instead."
 )
-def main(output: str, model: str) -> None:
+def main(output: str, model: str) -> Score:
     """Run the main job over a small folder of mixed files."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     store = str(folder / "store")
     chosen = resolve_models(model)[""]
-    messages = api.read(str(HERE / "data"), documents=True)
-    assert isinstance(messages, api.Table)
-    click.echo(f"Question: {QUESTION}\n\nFiles read:\n{messages.report.to_frame().to_string(index=False)}\n")
-    planned = api.plan(QUESTION, messages=messages, model=chosen, store=store)
-    click.echo(f"The plan, drafted by {chosen.name}:\n{planned.explain().text()}\n")
+    messages = _messages()
+    planned = _planned(messages, chosen, store)
+    began_s = time.monotonic()
     run = planned.run(model=chosen, store=store, name="demo")
     result = run.result(status=True)
-    shown = result.drop(columns=["media", "_apwa_error"], errors="ignore")
-    with pd.option_context("display.max_colwidth", 44, "display.width", 160, "display.max_columns", 12):
-        click.echo(f"\nResult ({len(result)} rows):\n{shown.to_string(max_rows=30)}\n")
-        failures = run.failures
-        click.echo(f"Failures: {len(failures) or 'none'}")
-        if len(failures):
-            click.echo(failures[["row_id", "step", "outcome", "message"]].to_string(index=False))
-    click.echo(f"\nCost:\n{run.costs().to_string(index=False)}")
+    _show_run(run, result)
+    found = score(result, pd.read_csv(HERE / "gold.csv"))
+    _show_score(found, chosen)
     parquet = run.export(str(folder / "result.parquet"))
     report = folder / "report.html"
     run.report(str(report))
-    right, rows, wrong = score(result, pd.read_csv(HERE / "gold.csv").astype({"page": "Int64"}))
-    if chosen.is_local:
-        click.echo(
-            f"\nThese are answers of the embedded model {chosen.name}: small, free, and sometimes wrong."
-        )
-    click.echo(f"Right against the gold columns: {right} of {rows} rows ({right / rows:.0%}).")
-    if len(wrong):
-        columns = [
-            c for c in ("path", "page", "topic_gold", "topic", "product_gold", "product") if c in wrong
-        ]
-        click.echo(wrong[columns].to_string(index=False))
     click.echo(
-        f"Calls to the model: {planned.calls} for the plan, {run.status()['calls']} for the rows."
-        f"\nResult: {parquet}\nReport: {report}\nAgain, or after an interruption: the same command; "
-        "paid and finished work is not repeated."
+        f"\nCalls to the model: {planned.calls} for the plan, {run.status()['calls']} for the rows, "
+        f"which took {time.monotonic() - began_s:.0f} s."
+        f"\nResult: {parquet}\nReport: {report}\nRun:    {run.id} in {store}"
+        "\nThe same command again calls the model zero times: paid and finished work is not repeated."
     )
+    return found
+
+
+def _messages() -> api.Table:
+    """The files as one table of documents."""
+    messages = api.read(str(HERE / "data"), documents=True)
+    if not isinstance(messages, api.Table):
+        raise TypeError(f"documents are one table, not {type(messages).__name__}")
+    files = messages.report.to_frame().drop(columns="reason")
+    click.echo(f"Question: {QUESTION}\n\nFiles read:\n{files.to_string(index=False)}\n")
+    return messages
+
+
+def _planned(messages: api.Table, model: Model, store: str) -> api.PlannedQuery:
+    """The plan that the model drafts from the table's profile, shown with its estimate."""
+    click.echo(f"{model.name} drafts the plan. It sees the table's profile, not its rows ...")
+    began_s = time.monotonic()
+    planned = api.plan(QUESTION, messages=messages, model=model, store=store)
+    took_s = time.monotonic() - began_s
+    click.echo(f"... in {took_s:.0f} s. Plan and estimate (low - expected - high):\n")
+    click.echo(planned.explain(model=model).text())
+    for note in planned.notes:
+        click.echo(f"Note: {note}")
+    return planned
+
+
+def _show_run(run: Run, result: pd.DataFrame) -> None:
+    shown = result.drop(columns=["media", "_apwa_error"], errors="ignore")
+    shown = shown.assign(path=shown["path"].map(lambda path: Path(str(path)).name))
+    with pd.option_context("display.max_colwidth", 40, "display.width", 160, "display.max_columns", 12):
+        click.echo(f"\nResult ({len(result)} rows):\n{shown.to_string(max_rows=30)}\n")
+    failures = run.failures
+    click.echo(f"Failures: {len(failures) or 'none'}")
+    if len(failures):
+        click.echo(failures[["row_id", "step", "outcome", "message"]].to_string(index=False))
+    costs = run.costs().drop(columns="cached_tokens", errors="ignore")
+    click.echo(f"\nCost:\n{costs.to_string(index=False)}")
+
+
+def _show_score(found: Score, model: Model) -> None:
+    if model.is_local:
+        click.echo(
+            f"\nThese are answers of the embedded model {model.name}: small, free, and sometimes wrong."
+        )
+    verdict = "enough" if found.is_passed else "NOT enough"
+    click.echo(
+        f"Right against the gold columns: {found.right} of {found.rows} rows ({found.share:.0%}); "
+        f"{verdict}: the demo promises {PASS_SHARE:.0%}."
+    )
+    if len(found.wrong):
+        click.echo(f"Wrong:\n{found.wrong.to_string(index=False)}")
 
 
 if __name__ == "__main__":
     try:
-        main(standalone_mode=False)
+        sys.exit(0 if main(standalone_mode=False).is_passed else 1)
     except ApwaError as error:
         sys.exit(str(error))
     except (click.Abort, KeyboardInterrupt):
         sys.exit("interrupted: run the same command again, finished work is kept")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
