@@ -36,7 +36,10 @@ def plan_data(answer: Mapping[str, Any], query: str, sources: Sequence[str]) -> 
     ids = _ids(steps, sources)
     written = [_step(step, index, ids, sources) for index, step in enumerate(steps)]
     read = {
-        name for step in written for name in (step["input"], step.get("right"), *_texts(step.get("others")))
+        name
+        for step in written
+        for name in (step["input"], step.get("right"), *_texts(step.get("others")))
+        if isinstance(name, str)
     }
     used = [alias for alias in sources if alias in read]
     return {"query": query, "sources": used or list(sources), "steps": written}

@@ -43,6 +43,14 @@ _COMPARE = ("equal to", "not equal to", "above", "below", "at least", "at most")
 _KINDS = ("text", "number", "date", "yes or no")
 
 
+_KNOWN = {
+    "write": ("nothing", "labels", "values", "text"),
+    "keep": ("all", "by column", "by reading", "both"),
+    "result": ("rows", "count", "number", "overview"),
+    "order": ("no", "yes"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """What a question wants: written for each row, kept of the rows, and as the result."""
@@ -51,6 +59,11 @@ class Form:
     keep: str
     result: str
     order: str
+
+    def __post_init__(self) -> None:
+        for name, known in _KNOWN.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is not one of {', '.join(known)}")
 
     @property
     def by_column(self) -> bool:

@@ -61,6 +61,8 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
         if counted is None:
             raise refused("no column holds the number that the question asks for", tables)
         sketch = counted
+    if not sketch.steps:
+        raise session.unfit("it wants all rows as they are, which is no plan")
     return Plan(query=question, sources=(table,), steps=sketch.steps)
 
 
