@@ -38,8 +38,12 @@ async def converse(
         From the caller: the run must stop, the conversation stays unfinished.
     asyncio.CancelledError
     """
+    seconds = conversation.limits.seconds
+    if seconds is None:
+        await _drive(conversation, caller, purpose, run_tool)
+        return
     try:
-        async with asyncio.timeout(conversation.limits.seconds) as deadline:
+        async with asyncio.timeout(seconds) as deadline:
             await _drive(conversation, caller, purpose, run_tool)
     except TimeoutError:
         if not deadline.expired():

@@ -110,7 +110,7 @@ def reply_of(record: Record) -> Reply:
 def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request) -> Record:
     return Record(
         key=key,
-        outcome=str(reply.outcome),
+        outcome=reply.outcome.value,
         text=reply.text,
         finish_reason=reply.finish_reason,
         model=reply.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from apwa_dask.agents.outcome import Outcome
 
@@ -28,56 +28,63 @@ class Entry:
     output_tokens: int = 0
     cost_usd: float | None = 0.0
 
-    def __add__(self, other: Entry) -> Entry:
-        unknown = self.cost_usd is None or other.cost_usd is None
-        return Entry(
-            self.step,
-            self.model,
-            self.outcome,
-            self.units + other.units,
-            self.reused + other.reused,
-            self.calls + other.calls,
-            self.input_tokens + other.input_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.output_tokens + other.output_tokens,
-            None if unknown else (self.cost_usd or 0.0) + (other.cost_usd or 0.0),
-        )
+
+@dataclass(slots=True)
+class _Sum:
+    """A line under way: one addition for each row, so it is mutable."""
+
+    units: int = 0
+    reused: int = 0
+    calls: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+
+    def add(self, input_tokens: int, cached_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
+        self.input_tokens += input_tokens
+        self.cached_tokens += cached_tokens
+        self.output_tokens += output_tokens
+        if self.cost_usd is not None:
+            self.cost_usd = None if cost_usd is None else self.cost_usd + cost_usd
 
 
 class Ledger:
     """Adds up outcomes and entries; iterates over the sums."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self._sums: dict[tuple[str, str, str], Entry] = {}
+        self._sums: dict[tuple[str, str, str], _Sum] = {}
         for entry in entries:
             self.add(entry)
 
     def add(self, entry: Entry) -> None:
         """Add one entry to its line."""
-        key = (entry.step, entry.model, entry.outcome)
-        known = self._sums.get(key)
-        self._sums[key] = entry if known is None else known + entry
+        line = self._line(entry.step, entry.model, entry.outcome)
+        line.units += entry.units
+        line.reused += entry.reused
+        line.calls += entry.calls
+        line.add(entry.input_tokens, entry.cached_tokens, entry.output_tokens, entry.cost_usd)
 
     def add_outcome(self, step_id: str, outcome: Outcome) -> None:
         """Book one unit of work. Only live answers were paid for."""
-        live = outcome.source == "live"
-        self.add(
-            Entry(
-                step_id,
-                outcome.model,
-                str(outcome.outcome),
-                units=1,
-                reused=int(outcome.source in ("journal", "shared")),
-                calls=outcome.attempts if live else 0,
-                input_tokens=outcome.usage.input if live else 0,
-                cached_tokens=outcome.usage.cached if live else 0,
-                output_tokens=outcome.usage.output if live else 0,
-                cost_usd=outcome.cost_usd if live else 0.0,
-            )
-        )
+        line = self._line(step_id, outcome.model, outcome.outcome.value)
+        line.units += 1
+        if outcome.source == "live":
+            usage = outcome.usage
+            line.calls += outcome.attempts
+            line.add(usage.input, usage.cached, usage.output, outcome.cost_usd)
+        elif outcome.source != "none":
+            line.reused += 1
+
+    def _line(self, step: str, model: str, outcome: str) -> _Sum:
+        line = self._sums.get((step, model, outcome))
+        if line is None:
+            line = self._sums[step, model, outcome] = _Sum()
+        return line
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._sums.values())
+        for (step, model, outcome), line in self._sums.items():
+            yield Entry(step, model, outcome, **asdict(line))
 
     def __len__(self) -> int:
         return len(self._sums)

@@ -11,7 +11,8 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,9 @@ __all__ = ["RunContext", "Runtime", "StageContext", "context_of", "runtime"]
 
 EXIT_DRAIN_S = 10.0
 """How long the end of the process waits for calls in flight."""
+
+FLUSH_RECORDS = 1024
+"""Answers that may wait to be written; they never wait longer than a second. Small segments cost their own CPU."""
 
 REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
@@ -136,6 +140,7 @@ class Runtime:
                     store,
                     namespace=namespace,
                     storage_options=self.options_of(store),
+                    flush_records=FLUSH_RECORDS,
                     store_prompts=store_prompts,
                 )
             return self._journals[key]
@@ -186,7 +191,8 @@ class RunContext:
         self.control = Control()
         self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)
         self.journal.refresh()
-        self._flight = 0
+        self._airborne: Meter | None = None
+        """Counts the calls in flight of all stages."""
         self.client = client_for(owner, folder.run_id, self.spec)
         self.caller = JournaledCaller(
             self.client,
@@ -201,6 +207,7 @@ class RunContext:
         self._manifests: dict[str, Manifest] = {}
         self._lock = threading.RLock()
         self._ticker: asyncio.TimerHandle | None = None
+        self._working = 0
 
     def stage(self, index: int) -> StageContext:
         """The context of one stage, made once."""
@@ -224,10 +231,25 @@ class RunContext:
         return infer(self.spec.plan, self.spec.catalog)
 
     def _on_flight(self, change: int) -> None:
-        self._flight += change
-        for stage in list(self._stages.values()):
-            stage.meter.flight(change)
-            break
+        if self._airborne is None:
+            self._airborne = next((stage.meter for stage in self._stages.values()), None)
+        if self._airborne is not None:
+            self._airborne.flight(change)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around a task of a lazy frame, which nobody opens and closes: when the last task of a stopped one has
+        ended, this context is forgotten, so that computing the frame again begins anew."""
+        with self._lock:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+                over = self._working == 0 and bool(self.control.stopping)
+            if over:
+                self.runtime.forget(self.folder.run_id)
 
     def stop(self, why: str, error: BaseException | None = None) -> None:
         """Start no further call here. From any thread; calls in flight finish and are journaled."""

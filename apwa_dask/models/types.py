@@ -192,24 +192,34 @@ class Request:
     template: Template
     tail: tuple[Message, ...]
     ordinal: int = 0
+    _encoded: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
+    _fingerprints: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def _parts(self) -> list[bytes]:
+        """The tail as JSON, encoded once: fingerprints and body are made of the same bytes."""
+        if len(self._encoded) != len(self.tail):
+            self._encoded[:] = [message.encode() for message in self.tail]
+        return self._encoded
 
     def body(self) -> bytes:
         """The exact bytes of the HTTP body."""
         template = self.template
         if not self.tail:
             return template.prefix.removesuffix(b",") + template.suffix
-        return template.prefix + b",".join([m.encode() for m in self.tail]) + template.suffix
+        return template.prefix + b",".join(self._parts) + template.suffix
 
     def fingerprint(self, namespace: str = "") -> bytes:
         """SHA-256 of the complete request: 32 bytes, the journal's key.
 
         Not keyed by row position or partition: inserting rows or repartitioning changes nothing.
         """
-        digest = hashlib.sha256(self.template.digest)
-        digest.update(b"%d\0%s\0" % (self.ordinal, namespace.encode()))
-        for message in self.tail:
-            digest.update(message.encode() + b"\n")
-        return digest.digest()
+        known = self._fingerprints.get(namespace)
+        if known is None:
+            head = b"%s%d\0%s\0" % (self.template.digest, self.ordinal, namespace.encode())
+            lines = [part + b"\n" for part in self._parts]
+            known = self._fingerprints[namespace] = hashlib.sha256(head + b"".join(lines)).digest()
+        return known
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ was flushed is never lost and, where it is an "ok", never paid for again.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from apwa_dask.errors import StoreError
 from apwa_dask.store.compaction import Compactor, PurgeReport
 from apwa_dask.store.folder import open_folder
 from apwa_dask.store.library import SegmentLibrary
+from apwa_dask.store.forks import PROCESS
 from apwa_dask.store.names import safe_name, safe_namespace
 from apwa_dask.store.record import Record
 from apwa_dask.store.segment import Seal
@@ -115,7 +115,7 @@ class Journal:
 
     def _begin(self) -> None:
         """The state that belongs to one process."""
-        self._pid = os.getpid()
+        self._pid = PROCESS.pid
         self._library = SegmentLibrary(self._folder, self._seal, cache_bytes=self._cache_bytes)
         name = self._chosen_writer or ""
         self._segments = SegmentWriter(self._folder, self._seal, self._library, name)
@@ -139,7 +139,7 @@ class Journal:
 
     def _here(self) -> None:
         """Start anew where this object was inherited by a fork: its locks and thread are the parent's."""
-        if self._pid != os.getpid():
+        if self._pid != PROCESS.pid:
             self._closer.detach()
             self._begin()
 
@@ -151,7 +151,7 @@ class Journal:
     @property
     def unflushed(self) -> int:
         """Records put here and not durable yet."""
-        return self._behind.unflushed if self._pid == os.getpid() else 0
+        return self._behind.unflushed if self._pid == PROCESS.pid else 0
 
     def put(self, record: Record) -> None:
         """Take a record, to be written soon. O(1), no I/O.
