@@ -15,7 +15,7 @@ from apwa_dask import config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.errors import ConfigError, PlanError, candidates
 from apwa_dask.execution import launch as engine
-from apwa_dask.execution.executors import executor_for
+from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.defaults import resolve_models
@@ -554,7 +554,8 @@ class PlannedQuery:
             options.get("on_error", "keep"),
             options.get("name", ""),
         )
-        return engine.lazy(self.plan, self.sources, settings, status=status)
+        executors = executors_of_lazy(options.get("client"))
+        return engine.lazy(self.plan, self.sources, settings, executors, status=status)
 
     def preview(self, n: int = 20, *, seed: int = 0, **options: Any) -> pd.DataFrame:
         """Run the plan on a small sample; its answers are kept, so the full run does not pay for them again."""
@@ -649,7 +650,9 @@ def read(
 
 def from_pandas(frame: pd.DataFrame, *, npartitions: int = 1, name: str = "table") -> Table:
     """A table over a pandas frame; index, order and dtypes come back as they were."""
-    return Table({name: engine.PandasSource(_checked(frame, frame), npartitions)}, (), name)
+    table = Table({name: engine.PandasSource(_checked(frame, frame), npartitions)}, (), name)
+    table.schema  # noqa: B018 - a column that no table can hold is refused here
+    return table
 
 
 def from_dask(frame: dd.DataFrame, *, name: str = "table") -> Table:

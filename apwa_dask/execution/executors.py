@@ -16,7 +16,7 @@ from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 
-__all__ = ["ClusterExecutor", "Executor", "LocalExecutor", "executor_for"]
+__all__ = ["ClusterExecutor", "Executor", "LocalExecutor", "executor_for", "executors_of_lazy"]
 
 MAX_PARTITIONS_IN_FLIGHT = 8
 """Partition threads of a process without a cluster: enough to keep the window full across tails."""
@@ -124,6 +124,13 @@ def executor_for(client: Any = None, scheduler: str | None = None) -> Executor:
         return LocalExecutor(scheduler)
     current = _current_client()
     return LocalExecutor("threads") if current is None else ClusterExecutor(current)
+
+
+def executors_of_lazy(client: Any = None) -> list[Executor]:
+    """Where a lazy frame may be computed: this process, and the client given or current."""
+    client = client if client is not None else _current_client()
+    here: list[Executor] = [LocalExecutor("threads")]
+    return here if client is None else [*here, ClusterExecutor(client)]
 
 
 def _current_client() -> Any:

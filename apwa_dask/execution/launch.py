@@ -7,6 +7,7 @@ import io
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import dask.dataframe as dd
@@ -16,12 +17,15 @@ import pyarrow.parquet as pq
 
 from apwa_dask.errors import ConfigError, candidates
 from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
+from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
 from apwa_dask.execution.runtime import manifest_url, runtime
 from apwa_dask.execution.spec import RunSpec, SourceSpec
 from apwa_dask.execution.stages import StageGraphs
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate
@@ -67,7 +71,7 @@ class PandasSource:
     frame: pd.DataFrame
     npartitions: int = 1
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         return arrow_schema_of(self.frame)
 
@@ -78,7 +82,7 @@ class FrameSource:
 
     frame: dd.DataFrame
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         return arrow_schema_of(self.frame._meta)
 
@@ -125,9 +129,17 @@ def launch(
 
 
 def lazy(
-    plan: Plan, sources: Mapping[str, Source], settings: Settings, *, status: bool = False
+    plan: Plan,
+    sources: Mapping[str, Source],
+    settings: Settings,
+    executors: Sequence[Executor],
+    *,
+    status: bool = False,
 ) -> dd.DataFrame:
-    """The plan's result as a lazy Dask frame: the calls are in its graph. Nothing is called here."""
+    """The plan's result as a lazy Dask frame: the calls are in its graph. Nothing is called here.
+
+    The frame may be computed by any of the `executors`; each is told of its budget.
+    """
     _check(plan, sources, settings)
     runtime().remember_options(settings.store, settings.store_options)
     store = RunStore(settings.store, settings.store_options)
@@ -141,11 +153,17 @@ def lazy(
     folder = store.open(run_id) if known else _prepare(store, run_id, plan, sources, settings)
     spec = RunSpec.from_dict(folder.spec)
     stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
+    for executor in executors:
+        executor.open(run_id, Budget(**spec.budget), Money(), _unheard)
     frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     graphs = StageGraphs(
         spec, stages, settings.store, run_id, frames, lambda index: len(folder.committed(index))
     )
     return lazy_frame(graphs.rows(stages[-1]), spec, stages[-1], status=status)
+
+
+def _unheard(event: Event) -> None:
+    """Nobody watches a lazy frame but Dask itself."""
 
 
 def attach(

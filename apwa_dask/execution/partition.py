@@ -49,8 +49,7 @@ def record_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
 def run_partition(ordinal: int, ref: StageRef) -> pd.DataFrame:
     """Like `record_partition`, but return the partition's rows (lazy frames)."""
     context = context_of(ref)
-    record = _ensure(context, ordinal, lambda: _input_of(context, ordinal))
-    return to_pandas(context.read(record))
+    return _rows(context, lambda: _ensure(context, ordinal, lambda: _input_of(context, ordinal)))
 
 
 def record_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
@@ -63,9 +62,10 @@ def record_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: Sta
 
 def run_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
     """Like `record_frame_partition`, but return the partition's rows (lazy frames)."""
-    context = context_of(ref)
-    record = _ensure(context, _ordinal(ordinals), lambda: to_arrow(frame, context.input_schema))
-    return to_pandas(context.read(record))
+    context, ordinal = context_of(ref), _ordinal(ordinals)
+    return _rows(
+        context, lambda: _ensure(context, ordinal, lambda: to_arrow(frame, context.input_schema))
+    )
 
 
 def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
@@ -134,6 +134,27 @@ def _record(context: StageContext, ordinal: int, work: Callable[[], CommitRecord
         cause = context.control.error or reason
         stopped = pd.DataFrame({"partition": [ordinal], "rows_out": [0], "stopped": [write_stop(cause)]})
         return stopped.astype(RECORD.dtypes)
+
+
+def _rows(context: StageContext, work: Callable[[], CommitRecord]) -> pd.DataFrame:
+    """The rows of a lazy partition. What stops a lazy frame is raised to whoever computes it, who may try again."""
+    with context.run.at_work():
+        try:
+            return to_pandas(context.read(work()))
+        except (Interrupted, ApwaError) as reason:
+            context.run.stop(str(reason), reason if isinstance(reason, ApwaError) else None)
+            raise _raisable(context.control.error or reason) from None
+
+
+def _raisable(reason: BaseException) -> BaseException:
+    if isinstance(reason, ApwaError):
+        return reason
+    return RunError(
+        f"the computation was stopped: {reason}",
+        fix="compute the frame again",
+        saved="paid answers are in the journal and will not be paid again",
+        code="RUN-STOPPED",
+    )
 
 
 def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -> CommitRecord:

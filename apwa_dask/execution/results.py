@@ -87,7 +87,8 @@ def user_frame(
     levels = [name for name in frame.columns if name.startswith(INDEX_PREFIX)]
     if levels:
         if len(levels) == 1:
-            frame.index = pd.Index(frame[levels[0]]).rename(names[0] if names else None)
+            level = frame[levels[0]]
+            frame.index = pd.Index(level, dtype=level.dtype).rename(names[0] if names else None)
         else:
             frame.index = pd.MultiIndex.from_frame(frame[levels], names=names)
     else:

@@ -7,13 +7,19 @@ metadata, and so through every step that keeps the column.
 
 from __future__ import annotations
 
+import base64
+
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["DTYPE_KEY", "arrow_schema_of", "empty_frame", "to_arrow", "to_pandas"]
+from apwa_dask.errors import SourceError
+
+__all__ = ["CATEGORIES_KEY", "DTYPE_KEY", "arrow_schema_of", "empty_frame", "to_arrow", "to_pandas"]
 
 DTYPE_KEY = b"apwa:dtype"
 """Field metadata: the pandas dtype a frame's column had, as text."""
+CATEGORIES_KEY = b"apwa:categories"
+"""Field metadata of a categorical: all its categories, so that every partition has the same ones."""
 
 _NULLABLE: dict[pa.DataType, pd.api.extensions.ExtensionDtype] = {
     pa.int8(): pd.Int8Dtype(),
@@ -56,7 +62,10 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     frame = table.replace_schema_metadata(None).to_pandas(types_mapper=_dtype_of, ignore_metadata=True)
     for field in table.schema:
         wanted = (field.metadata or {}).get(DTYPE_KEY, b"").decode()
-        if wanted and str(frame[field.name].dtype) != wanted:
+        categories = (field.metadata or {}).get(CATEGORIES_KEY)
+        if wanted == "category" and categories is not None:
+            frame[field.name] = frame[field.name].astype(_categorical(categories, field.type.ordered))
+        elif wanted and str(frame[field.name].dtype) != wanted:
             frame[field.name] = _restore(frame[field.name], wanted)
     return frame
 
@@ -69,6 +78,12 @@ def _restore(column: pd.Series, dtype: str) -> pd.Series:
     return column.astype(dtype)  # type: ignore[call-overload]
 
 
+def _categorical(packed: bytes, ordered: bool) -> pd.CategoricalDtype:
+    with pa.ipc.open_stream(base64.b64decode(packed)) as stream:
+        table = stream.read_all()
+    return pd.CategoricalDtype(pd.Index(to_pandas(table)["categories"]).rename(None), ordered)
+
+
 def empty_frame(schema: pa.Schema) -> pd.DataFrame:
     """The meta of a table: no rows, exact columns and dtypes."""
     return to_pandas(schema.empty_table())
@@ -78,16 +93,48 @@ def arrow_schema_of(frame: pd.DataFrame) -> pa.Schema:
     """Arrow schema of a frame's columns (not its index), each with the pandas dtype in its metadata.
 
     An object column without values is taken for text, as Dask does.
+
+    Raises
+    ------
+    SourceError
+        A column of objects holds values of several kinds.
     """
     fields = []
     for name, column in frame.items():
-        inferred = pa.Array.from_pandas(column).type
+        inferred = _inferred(str(name), column)
         if column.dtype == object and pa.types.is_null(inferred):
             inferred = pa.string()
         if pa.types.is_large_string(inferred):
             inferred = pa.string()
-        fields.append(pa.field(str(name), inferred, metadata={DTYPE_KEY: str(column.dtype).encode()}))
+        notes = {DTYPE_KEY: str(column.dtype).encode()}
+        if isinstance(column.dtype, pd.CategoricalDtype) and pa.types.is_dictionary(inferred):
+            notes |= _packed(column.dtype)
+        fields.append(pa.field(str(name), inferred, metadata=notes))
     return pa.schema(fields)
+
+
+def _inferred(name: str, column: pd.Series) -> pa.DataType:
+    try:
+        return pa.Array.from_pandas(column).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        kinds = sorted({type(value).__name__ for value in column.dropna().head(1_000)})
+        raise SourceError(
+            f"column {name!r} holds values that no one type of a table can hold: {', '.join(kinds)}",
+            fix=f"make it one kind first, for example frame[{name!r}].astype(str), or leave the column out",
+            code="SOURCE-DTYPE",
+        ) from None
+
+
+def _packed(dtype: pd.CategoricalDtype) -> dict[bytes, bytes]:
+    """The categories as text; none where a Dask frame does not know them."""
+    if "__UNKNOWN_CATEGORIES__" in dtype.categories:
+        return {}
+    frame = pd.DataFrame({"categories": dtype.categories})
+    schema = arrow_schema_of(frame)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as stream:
+        stream.write_table(to_arrow(frame, schema))
+    return {CATEGORIES_KEY: base64.b64encode(sink.getvalue().to_pybytes())}
 
 
 def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
