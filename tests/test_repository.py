@@ -167,3 +167,40 @@ def test_no_broad_except_passes_silently():
         and all(isinstance(statement, ast.Pass | ast.Continue) for statement in node.body)
     ]
     assert found == []
+
+
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
+NAMED_TEST = re.compile(r"`(test_\w+)`")
+
+
+def pages() -> list[Path]:
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_links_of_the_documents_lead_to_files():
+    found = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages()
+        for link in LINK.findall(page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ]
+    assert found == []
+
+
+def test_every_test_that_a_document_names_exists():
+    known = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))
+    }
+    named = {name for page in pages() for name in NAMED_TEST.findall(page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert named <= known
+
+
+def test_the_picture_of_the_rooms_has_every_room():
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    rooms = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    missing = {name for name in rooms | files if name not in picture}
+    assert missing <= {"demo/"}
