@@ -448,7 +448,13 @@ class PlannedQuery:
 
     def explain(self, *, model: ModelLike = None) -> explaining.Explanation:
         """Numbered steps, columns in and out, instructions, units, estimates, warnings. Makes no call."""
-        return explaining.explain(self.plan, self._catalog(), estimates=self.estimate(model=model).steps)
+        try:
+            estimates = self.estimate(model=model).steps
+        except ConfigError:
+            if model is not None:
+                raise
+            estimates = {}  # no model is named yet: the plan can be looked at all the same
+        return explaining.explain(self.plan, self._catalog(), estimates=estimates)
 
     def estimate(self, *, model: ModelLike = None) -> Estimate:
         """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call."""

@@ -31,7 +31,7 @@ from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate
 from apwa_dask.store.folder import open_folder
 from apwa_dask.store.runs import RunFolder, RunStore
-from apwa_dask.tables.dtypes import arrow_schema_of
+from apwa_dask.tables.dtypes import arrow_schema_of, to_arrow
 from apwa_dask.tables.manifest import Manifest
 from apwa_dask.tables.sources import read_sources
 
@@ -291,10 +291,7 @@ def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSour
     flat.columns = [str(name) for name in flat.columns]
     flat = pd.concat([_index_columns(source.frame), flat], axis=1)
     schema = arrow_schema_of(flat)
-    table = pa.Table.from_pandas(
-        flat, schema=pa.schema([f.remove_metadata() for f in schema]), preserve_index=False
-    )
-    table = table.cast(schema).replace_schema_metadata(None)
+    table = to_arrow(flat, schema)
     rows = -(-max(table.num_rows, 1) // max(source.npartitions, 1))
     folder = (
         open_folder(settings.store, settings.store_options)

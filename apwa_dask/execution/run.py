@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import dask.dataframe as dd
@@ -60,7 +61,7 @@ class Run:
         subscribers: tuple[Subscriber, ...] = (),
     ) -> None:
         self.store, self.folder, self.executor = store, folder, executor
-        self.spec = RunSpec.from_dict(folder.spec)
+        self.spec = RunSpec.of(folder)
         self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
         self._frames = dict(frames or {})
         self._subscribers = list(subscribers)
@@ -85,10 +86,24 @@ class Run:
         self._thread.start()
         return self
 
-    def resume(self) -> Run:
-        """Go on where the run stopped: committed partitions are kept, paid answers are not paid again."""
+    def resume(self, *, budget: Budget | float | None = None) -> Run:
+        """Go on where the run stopped: committed partitions are kept, paid answers are not paid again.
+
+        A run that is still stopping is waited for first.
+
+        Parameters
+        ----------
+        budget : float or Budget, optional
+            A new ceiling for the whole run, what it has spent already included.
+        """
+        if self._stopping:
+            self._join(None)
         if self.status()["status"] == "done":
             return self
+        if budget is not None:
+            ceiling = Budget.of(budget).as_dict()
+            self.folder.append_history("budget", **ceiling)
+            self.spec = replace(self.spec, budget=ceiling)
         return self.start()
 
     def stop(self, why: str = "stopped by the user") -> Run:

@@ -186,7 +186,7 @@ class RunContext:
 
     def __init__(self, owner: Runtime, store: str, folder: RunFolder) -> None:
         self.runtime, self.store, self.folder = owner, store, folder
-        self.spec = RunSpec.from_dict(folder.spec)
+        self.spec = RunSpec.of(folder)
         self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
         self.control = Control()
         self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)

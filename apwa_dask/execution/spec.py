@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow as pa
 from apwa_dask.errors import RunError
 from apwa_dask.models.model import Model
 from apwa_dask.plans.plan import Plan
+from apwa_dask.store.runs import RunFolder
 
 __all__ = ["SPEC_VERSION", "RunSpec", "SourceSpec", "StageRef"]
 
@@ -133,6 +134,15 @@ class RunSpec:
             "grants": list(self.grants),
             "name": self.name,
         }
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> RunSpec:
+        """The settings in a run's folder, with the latest ceiling that a resume gave it."""
+        spec = cls.from_dict(folder.spec)
+        raised = [entry for entry in folder.history() if entry["event"] == "budget"]
+        if not raised:
+            return spec
+        return replace(spec, budget={name: raised[-1][name] for name in ("usd", "tokens", "calls")})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunSpec:

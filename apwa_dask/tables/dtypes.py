@@ -116,6 +116,8 @@ def arrow_schema_of(frame: pd.DataFrame) -> pa.Schema:
 def _inferred(name: str, column: pd.Series) -> pa.DataType:
     try:
         return pa.Array.from_pandas(column).type
+    except UnicodeEncodeError:
+        return pa.string()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         kinds = sorted({type(value).__name__ for value in column.dropna().head(1_000)})
         raise SourceError(
@@ -140,12 +142,27 @@ def _packed(dtype: pd.CategoricalDtype) -> dict[bytes, bytes]:
 def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` from a frame, cast to it; the index is not read.
 
+    Lone surrogates, which no Arrow string can hold, become U+FFFD.
+
     Raises
     ------
     pyarrow.ArrowInvalid
         A value does not fit the declared type.
     """
-    columns = [pa.Array.from_pandas(frame[field.name], type=field.type) for field in schema]
+    columns = [_array(frame[field.name], field.type) for field in schema]
     return pa.Table.from_arrays(
         [c if isinstance(c, pa.ChunkedArray) else pa.chunked_array([c]) for c in columns], schema=schema
     )
+
+
+def _array(column: pd.Series, kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.Array.from_pandas(column, type=kind)
+    except UnicodeEncodeError:
+        return pa.Array.from_pandas(column.astype(object).map(_writable, na_action="ignore"), type=kind)
+
+
+def _writable(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
