@@ -12,7 +12,7 @@ import pytest
 
 from apwa_dask.errors import PlanError, RefusalError
 from apwa_dask.manager import Drafted, draft_async
-from apwa_dask.manager.guided.said import numbers, phrases
+from apwa_dask.manager.guided.said import bounds, names, numbers
 from apwa_dask.manager.guided.sketch import Sketch
 from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.expressions import mask
@@ -23,7 +23,7 @@ from apwa_dask.tables import profile_frame
 def form(
     write: str = "nothing", keep: str = "all", result: str = "rows", order: str = "no"
 ) -> dict[str, str]:
-    return {"write": write, "keep": keep, "result": result, "order": order}
+    return {"rows": "some", "keep": keep, "write": write, "result": result, "order": order}
 
 
 def draft(kit: Any, question: str, *answers: Any, catalog: Any = None) -> tuple[Drafted, Any]:
@@ -242,12 +242,17 @@ def test_the_form_cannot_ask_for_nothing_nor_for_reading_without_text(kit: Any) 
 def test_conditions_are_typed_and_their_values_come_from_question_or_profile(kit: Any) -> None:
     _, planner = draft(
         kit,
-        "Which are from Oslo and have 5 stars?",
+        'Which are from Oslo, with 5 stars and "tent" in them?',
         form(keep="by column"),
         {"keep": [{"column": "city", "is": "equal to", "value": "Oslo"}]},
     )
     schema = planner.requests[1].template.schema
-    allowed = [("stars", "above", 5), ("text", "containing", "stars"), ("city", "not equal to", "Rome")]
+    allowed = [
+        ("stars", "above", 5),
+        ("text", "containing", "tent"),
+        ("id", "starting with", "tent"),
+        ("city", "not equal to", "Rome"),
+    ]
     refused = [
         ("stars", "containing", "5"),
         ("stars", "above", 6),
@@ -370,7 +375,7 @@ def test_conditions_are_rendered_to_sql_that_means_them(condition: dict[str, Any
     assert [row for row, keep_it in enumerate(found) if keep_it] == kept
 
 
-def test_numbers_and_phrases_are_those_of_the_question() -> None:
+def test_numbers_bounds_and_names_are_those_of_the_question() -> None:
     assert numbers("the ten of 1,200 longer than 3.5 but not v2 or x10; at least one dozen") == [
         1200,
         3.5,
@@ -378,8 +383,8 @@ def test_numbers_and_phrases_are_those_of_the_question() -> None:
         1,
         12,
     ]
-    assert "State of the" in phrases("How many State of the Union addresses?")
-    assert len(phrases("word " * 5_000)) <= 160
+    assert bounds("more than five, at most 20") == [(20, ("at most",)), (5, ("above",))]
+    assert len(names("Word " * 5_000)) <= 160
 
 
 def test_ids_and_names_are_not_texts_to_read(kit: Any) -> None:

@@ -38,7 +38,7 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
     """
     table = await _table(question, tables, session)
     schema, profile = tables[table]
-    talk = _Talk(question, session, f"{table_words(table, schema, profile)}\nQuestion: {question}")
+    talk = _Talk(question, session, f"{table_words(table, schema, profile)}\n\nQuestion: {question}\nform:")
     sketch = Sketch.of(table, schema, profile)
     answer = await talk.ask("", forms.form_schema(sketch, question))
     form = talk.read(lambda: Form(**answer))

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["numbers", "phrases"]
+__all__ = ["bounds", "names", "numbers", "quoted", "speaks_of_length"]
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 _LARGE = {"twenty": 20, "thirty": 30, "fifty": 50, "hundred": 100, "thousand": 1000, "dozen": 12}
 _NAMED = {**{word: value for value, word in enumerate(_WORDS)}, **_LARGE}
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
-_TOKEN = re.compile(r"[^\s,;:?!()\"“”]+")
-_MOST_WORDS = 3
-_MOST_PHRASES = 160
+_CAPITAL = r"[A-ZÀ-ÖØ-Þ\d][\w'’&-]*"
+_NAME = re.compile(rf"{_CAPITAL}(?:\s+(?:(?:of|the|and|for|de|la|van|von|der)\s+){{0,3}}{_CAPITAL})*")
+_BOUNDS = (
+    (("above",), r"more than|over|above|greater than|longer than|larger than|after|exceed\w*"),
+    (("below",), r"fewer than|less than|below|under|shorter than|smaller than|before"),
+    (("at least",), r"at least|no fewer than|not less than|from"),
+    (("at most",), r"at most|up to|no more than|not more than|until"),
+    (("not equal to",), r"other than|not"),
+)
+_ANY = ("equal to", "at least", "at most", "above", "below")
+_LENGTH = re.compile(r"\b(?:char|length|long|short|letters?\b|words?\b)", re.IGNORECASE)
+_MOST_NAMES = 60
 
 
 def numbers(question: str) -> list[float]:
@@ -28,19 +51,47 @@ def numbers(question: str) -> list[float]:
     return [int(value) if value.is_integer() else value for value in dict.fromkeys([*digits, *named])]
 
 
-def phrases(question: str) -> list[str]:
-    """Runs of up to three words of a question, as they are written there.
+def bounds(question: str) -> list[tuple[float, tuple[str, ...]]]:
+    """Each number with the comparisons that the words before it allow.
 
     Examples
     --------
-    >>> phrases("from New York?")
-    ['from', 'from New', 'from New York', 'New', 'New York', 'York']
+    >>> bounds("more than five with at most 3.5, in 1999")
+    [(3.5, ('at most',)), (1999, ('equal to', 'at least', 'at most', 'above', 'below')), (5, ('above',))]
     """
-    words = [word.strip("'’.") for word in _TOKEN.findall(question)]
-    runs = [
-        " ".join(words[start : start + length])
-        for start in range(len(words))
-        for length in range(1, _MOST_WORDS + 1)
-        if start + length <= len(words)
-    ]
-    return [run for run in dict.fromkeys(runs) if run][:_MOST_PHRASES]
+    return [(value, _comparisons(value, question)) for value in numbers(question)]
+
+
+def _comparisons(value: float, question: str) -> tuple[str, ...]:
+    names = [word for word, named in _NAMED.items() if named == value]
+    written = "|".join([*names, *(re.escape(text) for text in (f"{value:,}", str(value)))])
+    for allowed, words in _BOUNDS:
+        if re.search(rf"\b(?:{words})\s+(?:than\s+)?(?:{written})(?!\w)", question, re.IGNORECASE):
+            return allowed
+    return _ANY
+
+
+def speaks_of_length(question: str) -> bool:
+    """Whether lengths of texts are meant."""
+    return _LENGTH.search(question) is not None
+
+
+def names(question: str) -> list[str]:
+    """What is written like a name or a code: in quotes, or with capital letters or digits inside a sentence.
+
+    Examples
+    --------
+    >>> names("Which speakers gave State of the Union addresses in New York after 1950?")
+    ['State of the Union', 'New York', '1950']
+    """
+    sentences = re.split(r"(?<=[.?!:])\s+", question)
+    inside = [rest for _, _, rest in (sentence.partition(" ") for sentence in sentences)]
+    found = [*quoted(question), *(name for rest in inside for name in _NAME.findall(rest))]
+    return list(dict.fromkeys(found))[:_MOST_NAMES]
+
+
+def quoted(question: str) -> list[str]:
+    """What stands in quotes, and the word after "the word"."""
+    marks = re.findall(r"[\"“”]([^\"“”]{1,80})[\"“”]|(?<!\w)['‘]([^'‘’]{1,80})['’](?!\w)", question)
+    words = re.findall(r"\b(?:words?|phrases?|terms?)\s+([\w-]{2,40})", question, re.IGNORECASE)
+    return list(dict.fromkeys([*(one or other for one, other in marks), *words]))

@@ -11,15 +11,16 @@ import pyarrow as pa
 from apwa_dask.plans.infer import is_number, is_ordered, is_text, output_schema, visible
 from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.plans.steps import Step
-from apwa_dask.tables.profile import Profile
+from apwa_dask.tables.profile import ColumnProfile, Profile
 
 __all__ = ["LENGTH_OF", "Sketch", "quoted_name"]
 
 LENGTH_OF = "length of "
 """Prefix of the number that every text column has besides its text: its characters."""
 
+_NAME_TOKENS = 4
 _SHORT = 10
-"""A text column whose longest values are so many times shorter than another's is a name, not a text to read."""
+"""A text column whose longest values are so many times shorter than another's is a name, no text to read."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Sketch:
         made = set(self.measures.values())
         return [f.name for f in self.schema if is_number(f.type) and f.name not in made] + lengths
 
+    def comparable(self, value: float) -> list[str]:
+        """Numbers that a value can tell apart: not those whose whole range is on one side of it."""
+        ranges = {column.name: (column.low, column.high) for column in self.profile.columns}
+        return [name for name in self.numbers if _within(value, *ranges.get(name, (None, None)))]
+
     @property
     def texts(self) -> list[str]:
         """Text columns."""
@@ -114,7 +120,8 @@ class Sketch:
     def keys(self) -> list[str]:
         """Columns that rows can be grouped by: of few enough values, or made by a step."""
         known = {column.name: column for column in self.profile.columns}
-        return [f.name for f in self.schema if is_ordered(f.type) and _repeats(known.get(f.name))]
+        rows = self.profile.rows
+        return [f.name for f in self.schema if is_ordered(f.type) and _repeats(known.get(f.name), rows)]
 
     @property
     def readable(self) -> list[str]:
@@ -142,10 +149,17 @@ def quoted_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _repeats(column: Any) -> bool:
-    if column is None or column.distinct is None:
+def _within(value: float, low: Any, high: Any) -> bool:
+    return not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or low <= value <= high
+
+
+def _repeats(column: ColumnProfile | None, rows: int | None) -> bool:
+    """Whether some values come several times, and are no long texts. What a step made is taken to repeat."""
+    if column is None or column.distinct is None or rows is None:
         return True
-    return column.tokens is None or column.tokens.median <= 12
+    if column.tokens is None or column.tokens.median <= _NAME_TOKENS:
+        return column.distinct < max(rows, 2)
+    return column.tokens.median <= 3 * _NAME_TOKENS and column.distinct <= rows / 2
 
 
 def _free(wanted: str, table: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apwa_dask.manager.guided.forms import ALL_ROWS
@@ -122,11 +122,12 @@ def labels(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     """A label of each kind for each text, with its meaning where one is known."""
     meanings = {**choice.get("meanings", {}), **said_meanings(choice, question)}
     output: dict[str, Any] = {}
-    for answer in choice["answers"]:
-        name = _fresh(answer["name"], sketch, output)
+    for answer in _different(choice["answers"]):
+        wanted = answer["name"] if answer["name"] not in _labels(answer) else "label"
+        name = _fresh(wanted, sketch, output)
         output[name] = {
             "type": "string",
-            "description": f"the {answer['name'].replace('_', ' ')} that fits best",
+            "description": f"the {wanted.replace('_', ' ')} that fits best",
             "labels": {label: meanings.get(label, "") for label in _labels(answer)},
         }
     instruction = f"Read the input and choose the label that fits it best for: {_and(list(output))}."
@@ -146,6 +147,14 @@ def said_meanings(choice: Choice, question: str) -> dict[str, str]:
         if said:
             found[label] = " ".join(said.group(1).split())
     return found
+
+
+def _different(answers: Sequence[Choice]) -> list[Choice]:
+    """Without those that offer the same labels again."""
+    by_labels: dict[frozenset[str], Choice] = {}
+    for answer in answers:
+        by_labels.setdefault(frozenset(_labels(answer)), answer)
+    return list(by_labels.values())
 
 
 def _labels(answer: Choice) -> list[str]:

@@ -1,0 +1,90 @@
+"""Which choices a question gives any reason for: the usual fault of small models is a step nobody asked for.
+
+A choice is left out only where an English question has none of the words that it takes; which of the remaining
+ones is meant stays the model's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = [
+    "is_mentioned",
+    "lists_labels",
+    "may_count",
+    "may_number",
+    "may_order",
+    "may_rewrite",
+    "wants_overview",
+]
+
+
+def _words(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{pattern})", re.IGNORECASE)
+
+
+_ENGLISH = _words(r"(?:the|of|each|every|which|what|how|is|are|all|these|this|give|list|for|in)\b")
+_COUNT = _words(
+    r"how (?:many|often)|counts?\b|number|most\b|more than|fewest|least\b|frequen|common|per\b|distribut|tally|times\b"
+    r"|percent|share|fraction|ratio|breakdown|histogram|top\b|rare|popular|for each|by\b"
+)
+_NUMBER = _words(
+    r"average|mean\b|total|sum\b|smallest|largest|minim|maxim|highest|lowest|longest|shortest|how (?:much|long|old)"
+    r"|add up|overall|typical|biggest|most expensive|cheapest"
+)
+_ORDER = _words(
+    r"most|least|top\b|largest|smallest|biggest|longest|shortest|highest|lowest|best|worst|first|last|newest|oldest"
+    r"|latest|earliest|sort|order|rank|descending|ascending|fewest|greatest|cheapest|popular"
+)
+_REWRITE = _words(
+    r"summar|translat|re-?writ|redact|replac|anonymi|pseudonymi|describ|explain|writ|draft|repl(?:y|ies)|answer"
+    r"|paraphras|shorten|simplif|correct|convert|remov|mask|blank|generat|suggest|headline|caption|titles?\b|clean"
+    r"|fix|normali|turn |rephras|condens|gist|comment on|sentence|tl;?dr|improve|expand|make "
+)
+_OVERVIEW = _words(
+    r"overview|in common|themes|overall (?:picture|summary|impression)|in general|altogether|main (?:points|issues)"
+)
+_LISTED = re.compile(r":\s*[^:?!]{2,40}?(?:\([^()]*\))?\s*(?:,|\bor\b)", re.IGNORECASE)
+_PART = re.compile(r"[^\W\d_]{3,}|\d+")
+
+
+def may_count(question: str) -> bool:
+    """Whether rows may be counted."""
+    return _any(_COUNT, question)
+
+
+def may_number(question: str) -> bool:
+    """Whether a number may be computed."""
+    return _any(_NUMBER, question)
+
+
+def may_order(question: str) -> bool:
+    """Whether rows or groups may be ranked."""
+    return _any(_ORDER, question)
+
+
+def may_rewrite(question: str) -> bool:
+    """Whether a new text may be wanted for each row."""
+    return _any(_REWRITE, question)
+
+
+def wants_overview(question: str) -> bool:
+    """Whether one text about many rows is asked for by name."""
+    return _OVERVIEW.search(question) is not None
+
+
+def lists_labels(question: str) -> bool:
+    """Whether the question lists labels after a colon: ``a topic: billing (charges), delivery or praise``."""
+    return _LISTED.search(question) is not None
+
+
+def is_mentioned(names: Iterable[str], question: str) -> bool:
+    """Whether any word of the names occurs in the question, in full or as the beginning of a longer one."""
+    lowered = question.lower()
+    parts = {part.lower() for name in names for part in _PART.findall(name)}
+    return any(re.search(rf"\b{re.escape(part)}", lowered) for part in parts)
+
+
+def _any(words: re.Pattern[str], question: str) -> bool:
+    return words.search(question) is not None or _ENGLISH.search(question) is None
