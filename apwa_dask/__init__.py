@@ -1,4 +1,4 @@
-"""Ask a question of your data in plain language; agents on Dask partitions answer it; you get a dataframe back.
+"""Ask a question of your data in plain language; agents on Dask partitions answer; you get a dataframe back.
 
 The public names are loaded on first use, so that ``import apwa_dask`` stays quick.
 """
@@ -7,6 +7,26 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `_HOME` says, for type checkers and editors
+    from apwa_dask.agents.capabilities import capability as capability
+    from apwa_dask.api import Table as Table
+    from apwa_dask.api import ask as ask
+    from apwa_dask.api import attach as attach
+    from apwa_dask.api import from_dask as from_dask
+    from apwa_dask.api import from_pandas as from_pandas
+    from apwa_dask.api import load_plan as load_plan
+    from apwa_dask.api import plan as plan
+    from apwa_dask.api import read as read
+    from apwa_dask.api import runs as runs
+    from apwa_dask.errors import ApwaError as ApwaError
+    from apwa_dask.execution.run import Run as Run
+    from apwa_dask.models.budget import Budget as Budget
+    from apwa_dask.models.model import Model as Model
+    from apwa_dask.models.model import Price as Price
+    from apwa_dask.plans.plan import Plan as Plan
+    from apwa_dask.plans.schema import Field as Field
+    from apwa_dask.plans.schema import Schema as Schema
 
 __version__ = "0.1.0"
 
@@ -25,6 +45,7 @@ _HOME = {
     "capability": "agents.capabilities",
     "from_dask": "api",
     "from_pandas": "api",
+    "load_plan": "api",
     "plan": "api",
     "read": "api",
     "runs": "api",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import subprocess
@@ -58,6 +59,18 @@ def test_the_command_line_starts_without_dataframes():
 def test_each_public_name_can_be_had(name):
     assert getattr(apwa_dask, name) is not None
     assert name in dir(apwa_dask)
+
+
+def test_type_checkers_see_the_same_public_names_as_users():
+    tree = ast.parse(Path(apwa_dask.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: node.module.removeprefix("apwa_dask.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == apwa_dask._HOME
 
 
 def test_an_unknown_public_name_is_an_attribute_error():
