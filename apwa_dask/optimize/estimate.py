@@ -30,6 +30,7 @@ from apwa_dask.tables.profile import Profile
 __all__ = ["estimate"]
 
 DEFAULT_ALIAS = ""
+_NONE = Range.exactly(0)
 _ASKED_AGAIN = 1.2
 """High figure of calls: one answer in five is truncated or not valid, and asked for once more."""
 
@@ -75,7 +76,7 @@ def estimate(
         inputs = [flows[name] for name in step.inputs_from]
         flows[step.id] = after(step, inputs)
         if not isinstance(step, LLMStep):
-            found[step.id] = StepEstimate(rows=flows[step.id].rows)
+            found[step.id] = StepEstimate(flows[step.id].rows, _NONE, _NONE, _NONE, _NONE)
             continue
         model = models.get(step.contract.model or DEFAULT_ALIAS, models.get(DEFAULT_ALIAS))
         found[step.id] = _model_step(step, inputs[0], schemas[step.input], model)

@@ -35,16 +35,17 @@ def moved(plan: Plan, step: Any, target: Any) -> Plan:
             continue
         if each.id == target.id:
             steps.append(step.model_copy(update={"input": target.input}))
-            each = each.model_copy(update={"input": step.id})
+            steps.append(each.model_copy(update={"input": step.id}))
+            continue
         steps.append(_reading(each, step.id, last.id))
     is_last = steps[-1].id == result
     return plan.model_copy(update={"steps": tuple(steps), "output": None if is_last else result})
 
 
 def _reading(each: Any, old: str, new: str) -> Any:
-    """The step with what it read from `old` read from `new`, but for the target."""
+    """The step with what it read from `old` read from `new`."""
     update: dict[str, Any] = {}
-    if each.input == old and each.id != new:
+    if each.input == old:
         update["input"] = new
     if getattr(each, "right", None) == old:
         update["right"] = new

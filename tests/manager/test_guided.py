@@ -23,7 +23,7 @@ from apwa_dask.tables import profile_frame
 def form(
     write: str = "nothing", keep: str = "all", result: str = "rows", order: str = "no"
 ) -> dict[str, str]:
-    return {"rows": "some", "keep": keep, "write": write, "result": result, "order": order}
+    return {"write": write, "keep": keep, "result": result, "order": order}
 
 
 def draft(kit: Any, question: str, *answers: Any, catalog: Any = None) -> tuple[Drafted, Any]:

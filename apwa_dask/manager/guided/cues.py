@@ -16,6 +16,7 @@ __all__ = [
     "may_number",
     "may_order",
     "may_rewrite",
+    "means_some",
     "wants_overview",
 ]
 
@@ -45,6 +46,11 @@ _REWRITE = _words(
 _OVERVIEW = _words(
     r"overview|in common|themes|overall (?:picture|summary|impression)|in general|altogether|main (?:points|issues)"
 )
+_SOME = _words(
+    r"how many of|what (?:share|fraction|percentage|part)|how many\b[^?.]*\b(?:are|is|were|was)\s+(?!there|in\b|given)"
+    r"|how many\b[^?.]*\b(?:mention|contain|ask|complain|talk|refer|express|show|include|use|praise|want|need|request"
+    r"|describe|discuss|say|have|has|about|with|that|who)"
+)
 _LISTED = re.compile(r":\s*[^:?!]{2,40}?(?:\([^()]*\))?\s*(?:,|\bor\b)", re.IGNORECASE)
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")
 
@@ -52,6 +58,11 @@ _PART = re.compile(r"[^\W\d_]{3,}|\d+")
 def may_count(question: str) -> bool:
     """Whether rows may be counted."""
     return _any(_COUNT, question)
+
+
+def means_some(question: str) -> bool:
+    """Whether only some rows are counted: "how many of them are late", not "how many are there"."""
+    return _SOME.search(question) is not None
 
 
 def may_number(question: str) -> bool:

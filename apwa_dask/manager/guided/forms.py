@@ -54,14 +54,10 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a question wants: kept of the rows, written for each row, and as the result.
+    """What a question wants: written for each row, kept of the rows, and as the result."""
 
-    ``rows`` says in words which rows are meant: small models decide better on what they have just said.
-    """
-
-    rows: str
-    keep: str
     write: str
+    keep: str
     result: str
     order: str
 
@@ -100,7 +96,8 @@ def form_schema(sketch: Sketch, question: str) -> Json:
     if sketch.numbers and cues.may_number(question):
         numbers.append("number")
     if numbers:
-        found.append(_form(["nothing"], any_rows, numbers, order))
+        counted = some if some and cues.means_some(question) else any_rows
+        found.append(_form(["nothing"], counted, numbers, order))
     if "yes" in order:
         found.append(_form(["nothing"], ["all"], ["rows"], ["yes"]))
     if some:
@@ -113,9 +110,8 @@ def form_schema(sketch: Sketch, question: str) -> Json:
 
 def _form(write: list[str], keep: list[str], result: list[str], order: list[str]) -> Json:
     return _object(
-        rows={"type": "string", "minLength": 3, "maxLength": 80},
-        keep=_enum(keep),
         write=_enum(write),
+        keep=_enum(keep),
         result=_enum(result),
         order=_enum(order),
     )
