@@ -85,7 +85,7 @@ def test_every_module_can_be_imported_first():
         for path in (ROOT / "apwa_dask").rglob("*.py")
         if path.name != "__main__.py" and "xllamacpp" not in path.read_text(encoding="utf-8")
     )
-    rooms = sorted({".".join(name.split(".")[:2]) for name in modules})
+    rooms = sorted({".".join(name.split(".")[:2]) for name in modules if name.count(".") > 1})
     broken = []
     for room in rooms:
         inside = [name for name in modules if name == room or name.startswith(room + ".")]
