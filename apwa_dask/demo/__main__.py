@@ -18,9 +18,9 @@ from apwa_dask.models.model import Model
 
 HERE = Path(__file__).parent
 QUESTION = (
-    "What is each message about: billing (charges, refunds, prices), delivery (parcels that are late, lost "
-    "or sent to the wrong place), defect (the product is broken or stopped working) or praise (the customer "
-    "is happy)? And which product is it about: kettle, tent, headphones, desk lamp, blender or backpack?"
+    "Give each message a topic: billing (charges, refunds, prices), delivery (parcels that are late, lost or "
+    "sent to the wrong place), defect (the product is broken or stopped working) or praise (the customer is "
+    "happy). And a product: kettle, tent, headphones, desk lamp, blender or backpack."
 )
 
 

@@ -104,7 +104,8 @@ def form_schema(sketch: Sketch, question: str) -> Json:
         found.append(_form(["nothing"], some, ["rows"], order))
     if sketch.readable:
         found.append(_form(writes, any_rows, ["rows", *numbers], order))
-        found.append(_form(["nothing"], any_rows, ["overview"], ["no"]))
+        if not cues.means_some(question):
+            found.append(_form(["nothing"], any_rows, ["overview"], ["no"]))
     return {"anyOf": found or [_form(["nothing"], ["all"], ["count"], ["no"])]}
 
 
