@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from apwa_dask.agents.agent import Agent, Conversation
 from apwa_dask.agents.outcome import Outcome
+from apwa_dask.execution.collector import spared_collector
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
@@ -160,8 +161,9 @@ def run_pipeline(
         return PipelineResult(_conform(table, schema), tuple(failures), Ledger(), failed, 0)
     flow = _Flow(steps[leading:], agents, desk, keep_inputs)
     flow.failures += failures
-    flow.run(table)
-    return flow.result(schema)
+    with spared_collector():
+        flow.run(table)
+        return flow.result(schema)
 
 
 class _Flow:
