@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from apwa_dask import config
 from apwa_dask.agents.agent import Agent
+from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.errors import ConfigError, PlanError, candidates
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
@@ -343,7 +344,7 @@ class Table:
 
     def _with(self, step: Step) -> Table:
         grown = replace(self, _steps=(*self._steps, step), _head=step.id)
-        validate(grown._as_plan(), self._catalog())
+        _check(grown._as_plan(), self._catalog())
         return grown
 
     def _new_id(self, wanted: str | None, op: str) -> str:
@@ -504,10 +505,11 @@ class PlannedQuery:
         scheduler: str | None = None,
         budget: Budget | float | None = None,
         max_concurrency: int | None = None,
-        on_error: str = "keep",
+        on_error: str | None = None,
         name: str = "",
         storage_options: Mapping[str, Any] | None = None,
         namespace: str = "default",
+        grants: Sequence[str] = (),
         progress: Any = None,
         optimized: bool = True,
     ) -> Run:
@@ -527,7 +529,9 @@ class PlannedQuery:
         max_concurrency : int, optional
             Calls in flight per endpoint, over all processes.
         on_error : str
-            ``keep`` failed rows with nulls, ``drop`` them, or ``raise`` at the first.
+            ``keep`` failed rows with nulls (default), ``drop`` them, or ``raise`` at the first.
+        grants : sequence of str
+            Capabilities whose power to reach the network or to write you allow in this run.
         progress : bool or callable, optional
             Show progress (default: where a person can see it), or a subscriber of events.
         optimized : bool
@@ -539,7 +543,7 @@ class PlannedQuery:
             Before any call.
         """
         settings = self._settings(
-            model, store, storage_options, namespace, budget, max_concurrency, on_error, name
+            model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
         )
         subscribers = _subscribers(progress)
         plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
@@ -557,7 +561,7 @@ class PlannedQuery:
             options.get("namespace", "default"),
             options.get("budget"),
             options.get("max_concurrency"),
-            options.get("on_error", "keep"),
+            options.get("on_error"),
             options.get("name", ""),
         )
         executors = executors_of_lazy(options.get("client"))
@@ -583,8 +587,9 @@ class PlannedQuery:
         namespace: str,
         budget: Budget | float | None,
         max_concurrency: int | None,
-        on_error: str,
+        on_error: str | None,
         name: str,
+        grants: Sequence[str] = (),
     ) -> engine.Settings:
         needs_model = bool(self.plan.llm_steps)
         return engine.Settings(
@@ -593,9 +598,10 @@ class PlannedQuery:
             store_options=store_options,
             namespace=namespace,
             budget=Budget.of(budget).as_dict() if budget is not None else {},
-            max_concurrency=max_concurrency,
-            on_error=on_error,
+            max_concurrency=config.get("max-concurrency", max_concurrency),
+            on_error=config.get("on-error", on_error),
             name=name or self.plan.query[:80],
+            grants=tuple(grants),
         )
 
     def __repr__(self) -> str:
@@ -764,7 +770,7 @@ def load_plan(path_or_yaml: str, tables: Table | TableSet | Mapping[str, Table])
     )
     if len(given) == 1 and len(loaded.sources) == 1:
         given = {loaded.sources[0]: next(iter(given.values()))}
-    validate(loaded, {name: table.schema for name, table in given.items()})
+    _check(loaded, {name: table.schema for name, table in given.items()})
     merged, sources = _inlined(loaded, given)
     return PlannedQuery(merged, sources)
 
@@ -797,6 +803,12 @@ def attach(
 
 
 # -- inside
+
+
+def _check(plan: Plan, catalog: Mapping[str, pa.Schema]) -> None:
+    """Validate a plan whose model aliases get their models only when it runs."""
+    aliases = {step.contract.model for step in plan.llm_steps if step.contract.model is not None}
+    validate(plan, catalog, tools=frozenset(known_capabilities()), models=frozenset(aliases))
 
 
 def _profile_of(source: engine.Source, samples: int) -> Profile:

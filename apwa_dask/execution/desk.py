@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from apwa_dask.agents.agent import Conversation
-from apwa_dask.agents.driver import converse
+from apwa_dask.agents.agent import Agent, Conversation
+from apwa_dask.agents.capabilities import ToolResult
+from apwa_dask.agents.driver import RunTool, converse
 from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
-from apwa_dask.models.types import OutcomeClass, Purpose
+from apwa_dask.models.types import OutcomeClass, Purpose, ToolCall
 
 if TYPE_CHECKING:
     from apwa_dask.execution.runtime import StageContext
@@ -69,16 +70,18 @@ class StageDesk:
         run = self.context.run
         purpose = Purpose(run.folder.run_id, step_id)
         running = asyncio.get_running_loop()
+        agent = self.context.agents.get(step_id)
+        run_tool = partial(_run_tool, agent) if agent is not None else None
         self._flying += len(conversations)
         for position, conversation in enumerate(conversations):
-            task = running.create_task(self._hold(conversation, purpose))
+            task = running.create_task(self._hold(conversation, purpose, run_tool))
             run.tasks.add(task)
             task.add_done_callback(partial(self._landed, position, done, wake))
         run.start_reporting()
 
-    async def _hold(self, conversation: Conversation, purpose: Purpose) -> None:
+    async def _hold(self, conversation: Conversation, purpose: Purpose, run_tool: RunTool | None) -> None:
         try:
-            await converse(conversation, self.context.run.caller, purpose)
+            await converse(conversation, self.context.run.caller, purpose, run_tool)
         except ApwaError as fatal:
             self.context.run.stop(fatal.what, fatal)
             conversation.give_up(OutcomeClass.FATAL, fatal.what)
@@ -104,3 +107,8 @@ class StageDesk:
             self._bell.cancel()
             self._bell = None
         wake()
+
+
+async def _run_tool(agent: Agent, call: ToolCall) -> ToolResult:
+    """A tool may block or compute: it runs in a thread, never on the loop."""
+    return await asyncio.to_thread(agent.run_tool, call)

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.errors import ConfigError, candidates
 from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
 from apwa_dask.execution.events import Event
@@ -103,6 +104,7 @@ class Settings:
     on_error: str = "keep"
     name: str = ""
     store_prompts: bool = False
+    grants: tuple[str, ...] = ()
 
 
 def launch(
@@ -205,6 +207,7 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
     validate(
         plan,
         {alias: source.schema for alias, source in sources.items()},
+        tools=frozenset(known_capabilities()),
         models=frozenset(alias for alias in settings.models if alias),
     )
 
@@ -228,6 +231,7 @@ def _prepare(
         budget=dict(settings.budget or {}),
         max_concurrency=settings.max_concurrency,
         store_prompts=settings.store_prompts,
+        grants=settings.grants,
         name=settings.name,
     )
     folder = store.create(run_id, spec.as_dict())

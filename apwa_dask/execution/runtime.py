@@ -318,7 +318,8 @@ class StageContext:
         return {step.id: self._agent(step) for step in self.stage.steps if isinstance(step, LLMStep)}
 
     def _agent(self, step: LLMStep) -> Agent:
-        return Agent(step, self.spec.model_for(step.contract.model), self.run.schemas[step.input])
+        model = self.spec.model_for(step.contract.model)
+        return Agent(step, model, self.run.schemas[step.input], self.spec.grants)
 
     @cached_property
     def reduce_agent(self) -> ReduceAgent:
