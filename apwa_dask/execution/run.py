@@ -294,6 +294,7 @@ class Run:
         except BaseException as failure:
             status, message = self._failed(failure)
             self.executor.stop(self.id, message)
+            runtime().settle(self.id)
             self._note_end(status, message)
         finally:
             runtime().forget(self.id)

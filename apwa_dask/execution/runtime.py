@@ -121,6 +121,13 @@ class Runtime:
         for context in contexts:
             context.report()
 
+    def settle(self, run_id: str) -> None:
+        """After a stop: wait for the calls in flight here, so that what is paid for is kept."""
+        for context in self.known_runs(run_id):
+            while context.tasks:
+                time.sleep(0.02)
+            context.journal.flush()
+
     def known_runs(self, run_id: str) -> list[RunContext]:
         """Contexts of this run in this process."""
         with self._lock:
