@@ -1,4 +1,4 @@
-"""The catalogue in words for a planner: bounded, the same size whatever the number of rows, values as data."""
+"""The tables in words for a planner: bounded, of one size whatever the number of rows, values as data."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 MOST_STEPS = 12
 _MOST_ENUMERATED = 400
-"""Strict decoders take some hundred enumerated values; columns of wider tables are checked afterwards only."""
+"""Strict decoders take some hundred enumerated values; columns of wider tables are checked afterwards."""
 
 _IDENTIFIER = "^[A-Za-z][A-Za-z0-9_]{0,62}$"
 _SCALARS = ["string", "integer", "number", "boolean", "date", "datetime"]

@@ -1,4 +1,4 @@
-"""What a planner is told about the plan language, written from the steps themselves so that it cannot drift."""
+"""What a planner is told of the plan language: written from the steps themselves, so that it cannot drift."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One draft's calls to the planner: each answer is JSON of a given shape, or the draft ends with the reason."""
+"""One draft's calls to the planner: each gives JSON of a given shape, or ends the draft with the reason."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Session:
             f"the planner gave no plan ({outcome})",
             where=f"call {self.calls} to {self.model.name}",
             why=why,
-            fix="ask again, ask another model (model=...), or write the plan with verbs or as YAML (load_plan)",
+            fix="ask again or another model (model=...), or write the plan with verbs or as YAML (load_plan)",
             saved="nothing was read beyond the profile, and no row was sent to a model",
             code="PLAN-DRAFT",
         )

@@ -1,4 +1,4 @@
-"""Small models: one form, then narrowed details; conditions are rendered here, and nothing can be invented."""
+"""Small models: one form, then narrowed details; conditions are rendered by us, nothing is invented."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def ops(plan: Plan) -> list[str]:
 
 
 def test_labels_with_meanings_from_the_question_take_two_calls(kit: Any) -> None:
-    question = "Give each review a topic: billing (charges, refunds), defect (broken) or praise. And a product: tent?"
-    drafted, planner = draft(
+    question = (
+        "Give each a topic: billing (charges, refunds), defect (broken) or praise. And a product: tent?"
+    )
+    drafted, _ = draft(
         kit,
         question,
         form(write="labels"),

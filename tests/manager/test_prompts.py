@@ -118,6 +118,15 @@ def test_no_samples_in_the_profile_no_values_in_the_prompt(kit: Any) -> None:
         assert "sample values were shown to the planner" not in drafted.notes
 
 
+def test_wide_tables_leave_a_small_model_its_window(kit: Any) -> None:
+    frame = pd.DataFrame({f"a_rather_long_column_name_{n}": ["some text " * 30] * 3 for n in range(200)})
+    catalog = {alias: kit.catalog(frame)["reviews"] for alias in ("one", "two", "three", "four", "five")}
+    planner = kit.Planner([{"table": "two"}, FORM, {"each": "all rows"}])
+    asyncio.run(draft_async("How many?", catalog, kit.small, planner))
+    for request in planner.requests:
+        assert sum(len(str(message.content)) for message in request.tail) < 6_000
+
+
 def test_the_guided_prefix_leaves_most_of_a_small_window() -> None:
     characters = sum(len(str(message.content)) for message in constant_messages())
     assert characters < 6_000, "about 1,700 tokens of the 4,096 that the embedded model has"

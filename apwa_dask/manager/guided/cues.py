@@ -1,7 +1,7 @@
 """Which choices a question gives any reason for: the usual fault of small models is a step nobody asked for.
 
-A choice is left out only where an English question has none of the words that it takes; which of the remaining
-ones is meant stays the model's to say.
+A choice is left out only where an English question has none of the words that it takes; which of the others
+is meant stays the model's to say.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 _ENGLISH = _words(r"(?:the|of|each|every|which|what|how|is|are|all|these|this|give|list|for|in)\b")
 _COUNT = _words(
-    r"how (?:many|often)|counts?\b|number|most\b|more than|fewest|least\b|frequen|common|per\b|distribut|tally|times\b"
-    r"|percent|share|fraction|ratio|breakdown|histogram|top\b|rare|popular|for each|by\b"
+    r"how (?:many|often)|counts?\b|number|most\b|more than|fewest|least\b|frequen|common|per\b|distribut"
+    r"|tally|times\b|percent|share|fraction|ratio|breakdown|histogram|top\b|rare|popular|for each|by\b"
 )
 _NUMBER = _words(
-    r"average|mean\b|total|sum\b|smallest|largest|minim|maxim|highest|lowest|longest|shortest|how (?:much|long|old)"
-    r"|add up|overall|typical|biggest|most expensive|cheapest"
+    r"average|mean\b|total|sum\b|smallest|largest|minim|maxim|highest|lowest|longest|shortest"
+    r"|how (?:much|long|old)|add up|overall|typical|biggest|most expensive|cheapest"
 )
 _ORDER = _words(
     r"most|least|top\b|largest|smallest|biggest|longest|shortest|highest|lowest|best|worst|first|last|newest|oldest"
@@ -44,12 +44,14 @@ _REWRITE = _words(
     r"|fix|normali|turn |rephras|condens|gist|comment on|sentence|tl;?dr|improve|expand|make "
 )
 _OVERVIEW = _words(
-    r"overview|in common|themes|overall (?:picture|summary|impression)|in general|altogether|main (?:points|issues)"
+    r"overview|in common|themes|overall (?:picture|summary|impression)|in general|altogether"
+    r"|main (?:points|issues)"
 )
 _SOME = _words(
-    r"how many of|what (?:share|fraction|percentage|part)|how many\b[^?.]*\b(?:are|is|were|was)\s+(?!there|in\b|given)"
-    r"|how many\b[^?.]*\b(?:mention|contain|ask|complain|talk|refer|express|show|include|use|praise|want|need|request"
-    r"|describe|discuss|say|have|has|about|with|that|who)"
+    r"how many of|what (?:share|fraction|percentage|part)"
+    r"|how many\b[^?.]*\b(?:are|is|were|was)\s+(?!there|in\b|given)"
+    r"|how many\b[^?.]*\b(?:mention|contain|ask|complain|talk|refer|express|show|include|use|praise|want|need"
+    r"|request|describe|discuss|say|have|has|about|with|that|who)"
 )
 _LISTED = re.compile(r":\s*[^:?!]{2,40}?(?:\([^()]*\))?\s*(?:,|\bor\b)", re.IGNORECASE)
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")

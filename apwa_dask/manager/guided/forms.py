@@ -81,7 +81,7 @@ def table_schema(tables: Sequence[str]) -> Json:
 
 
 def form_schema(sketch: Sketch, question: str) -> Json:
-    """What the question may want; a plan without any step cannot be chosen, nor reading where there is no text."""
+    """What the question may want: no plan without a step, and no reading where there is no text."""
     by_column = ["by column"] if _conditions(sketch, question) else []
     by_reading = ["by reading", *(["both"] if by_column else [])] if sketch.readable else []
     some, any_rows = [*by_column, *by_reading], ["all", *by_column, *by_reading]
@@ -119,35 +119,42 @@ def _form(write: list[str], keep: list[str], result: list[str], order: list[str]
 
 
 def keep_schema(sketch: Sketch, question: str) -> Json:
-    """Conditions on columns, all of which must hold."""
-    return _object(keep=_list({"anyOf": _conditions(sketch, question)}, 1, 3))
+    """Conditions on columns, all of which must hold; no more of them than the question gives reason for."""
+    found = _conditions(sketch, question)
+    return _object(keep=_list({"anyOf": found}, 1, min(len(found), 3)))
 
 
 def _conditions(sketch: Sketch, question: str) -> list[Json]:
     """Values are those of the profile, where it has all of a column's, or the question's own."""
-    complete = sketch.complete_values
-    found = [
-        _condition([name], _COMPARE[:2], _enum(values))
-        for name, values in complete.items()
+    complete = {
+        name: values
+        for name, values in sketch.complete_values.items()
         if cues.is_mentioned([name, *values], question)
-    ]
-    texts = [name for name in sketch.texts if name not in complete]
+    }
+    found = [_condition([name], _COMPARE[:2], _enum(values)) for name, values in complete.items()]
+    texts = [name for name in sketch.texts if name not in sketch.complete_values]
     short = [name for name in texts if name not in sketch.readable or name in sketch.keys]
-    if short and said.names(question):
-        found.append(_condition(short, _LIKE, _enum(said.names(question))))
+    listed = [value for values in complete.values() for value in values]
+    names = [name for name in said.names(question) if not cues.is_mentioned(listed, name)]
+    if short and names:
+        found.append(_condition(short, _LIKE, _enum(names)))
     if texts and said.quoted(question):
         found.append(_condition(texts, ("containing",), _enum(said.quoted(question))))
     for value, how in said.bounds(question):
-        columns = [name for name in sketch.comparable(value) if _is_meant(name, question)]
+        columns = _bounded(value, sketch, question)
         if columns:
             found.append(_condition(columns, how, {"enum": [value]}))
     if sketch.times:
-        found.append(
-            _condition(sketch.times, ("on", "before", "after"), {"type": "string", "format": "date"})
-        )
-    if sketch.truths:
+        value_of: Json = {"type": "string", "format": "date"}
+        found.append(_condition(sketch.times, ("on", "before", "after"), value_of))
+    if sketch.truths and cues.is_mentioned(sketch.truths, question):
         found.append(_condition(sketch.truths, ("equal to",), {"type": "boolean"}))
     return found
+
+
+def _bounded(value: float, sketch: Sketch, question: str) -> list[str]:
+    """Columns that a number of the question can be about."""
+    return [name for name in sketch.comparable(value) if _is_meant(name, question)]
 
 
 def _is_meant(column: str, question: str) -> bool:
@@ -194,10 +201,14 @@ def count_schema(sketch: Sketch, question: str) -> Json:
     total = _object(each=_enum([ALL_ROWS]))
     if not sketch.keys:
         return total
-    only = [_enum(["all counts"])]
-    for value, how in said.bounds(question):
-        only.append(_object(**{"is": _enum(how)}, value={"enum": [value]}))
-    return {"anyOf": [total, _object(each=_enum(sketch.keys), only={"anyOf": only})]}
+    bounds = [_object(**{"is": _enum(how)}, value={"enum": [value]}) for value, how in said.bounds(question)]
+    # "more than five" that can be about no column is about the counts.
+    must = any(
+        len(how) == 1 and not _bounded(value, sketch, question) for value, how in said.bounds(question)
+    )
+    only = bounds if must else [_enum(["all counts"]), *bounds]
+    grouped = _object(each=_enum(sketch.keys), only={"anyOf": only})
+    return grouped if must else {"anyOf": [total, grouped]}
 
 
 def number_schema(sketch: Sketch) -> Json:

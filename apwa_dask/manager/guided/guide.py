@@ -12,7 +12,7 @@ from apwa_dask.manager.guided import forms, steps
 from apwa_dask.manager.guided.examples import constant_messages
 from apwa_dask.manager.guided.forms import ALL_ROWS, NONE, Form
 from apwa_dask.manager.guided.sketch import Sketch
-from apwa_dask.manager.guided.words import table_words
+from apwa_dask.manager.guided.words import COLUMNS_SHOWN, table_words
 from apwa_dask.manager.refusals import refused
 from apwa_dask.manager.session import Session
 from apwa_dask.models.types import Message
@@ -69,7 +69,8 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
 async def _table(question: str, tables: Tables, session: Session) -> str:
     if len(tables) == 1:
         return next(iter(tables))
-    shown = "\n".join(table_words(alias, *known) for alias, known in tables.items())
+    most_columns = max(COLUMNS_SHOWN // len(tables), 3)
+    shown = "\n".join(table_words(alias, *known, most_columns) for alias, known in tables.items())
     talk = _Talk(question, session, f"{shown}\nQuestion: {question}\nWhich table?")
     answer = await talk.ask("", forms.table_schema(list(tables)))
     if answer.get("table") not in tables:

@@ -178,7 +178,12 @@ def values(choice: Choice, sketch: Sketch, question: str) -> Sketch:
 def text(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     """A new text for each row."""
     name = _fresh(choice["name"], sketch, {})
-    return _map(sketch, _column(choice, sketch), choice["task"].strip(), {name: {"type": "string"}})
+    return _map(
+        sketch,
+        _column(choice, sketch),
+        choice["task"].strip(),
+        {name: {"type": "string", "description": "the new text"}},
+    )
 
 
 def overview(choice: Choice, sketch: Sketch, question: str) -> Sketch:
@@ -188,7 +193,7 @@ def overview(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     contract = {
         "instruction": choice["task"].strip(),
         "inputs": [_column(choice, sketch)],
-        "output": {name: {"type": "string"}},
+        "output": {name: {"type": "string", "description": "one text about all of them"}},
         **({"unit": "group"} if by else {}),
     }
     return sketch.with_step("reduce", by=by, contract=contract)

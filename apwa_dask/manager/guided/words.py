@@ -11,22 +11,22 @@ from apwa_dask.plans.infer import visible
 from apwa_dask.tables.profile import ColumnProfile, Profile
 from apwa_dask.tables.schema import type_name
 
-__all__ = ["table_words"]
+__all__ = ["COLUMNS_SHOWN", "table_words"]
 
-_COLUMNS_SHOWN = 24
+COLUMNS_SHOWN = 24
 _VALUE_CHARACTERS = 48
 _LISTED = 3
 """A column of so few distinct values is described by all of them."""
 
 
-def table_words(alias: str, schema: pa.Schema, profile: Profile) -> str:
+def table_words(alias: str, schema: pa.Schema, profile: Profile, most_columns: int = COLUMNS_SHOWN) -> str:
     """One line a column: name, type and values in JSON quotes, so that a value cannot leave its line."""
     known = {column.name: column for column in profile.columns}
     fields = list(visible(schema))
     lines = [f"Table {alias}:"]
-    lines += [_column(field, known.get(field.name)) for field in fields[:_COLUMNS_SHOWN]]
-    if len(fields) > _COLUMNS_SHOWN:
-        lines.append(f"- and {len(fields) - _COLUMNS_SHOWN} more columns")
+    lines += [_column(field, known.get(field.name)) for field in fields[:most_columns]]
+    if len(fields) > most_columns:
+        lines.append(f"- and {len(fields) - most_columns} more columns")
     return "\n".join(lines)
 
 
