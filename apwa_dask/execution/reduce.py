@@ -113,10 +113,12 @@ def hold_all(context: StageContext, conversations: Sequence[Conversation], step_
     desk.reuse(conversations)
     flying = [conversation for conversation in conversations if not conversation.finished]
     if flying:
-        left = threading.Semaphore(0)
-        desk.submit(flying, step_id, lambda _: left.release())
-        for _ in flying:
-            left.acquire()
+        ended: list[int] = []
+        wake = threading.Event()
+        desk.submit(flying, step_id, ended.append, wake.set)
+        while len(ended) < len(flying):
+            wake.wait()
+            wake.clear()
     for conversation in conversations:
         for outcome in conversation.outcomes.values():
             if outcome.outcome.is_pending:
