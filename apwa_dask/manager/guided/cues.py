@@ -13,10 +13,13 @@ __all__ = [
     "is_mentioned",
     "lists_labels",
     "may_count",
+    "may_label",
     "may_number",
     "may_order",
     "may_rewrite",
+    "means_each",
     "means_some",
+    "wants_frequency",
     "wants_overview",
 ]
 
@@ -43,6 +46,11 @@ _REWRITE = _words(
     r"|paraphras|shorten|simplif|correct|convert|remov|mask|blank|generat|suggest|headline|caption|titles?\b|clean"
     r"|fix|normali|turn |rephras|condens|gist|comment on|sentence|tl;?dr|improve|expand|make "
 )
+_LABEL = _words(
+    r"label|classif|categor|sentiment|tags?\b|each|every|topic|kind|types?\b|assign|rate|grade|score|mood|tone"
+    r"|language|either|whether|urgen|priorit|group|class\b"
+)
+_FREQUENCY = _words(r"how many|how often|(?:most|least) (?:frequent|common|popular|often)")
 _OVERVIEW = _words(
     r"overview|in common|themes|overall (?:picture|summary|impression)|in general|altogether"
     r"|main (?:points|issues)"
@@ -53,6 +61,7 @@ _SOME = _words(
     r"|how many\b[^?.]*\b(?:mention|contain|ask|complain|talk|refer|express|show|include|use|praise|want|need"
     r"|request|describe|discuss|say|have|has|about|with|that|who)"
 )
+_EACH = _words(r"each|every")
 _LISTED = re.compile(r":\s*[^:?!]{2,40}?(?:\([^()]*\))?\s*(?:,|\bor\b)", re.IGNORECASE)
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")
 
@@ -82,9 +91,24 @@ def may_rewrite(question: str) -> bool:
     return _any(_REWRITE, question)
 
 
+def may_label(question: str) -> bool:
+    """Whether each row may get one of several labels."""
+    return _any(_LABEL, question) or lists_labels(question)
+
+
+def wants_frequency(question: str) -> bool:
+    """Whether it is counted how often something is so."""
+    return _FREQUENCY.search(question) is not None
+
+
 def wants_overview(question: str) -> bool:
     """Whether one text about many rows is asked for by name."""
     return _OVERVIEW.search(question) is not None
+
+
+def means_each(question: str) -> bool:
+    """Whether something is wanted for each row, so that no text decides which rows stay."""
+    return _EACH.search(question) is not None
 
 
 def lists_labels(question: str) -> bool:

@@ -89,10 +89,16 @@ def form_schema(sketch: Sketch, question: str) -> Json:
     if sketch.readable and cues.wants_overview(question):
         return _form(["nothing"], any_rows, ["overview"], ["no"])
     numbers = ["count"] if cues.may_count(question) else []
-    writes = ["labels", "values", *(["text"] if cues.may_rewrite(question) else [])]
+    writes = ["values"]
+    if cues.may_label(question):
+        writes.insert(0, "labels")
+    if cues.may_rewrite(question):
+        writes.append("text")
     found = []
     if sketch.readable and cues.lists_labels(question):
-        return _form(["labels"], any_rows, ["rows", *numbers], order)
+        labelled = ["all", *by_column] if cues.means_each(question) else any_rows
+        result = ["count"] if cues.wants_frequency(question) else ["rows", *numbers]
+        return _form(["labels"], labelled, result, order[-1:] if result == ["count"] else order)
     if sketch.numbers and cues.may_number(question):
         numbers.append("number")
     if numbers:
