@@ -26,6 +26,10 @@ SHRINK = 0.7
 SLOW_START_STEP = 2.0
 """Slots added by each good answer of a full window in slow start: the window triples every round trip."""
 
+OPENING_STEP_S, OPENING_STEPS = 0.02, 8
+"""Behind a probe that was answered the window opens by the clock, an eighth of the ceiling at a time. Answers
+take seconds and refusals milliseconds: the first of them ends it, long before a round trip of answers is over."""
+
 BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
 OUTAGE_STREAK = 5
 """Calls that fail in a row before one at a time asks whether the endpoint is back."""
@@ -86,6 +90,8 @@ class Gate:
         self._pause_until = 0.0
         self._paused_for = ""
         self._wake_timer: asyncio.TimerHandle | None = None
+        self._opens = probe and start is None
+        self._opening: asyncio.TimerHandle | None = None
         self._cap = 0
         self._lease = Stock(self, lease) if lease is not None else None
         self._set_cap()
@@ -274,6 +280,24 @@ class Gate:
         if self._probing:
             self._probing = False
             self._set_cap()
+            self._open_soon()
+
+    def _open_soon(self) -> None:
+        if self._opens:
+            self._opening = self._loop.call_later(OPENING_STEP_S, self._open)
+            self._opens = False
+
+    def _open(self) -> None:
+        """Widen once more, while the window is full and nothing has gone wrong. Once in the life of a gate."""
+        self._opening = None
+        in_trouble = self._shrunk_at or self.pauses or self._streak or self._probing
+        if in_trouble or not self._waiters or self.in_flight < int(self._limit):
+            return
+        step = self.max_concurrency / OPENING_STEPS
+        self._limit = min(self._limit + step, float(self.max_concurrency))
+        self._set_cap()
+        if self._limit < self.max_concurrency:
+            self._opening = self._loop.call_later(OPENING_STEP_S, self._open)
 
     def _set_cap(self) -> None:
         cap = min(int(self._limit), self.max_concurrency)
@@ -308,6 +332,8 @@ class Gate:
             future.cancel()
         if self._wake_timer is not None:
             self._wake_timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._lease is not None:
             await self._lease.close()
 
@@ -326,6 +352,7 @@ class Gate:
         if grant.answered and not self.answers:
             self.answers = 1
             self._probing = False
+            self._open_soon()
         if grant.stop:
             self.fail(RunError(grant.stop, fix="resume the run", code="RUN-STOPPED"))
         if penalised:

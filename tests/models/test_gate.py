@@ -320,9 +320,45 @@ def test_one_call_flies_until_one_was_answered(virtual_time: Virtual) -> None:
         work = asyncio.gather(*[endpoint.call(door) for _ in range(50)])
         await asyncio.sleep(0.5)
         assert endpoint.in_flight == 1
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.51)
         assert endpoint.in_flight == 16
         await work
+
+    virtual_time(story())
+
+
+def test_behind_an_answered_probe_the_window_opens_before_the_first_answers(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        door, endpoint = gate(probe=True), Endpoint(latency_s=1.0)
+        work = asyncio.gather(*[endpoint.call(door) for _ in range(200)])
+        await asyncio.sleep(1.5)
+        assert endpoint.in_flight == door.max_concurrency
+        assert len(endpoint.accepted) == 1 + door.max_concurrency
+        await work
+
+    virtual_time(story())
+
+
+def test_the_first_refusal_ends_the_opening(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        door, endpoint = gate(probe=True), Endpoint(latency_s=1.0, slots=20)
+        work = asyncio.gather(*[endpoint.call(door, retry_after_s=5.0) for _ in range(200)])
+        await asyncio.sleep(1.9)
+        assert endpoint.in_flight == 20
+        assert 1 <= len(endpoint.refused) <= door.max_concurrency / 4
+        assert door.limit < 24
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await door.close()
+
+    virtual_time(story())
+
+
+def test_an_opening_window_that_is_not_full_stays_as_it_is(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        door, endpoint = gate(probe=True), Endpoint(latency_s=1.0)
+        await many(10, door, endpoint)
+        assert door.limit == 16
 
     virtual_time(story())
 
