@@ -65,9 +65,16 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
         categories = (field.metadata or {}).get(CATEGORIES_KEY)
         if wanted == "category" and categories is not None:
             frame[field.name] = frame[field.name].astype(_categorical(categories, field.type.ordered))
-        elif wanted and str(frame[field.name].dtype) != wanted:
+        elif wanted and _name_of(frame[field.name].dtype) != wanted:
             frame[field.name] = _restore(frame[field.name], wanted)
     return frame
+
+
+def _name_of(dtype: object) -> str:
+    """The name by which `astype` finds a dtype. Its own text leaves out where nullable strings are kept."""
+    if isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA:
+        return f"string[{dtype.storage}]"
+    return str(dtype)
 
 
 def _restore(column: pd.Series, dtype: str) -> pd.Series:
@@ -106,7 +113,7 @@ def arrow_schema_of(frame: pd.DataFrame) -> pa.Schema:
             inferred = pa.string()
         if pa.types.is_large_string(inferred):
             inferred = pa.string()
-        notes = {DTYPE_KEY: str(column.dtype).encode()}
+        notes = {DTYPE_KEY: _name_of(column.dtype).encode()}
         if isinstance(column.dtype, pd.CategoricalDtype) and pa.types.is_dictionary(inferred):
             notes |= _packed(column.dtype)
         fields.append(pa.field(str(name), inferred, metadata=notes))
