@@ -58,20 +58,22 @@ class StageDesk:
         wake: Callable[[], None],
     ) -> None:
         """Start conversations on the loop with one hop for all of them."""
-        private.loop().call_soon_threadsafe(self._start, conversations, step_id, done, wake)
+        # made here, where what it raises has somewhere to go: nobody waits for an exception of a loop's callback
+        agent = self.context.agents.get(step_id)
+        run_tool = None if agent is None else partial(_run_tool, agent)
+        private.loop().call_soon_threadsafe(self._start, conversations, step_id, run_tool, done, wake)
 
     def _start(
         self,
         conversations: Sequence[Conversation],
         step_id: str,
+        run_tool: RunTool | None,
         done: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
         run = self.context.run
         purpose = Purpose(run.folder.run_id, step_id)
         running = asyncio.get_running_loop()
-        agent = self.context.agents.get(step_id)
-        run_tool = partial(_run_tool, agent) if agent is not None else None
         self._flying += len(conversations)
         for position, conversation in enumerate(conversations):
             task = running.create_task(self._hold(conversation, purpose, run_tool))

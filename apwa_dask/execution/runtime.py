@@ -321,8 +321,12 @@ class StageContext:
 
     @cached_property
     def agents(self) -> dict[str, Agent]:
-        """One agent for each step that calls a model."""
-        return {step.id: self._agent(step) for step in self.stage.steps if isinstance(step, LLMStep)}
+        """One agent for each row-local step that calls a model (a reduce has an agent of its own)."""
+        return {
+            step.id: self._agent(step)
+            for step in self.stage.steps
+            if isinstance(step, LLMStep) and not isinstance(step, Reduce)
+        }
 
     def _agent(self, step: LLMStep) -> Agent:
         model = self.spec.model_for(step.contract.model)

@@ -48,7 +48,12 @@ def test_the_key_is_nowhere_after_a_run(scripted_server, canary_key, tmp_path, c
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault("status", status=401), Fault("insufficient_quota"), Fault("html_200"), Fault("status", status=400)],
+    [
+        Fault("status", status=401),
+        Fault("insufficient_quota"),
+        Fault("html_200"),
+        Fault("status", status=400),
+    ],
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
 def test_the_key_is_in_no_exception_however_the_endpoint_fails(

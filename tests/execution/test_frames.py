@@ -45,7 +45,9 @@ def frames(draw: Any, *, max_rows: int = 12) -> pd.DataFrame:
     columns = {
         "text": pd.Series(cells(_WORDS), dtype=draw(st.sampled_from(["object", "string", "str"]))),
         "gaps": pd.Series(cells(_WORDS | gap), dtype="object"),
-        "whole": pd.Series(cells(st.integers(-9, 9)), dtype=draw(st.sampled_from(["int64", "int8", "Int64"]))),
+        "whole": pd.Series(
+            cells(st.integers(-9, 9)), dtype=draw(st.sampled_from(["int64", "int8", "Int64"]))
+        ),
         "share": pd.Series(cells(st.floats(allow_nan=True, width=32)), dtype="float64"),
         "flag": pd.Series(cells(st.booleans()), dtype=draw(st.sampled_from(["bool", "boolean"]))),
         "maybe": pd.Series(cells(st.integers(0, 3) | gap), dtype="Int32"),
@@ -110,7 +112,9 @@ def _check_answers(result: pd.DataFrame, frame: pd.DataFrame) -> None:
     assert result["severity"].notna().to_numpy().tolist() == asked.tolist()
 
 
-SOME = pd.DataFrame({"text": ["a", "b", "c", "d"], "n": [1, 2, 3, 4]}, index=pd.Index(list("wxyz"), name="id"))
+SOME = pd.DataFrame(
+    {"text": ["a", "b", "c", "d"], "n": [1, 2, 3, 4]}, index=pd.Index(list("wxyz"), name="id")
+)
 
 
 def _schema(frame: pd.DataFrame) -> dict[str, str]:
@@ -158,7 +162,10 @@ def test_schema_is_the_same_whatever_the_rows(scripted_server, model_at, store, 
     stored = [run.folder.read_part(record.part).schema for record in run.folder.committed(0).values()]
     assert len(stored) == len(run.folder.committed(0)) > 0
     assert all(schema.equals(stored[0]) for schema in stored)
-    assert result.index.tolist() == (frame[frame["n"] != 2] if case == "empty partition" else frame).index.tolist()
+    assert (
+        result.index.tolist()
+        == (frame[frame["n"] != 2] if case == "empty partition" else frame).index.tolist()
+    )
     if case in ("all failed", "all null"):
         assert (result["_apwa_status"] == ("refused" if case == "all failed" else "bad_input")).all()
         assert result["severity"].isna().all()
@@ -187,8 +194,6 @@ def test_a_table_of_no_columns_but_text_and_no_rows_runs_every_verb(scripted_ser
     assert result.columns.tolist() == ["g", "n"]
     assert groups.columns.tolist() == ["g", "d"]
     assert (len(result), len(groups), server.calls) == (0, 0, 0)
-
-
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,10 @@ def test_missing_values_of_every_kind_make_no_call_and_their_names_reach_no_prom
 def test_a_row_with_some_missing_inputs_is_asked_without_spelling_them_out(scripted_server, model_at, store):
     server = scripted_server()
     frame = pd.DataFrame({"text": ["good", "fine"], "n": [np.nan, 2.0]})
-    run = apwa.from_pandas(frame).map("say", inputs=["text", "n"], output={"a": str}).run(
-        model=model_at(server), store=store, progress=False
+    run = (
+        apwa.from_pandas(frame)
+        .map("say", inputs=["text", "n"], output={"a": str})
+        .run(model=model_at(server), store=store, progress=False)
     )
 
     assert run.result()["a"].notna().all()
@@ -89,8 +91,10 @@ def test_strange_cells_are_one_rows_failure_at_most(scripted_server, model_at, s
     }
     frame = pd.DataFrame({"text": list(strange.values())}, index=list(strange))
     model = model_at(server, context_tokens=100_000)
-    run = apwa.from_pandas(frame, npartitions=2).map("say", inputs="text", output={"a": str}).run(
-        model=model, store=store, progress=False
+    run = (
+        apwa.from_pandas(frame, npartitions=2)
+        .map("say", inputs="text", output={"a": str})
+        .run(model=model, store=store, progress=False)
     )
 
     result = run.result(status=True)

@@ -21,7 +21,12 @@ TABLE = apwa.from_pandas(FRAME, npartitions=4)
         (lambda: TABLE.where("prise > 1"), "price"),
         (lambda: TABLE.where("upper(price) = 'A'"), "price"),
         (lambda: TABLE.map("x", inputs="text", output={"text": int}), "text"),
-        (lambda: TABLE.map("x", inputs="text", output={"a": int}).map("y", inputs="text", output={"a": int}), "a"),
+        (
+            lambda: TABLE.map("x", inputs="text", output={"a": int}).map(
+                "y", inputs="text", output={"a": int}
+            ),
+            "a",
+        ),
         (lambda: TABLE.sort("textt"), "text"),
         (lambda: TABLE.select("text", "cost"), "price"),
         (lambda: TABLE.drop("pricee"), "price"),
@@ -83,9 +88,7 @@ def test_a_missing_key_costs_no_call(scripted_server, model_at, store, monkeypat
     model = model_at(server, api_key_env="A_VARIABLE_NOBODY_SETS")
 
     with pytest.raises(apwa.ApwaError, match="A_VARIABLE_NOBODY_SETS"):
-        TABLE.map("x", inputs="text", output={"a": int}).run(
-            model=model, store=store, progress=False
-        ).wait()
+        TABLE.map("x", inputs="text", output={"a": int}).run(model=model, store=store, progress=False).wait()
 
     assert server.calls == 0
 

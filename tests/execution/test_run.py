@@ -172,7 +172,7 @@ def test_the_report_is_one_offline_page(scripted_server, model_at, store, tmp_pa
 
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
     assert run.id in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_stopping_starts_no_further_call_and_resuming_pays_only_the_rest(scripted_server, model_at, store):
@@ -249,7 +249,10 @@ def test_the_budget_is_not_passed_and_a_larger_one_finishes_the_run(scripted_ser
 def test_a_budget_of_calls_is_exact(scripted_server, model_at, store, calls):
     server = scripted_server()
     run = table().run(
-        model=model_at(server, max_concurrency=4), store=store, progress=False, budget=apwa.Budget(calls=calls)
+        model=model_at(server, max_concurrency=4),
+        store=store,
+        progress=False,
+        budget=apwa.Budget(calls=calls),
     )
 
     if calls == 40:
