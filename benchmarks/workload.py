@@ -20,7 +20,7 @@ OUTPUT: dict[str, Any] = {"topic": {"labels": ["billing", "delivery", "login", "
 WORDS = (
     "the parcel has not come and nobody answers my letters, so I ask you to look where it is; "
     "my card was charged twice for it and the page does not let me in to see why"
-).split()
+).split()  # noqa: SIM905 - prose is easier to read than a list
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Workload:
     Parameters
     ----------
     folder : str
-        Holds ``rows.parquet`` (id, text) and ``prompts.parquet`` (id, prompt: the user message that the engine
-        makes of the text); the client writes beside them.
+        Holds ``rows.parquet`` (id, text) and ``prompts.parquet`` (id, prompt: the user message that the
+        engine makes of the text).
     base_url : str
         Of the scripted server.
     concurrency : int

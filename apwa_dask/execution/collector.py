@@ -1,9 +1,9 @@
 """Less work for the cyclic garbage collector while rows are under way.
 
-Rows in flight are many short-lived objects without cycles, and the heap of a process with Dask and pandas is
-large: measured, a quarter of the CPU of a call went into walking it again and again. While partitions are worked
-on, what was there before is set aside (`gc.freeze`), and young objects are looked at less often. Reference counts
-free nearly everything as before; cycles are found a little later.
+Rows in flight are many short-lived objects without cycles, and the heap of a process with Dask and pandas
+is large: measured, almost half of the CPU of a call went into walking it again and again. While partitions
+are worked on, what was there before is set aside (`gc.freeze`), and young objects are looked at less often.
+Reference counts free nearly everything as before; cycles are found a little later.
 """
 
 from __future__ import annotations

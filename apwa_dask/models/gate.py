@@ -27,8 +27,10 @@ SLOW_START_STEP = 2.0
 """Slots added by each good answer of a full window in slow start: the window triples every round trip."""
 
 OPENING_STEP_S, OPENING_STEPS = 0.02, 8
-"""Behind a probe that was answered the window opens by the clock, an eighth of the ceiling at a time. Answers
-take seconds and refusals milliseconds: the first of them ends it, long before a round trip of answers is over."""
+"""Behind a probe that was answered the window opens by the clock, an eighth of the ceiling at a time.
+
+Answers take seconds and refusals milliseconds: the first refusal ends it long before a round trip is over.
+"""
 
 BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
 OUTAGE_STREAK = 5
@@ -288,7 +290,7 @@ class Gate:
             self._opens = False
 
     def _open(self) -> None:
-        """Widen once more, while the window is full and nothing has gone wrong. Once in the life of a gate."""
+        """Widen once more while the window is full and nothing has gone wrong: once in a gate's life."""
         self._opening = None
         in_trouble = self._shrunk_at or self.pauses or self._streak or self._probing
         if in_trouble or not self._waiters or self.in_flight < int(self._limit):

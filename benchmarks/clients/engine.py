@@ -1,4 +1,4 @@
-"""The engine as users call it, with all it does for a row: checked answers, journal, commits, ledger, run folder."""
+"""The engine as users call it: checked answers, journal, commits, ledger, run folder and all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp  # noqa: F401
 import dask.dataframe  # noqa: F401
 import distributed  # noqa: F401
+import jsonschema  # noqa: F401
 import uvloop  # noqa: F401
 from _measured import Measured
 
@@ -20,7 +21,7 @@ import apwa_dask.api
 import apwa_dask.execution.run
 import apwa_dask.observe.progress
 import apwa_dask.store.runs
-import apwa_dask.tables.sources  # noqa: F401
+import apwa_dask.tables.sources
 from apwa_dask.models.model import Model
 from benchmarks.workload import INSTRUCTION, MODEL, OUTPUT
 

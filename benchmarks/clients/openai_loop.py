@@ -1,4 +1,4 @@
-"""What users write: one AsyncOpenAI client, a semaphore and gather. The schema is prebuilt, the cheaper way."""
+"""What users write: one AsyncOpenAI client, a semaphore and gather. The schema is prebuilt: cheaper."""
 
 from __future__ import annotations
 

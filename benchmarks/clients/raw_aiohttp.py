@@ -1,4 +1,4 @@
-"""The floor: aiohttp and a semaphore, the body joined from constant bytes. No retries, journal, types or budget."""
+"""The floor: aiohttp, a semaphore, a body of constant bytes. No retries, journal, types or budget."""
 
 from __future__ import annotations
 
