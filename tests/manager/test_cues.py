@@ -47,6 +47,7 @@ def test_an_english_question_allows_what_its_words_speak_of(
 )
 def test_counting_some_rows_is_told_from_counting_all(question: str, some: bool) -> None:
     assert cues.means_some(question) is some
+    assert cues.means_all(question) is not some
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ __all__ = [
     "may_number",
     "may_order",
     "may_rewrite",
+    "means_all",
     "means_each",
     "means_some",
     "wants_frequency",
@@ -61,6 +62,10 @@ _SOME = _words(
     r"|how many\b[^?.]*\b(?:mention|contain|ask|complain|talk|refer|express|show|include|use|praise|want|need"
     r"|request|describe|discuss|say|have|has|about|with|that|who)"
 )
+_ALL = re.compile(
+    r"\bhow many\b(?!.*\b(?:that|who|which|with|about|mention))[^?.]*\b(?:are|is) (?:there|in the)\b",
+    re.IGNORECASE,
+)
 _EACH = _words(r"each|every")
 _LISTED = re.compile(r":\s*[^:?!]{2,40}?(?:\([^()]*\))?\s*(?:,|\bor\b)", re.IGNORECASE)
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")
@@ -74,6 +79,11 @@ def may_count(question: str) -> bool:
 def means_some(question: str) -> bool:
     """Whether only some rows are counted: "how many of them are late", not "how many are there"."""
     return _SOME.search(question) is not None
+
+
+def means_all(question: str) -> bool:
+    """Whether rows are counted whatever their texts say."""
+    return _ALL.search(question) is not None
 
 
 def may_number(question: str) -> bool:

@@ -103,6 +103,7 @@ def form_schema(sketch: Sketch, question: str) -> Json:
         numbers.append("number")
     if numbers:
         counted = some if some and cues.means_some(question) else any_rows
+        counted = ["all", *by_column] if cues.means_all(question) else counted
         found.append(_form(["nothing"], counted, numbers, order))
     if "yes" in order:
         found.append(_form(["nothing"], ["all"], ["rows"], ["yes"]))
