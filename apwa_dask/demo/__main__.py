@@ -83,8 +83,7 @@ def _planned(messages: api.Table, model: Model, store: str) -> api.PlannedQuery:
 def _show_run(run: Run, result: pd.DataFrame) -> None:
     shown = result.drop(columns=["media", "_apwa_error"], errors="ignore")
     shown = shown.assign(path=shown["path"].map(lambda path: Path(str(path)).name))
-    with pd.option_context("display.max_colwidth", 40, "display.width", 160, "display.max_columns", 12):
-        click.echo(f"\nResult ({len(result)} rows):\n{shown.to_string(max_rows=30)}\n")
+    click.echo(f"\nResult ({len(result)} rows):\n{shown.to_string(max_rows=30, max_colwidth=44)}\n")
     failures = run.failures
     click.echo(f"Failures: {len(failures) or 'none'}")
     if len(failures):

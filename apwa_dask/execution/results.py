@@ -17,7 +17,7 @@ from apwa_dask.tables.dtypes import empty_frame
 if TYPE_CHECKING:
     from apwa_dask.execution.run import Run
 
-__all__ = ["index_names", "result_frame", "user_frame"]
+__all__ = ["computed", "index_names", "result_frame", "user_frame"]
 
 
 def result_frame(run: Run, *, status: bool) -> dd.DataFrame:
@@ -46,6 +46,18 @@ def result_frame(run: Run, *, status: bool) -> dd.DataFrame:
         names=names,
         status=status,
     )
+
+
+def computed(frame: dd.DataFrame) -> pd.DataFrame:
+    """The whole result in memory, its index of the declared dtype.
+
+    pandas 3 turns an index of object strings into one of its string dtype when partitions are put together.
+    """
+    whole: pd.DataFrame = frame.compute(scheduler="threads")
+    declared = frame._meta.index
+    if declared.nlevels == 1 and whole.index.dtype != declared.dtype:
+        whole.index = whole.index.astype(declared.dtype)
+    return whole
 
 
 def load_result(

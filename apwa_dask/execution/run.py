@@ -25,7 +25,7 @@ from apwa_dask.execution.executors import Executor
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
-from apwa_dask.execution.results import result_frame
+from apwa_dask.execution.results import computed, result_frame
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.stages import StageGraphs
@@ -163,7 +163,7 @@ class Run:
             Add ``_apwa_status`` (``ok`` or the failure's class) and ``_apwa_error``.
         """
         self._await_result()
-        return result_frame(self, status=status).compute(scheduler="threads")
+        return computed(result_frame(self, status=status))
 
     def _await_result(self) -> None:
         self.wait()
