@@ -251,7 +251,8 @@ def main(words: Sequence[str] | None = None) -> int:
     summaries = summarise(found, given.rows, given.latency, given.concurrency)
     print(
         f"{given.rows} rows, {given.latency * 1000:.0f} ms, {given.concurrency} in flight, "
-        f"{given.rounds} rounds; Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n"
+        f"{given.rounds} rounds; Python {platform.python_version()}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}\n"
     )
     print(table(summaries))
     if given.json:

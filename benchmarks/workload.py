@@ -17,10 +17,10 @@ from apwa_dask.models.model import Model
 MODEL = "scripted"
 INSTRUCTION = "Classify the ticket by its topic, and rate its severity from 1 to 5."
 OUTPUT: dict[str, Any] = {"topic": {"labels": ["billing", "delivery", "login", "other"]}, "severity": int}
-WORDS = (
+TICKET = (
     "the parcel has not come and nobody answers my letters, so I ask you to look where it is; "
     "my card was charged twice for it and the page does not let me in to see why"
-).split()  # noqa: SIM905 - prose is easier to read than a list
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def prepare(folder: Path, base_url: str, rows: int, concurrency: int) -> Workloa
 
 def _text(row: int) -> str:
     """About 60 tokens, different in each row."""
-    start = row * 7 % len(WORDS)
-    return f"Ticket {row}: " + " ".join((WORDS[start:] + WORDS[:start]) * 2)[:230]
+    start = row * 7 % len(TICKET)
+    return f"Ticket {row}: {TICKET[start:]} {TICKET[:start]}"[:240]
 
 
 def _user_message(agent: Agent, text: str) -> str:

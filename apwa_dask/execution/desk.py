@@ -1,7 +1,7 @@
 """Where partition threads and the private loop meet: conversations go out in bulk and come back in bulk.
 
-A thread wakes once for all that ended within a hundredth of a second, not once for each row: on one lock of the
-interpreter every wake-up takes the loop away from the calls in flight.
+A thread wakes once for all that ended within a hundredth of a second, not once for each row: under one
+interpreter lock every wake-up takes the loop away from the calls in flight.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class StageDesk:
         wake: Callable[[], None],
     ) -> None:
         """Start conversations on the loop with one hop for all of them."""
-        # made here, where what it raises has somewhere to go: nobody waits for an exception of a loop's callback
+        # made here, where what it raises has somewhere to go: nobody waits for what a loop's callback raises
         agent = self.context.agents.get(step_id)
         run_tool = None if agent is None else partial(_run_tool, agent)
         private.loop().call_soon_threadsafe(self._start, conversations, step_id, run_tool, done, wake)
