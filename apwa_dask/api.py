@@ -1,4 +1,6 @@
-"""The face: read tables, write or draft plans, run them. Imports the rooms; nothing imports it but the command line."""
+"""The face: read tables, write or draft plans, run them. Imports the rooms; nothing imports it but the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ OutputLike = Schema | Mapping[str, Any] | type[BaseModel]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Sources and the plan so far: lazy, immutable, partitioned. Every verb makes a new Table; nothing is called.
+    """Sources and the plan so far: lazy, immutable, partitioned. Every verb makes a new Table; nothing is
+    called.
 
     Made by `read`, `from_pandas` and `from_dask`.
     """
@@ -155,7 +158,9 @@ class Table:
         examples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = (),
         id: str | None = None,
     ) -> Table:
-        """Keep the rows for which a model answers yes. Rows it could not judge are listed in the run's failures."""
+        """Keep the rows for which a model answers yes. Rows it could not judge are listed in the run's
+        failures.
+        """
         contract = self._contract(instruction, inputs, Filter.verdict(), unit, (), model, examples)
         return self._with(Filter(id=self._new_id(id, "filter"), input=self._head, contract=contract))
 
@@ -443,7 +448,9 @@ class PlannedQuery:
     plan: Plan
     sources: Mapping[str, engine.Source]
     notes: tuple[str, ...] = ()
-    """What the user should know about how the plan came about (drafted by the embedded model, for example)."""
+    """What the user should know about how the plan came about (drafted by the embedded model, for
+    example).
+    """
     calls: int = 0
     """Calls that drafting it took; answers kept from an earlier draft are not among them."""
 
@@ -518,8 +525,8 @@ class PlannedQuery:
         Parameters
         ----------
         model : Model, str or mapping of str to Model, optional
-            The model, its name, or one for each alias that the plan names. Default: the configured endpoint, else the
-            embedded model.
+            The model, its name, or one for each alias that the plan names. Default: the configured endpoint,
+            else the embedded model.
         store : str, optional
             fsspec URL for journal, runs and results; a per-user folder by default.
         client : distributed.Client, optional
@@ -535,7 +542,8 @@ class PlannedQuery:
         progress : bool or callable, optional
             Show progress (default: where a person can see it), or a subscriber of events.
         optimized : bool
-            Apply rewrites that change no result (filters and limits before model calls); False runs it as written.
+            Apply rewrites that change no result (filters and limits before model calls); False runs it as
+            written.
 
         Raises
         ------
@@ -568,7 +576,9 @@ class PlannedQuery:
         return engine.lazy(self.plan, self.sources, settings, executors, status=status)
 
     def preview(self, n: int = 20, *, seed: int = 0, **options: Any) -> pd.DataFrame:
-        """Run the plan on a small sample; its answers are kept, so the full run does not pay for them again."""
+        """Run the plan on a small sample; its answers are kept, so the full run does not pay for them
+        again.
+        """
         alias = self.plan.sources[0]
         sample = Sample(id=_free("preview", {s.id for s in self.plan.steps}), input=alias, n=n, seed=seed)
         steps = [_renamed(step, {alias: sample.id}, keep_id=True) for step in self.plan.steps]
@@ -628,8 +638,8 @@ def read(
     Parameters
     ----------
     urlpath : str or sequence of str
-        fsspec URLs, globs or folders: Parquet, Arrow, CSV, JSON, JSON Lines, text, Markdown, HTML, PDF, images, and
-        any of them compressed.
+        fsspec URLs, globs or folders: Parquet, Arrow, CSV, JSON, JSON Lines, text, Markdown, HTML, PDF,
+        images, and any of them compressed.
     documents : bool
         One table of documents instead (``path``, ``page``, ``text``, ``media``).
     hide : sequence of str

@@ -1,7 +1,7 @@
 """What every room's tests share: the scripted server, a store of their own, and our one background loop.
 
-The loop's thread is started before any test, so that a check for leaked threads (``distributed.utils_test``) does
-not take it for a leak.
+The loop's thread is started before any test, so that a check for leaked threads (``distributed.utils_test``)
+does not take it for a leak.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The one way a request leaves the process: journal, then an identical request in flight, then gate and endpoint."""
+"""The one way a request leaves the process: journal, then an identical request in flight, then gate and
+endpoint.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ InFlight = dict[bytes, "asyncio.Future[Reply | None]"]
 
 @dataclass
 class Control:
-    """Whether a run may still spend, in one process. Set from any thread; read on the loop before each call."""
+    """Whether a run may still spend, in one process. Set from any thread; read on the loop before each
+    call.
+    """
 
     stopping: str = ""
     """Why dispatch stops; empty while the run may go on."""
@@ -35,8 +39,8 @@ class Control:
 class JournaledCaller:
     """A `Caller` that never pays twice for the same request.
 
-    Lives on the private loop. The journal is asked in bulk by partition threads before requests get here; here it
-    is only asked for what is in memory, so the loop never waits for a disk.
+    Lives on the private loop. The journal is asked in bulk by partition threads before requests get here;
+    here it is only asked for what is in memory, so the loop never waits for a disk.
 
     Parameters
     ----------
@@ -83,7 +87,9 @@ class JournaledCaller:
             self._on_flight(-1)
             del self._in_flight[key]
             if not mine.done():
-                mine.set_result(None)  # what stopped this call (its run's end) does not stop a twin of another run
+                mine.set_result(
+                    None
+                )  # what stopped this call (its run's end) does not stop a twin of another run
 
     def reuse(self, requests: Sequence[Request]) -> list[Reply | None]:
         """What the journal holds for each request. Called from partition threads; may read the store."""

@@ -21,7 +21,9 @@ __all__ = ["BOOKKEEPING", "INDEX_PREFIX", "Stage", "compile_plan", "physical_sch
 ROW_ID, STATUS, ERROR = "_apwa_row", "_apwa_status", "_apwa_error"
 INDEX_PREFIX = "_apwa_index_"
 BOOKKEEPING = pa.schema([(ROW_ID, pa.string()), (STATUS, pa.string()), (ERROR, pa.string())])
-"""Columns of every stored part before the visible ones. ``_apwa_status`` is null for a good row, else its class."""
+"""Columns of every stored part before the visible ones. ``_apwa_status`` is null for a good row, else its
+class.
+"""
 
 _KEEPS_INDEX = ("sort", "limit", "distinct", "sample")
 

@@ -1,7 +1,8 @@
 """What happens in a run, as small frozen dataclasses. The engine emits them and draws nothing itself.
 
-Progress, history, reports and dashboards are subscribers (`apwa_dask.observe`). Counts are deltas since the last
-event of the same process, so that adding them up is all a subscriber has to do. No row text travels in an event.
+Progress, history, reports and dashboards are subscribers (`apwa_dask.observe`). Counts are deltas since the
+last event of the same process, so that adding them up is all a subscriber has to do. No row text travels in
+an event.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None
 
 
 def _spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text cells that begin like a formula (also after blanks) get an apostrophe in front (OWASP CSV injection)."""
+    """Text cells that begin like a formula (also after blanks) get an apostrophe in front (OWASP CSV
+    injection).
+    """
     safe = frame.copy()
     for name in safe.columns:
         if pd.api.types.is_string_dtype(safe[name]) or safe[name].dtype == object:

@@ -1,4 +1,6 @@
-"""Dask frames over what a run has stored, and over what it has still to do. The only place that builds graphs."""
+"""Dask frames over what a run has stored, and over what it has still to do. The only place that builds
+graphs.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ RECORD = pd.DataFrame(
 )
 """Meta of the frame of commit records: what an eager run computes instead of the data.
 
-``stopped`` is null for a committed partition, else why its task gave up (see `apwa_dask.execution.stopping`): a run
-that stops is no exception to Dask, which would retry, blame workers and fill their logs.
+``stopped`` is null for a committed partition, else why its task gave up (see `apwa_dask.execution.stopping`):
+a run that stops is no exception to Dask, which would retry, blame workers and fill their logs.
 """
 
 

@@ -182,7 +182,9 @@ def attach(
 
 
 def again(run: Run) -> Run:
-    """A new run of the same plan over the same sources: good answers come from the journal, failures are tried."""
+    """A new run of the same plan over the same sources: good answers come from the journal, failures are
+    tried.
+    """
     store = RunStore(run.store, runtime().options_of(run.store))
     folder = store.create(store.new_run_id(), {**run.folder.spec, "retry_of": run.id})
     for alias, source in run.spec.sources.items():

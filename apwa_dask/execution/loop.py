@@ -1,9 +1,9 @@
 """The one private event loop of a process, in its own daemon thread.
 
 The pattern of ``fsspec.asyn`` and ``zarr.core.sync``: made on first use under a lock, forgotten after a fork,
-closed at exit, refusing to be entered from itself. Partition tasks are ordinary threads; they hand coroutines to
-this loop and wait. One ``asyncio.run`` per partition costs 34 times the CPU at 1,000 threads, and coroutine tasks on
-a Dask worker's own loop stall its heartbeats for seconds (both measured).
+closed at exit, refusing to be entered from itself. Partition tasks are ordinary threads; they hand coroutines
+to this loop and wait. One ``asyncio.run`` per partition costs 34 times the CPU at 1,000 threads, and
+coroutine tasks on a Dask worker's own loop stall its heartbeats for seconds (both measured).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def on_loop_thread() -> bool:
 def run_sync(coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
     """Run a coroutine on the private loop and wait for it from another thread.
 
-    Works inside a running loop of the caller (Jupyter), because the caller's thread only waits. The wait is cut
-    into short pieces so that Ctrl-C reaches the main thread.
+    Works inside a running loop of the caller (Jupyter), because the caller's thread only waits. The wait is
+    cut into short pieces so that Ctrl-C reaches the main thread.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""The final record of a run: what was asked, of what, with what, and what came of it. JSON, schema-versioned."""
+"""The final record of a run: what was asked, of what, with what, and what came of it. JSON,
+schema-versioned.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The task functions: synchronous, module-level, small arguments. They never raise for a row's trouble.
 
-Look in the store, read, run the rows, coerce to the declared schema, write, commit, return. A task that finds its
-commit record does nothing, so a lost worker, ``head()`` before ``compute()`` and a resume all cost no call.
+Look in the store, read, run the rows, coerce to the declared schema, write, commit, return. A task that finds
+its commit record does nothing, so a lost worker, ``head()`` before ``compute()`` and a resume all cost no
+call.
 """
 
 from __future__ import annotations
@@ -63,9 +64,7 @@ def record_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: Sta
 def run_frame_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
     """Like `record_frame_partition`, but return the partition's rows (lazy frames)."""
     context, ordinal = context_of(ref), _ordinal(ordinals)
-    return _rows(
-        context, lambda: _ensure(context, ordinal, lambda: to_arrow(frame, context.input_schema))
-    )
+    return _rows(context, lambda: _ensure(context, ordinal, lambda: to_arrow(frame, context.input_schema)))
 
 
 def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
@@ -84,7 +83,9 @@ def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -
 
 
 def _group_failures(context: StageContext, table: pa.Table) -> tuple[Failure, ...]:
-    """Failure records of a reduce's groups, from their status columns; frame steps pass rows on and fail none."""
+    """Failure records of a reduce's groups, from their status columns; frame steps pass rows on and fail
+    none.
+    """
     if context.stage.kind != "reduce":
         return ()
     (step,) = context.stage.steps
@@ -137,7 +138,9 @@ def _record(context: StageContext, ordinal: int, work: Callable[[], CommitRecord
 
 
 def _rows(context: StageContext, work: Callable[[], CommitRecord]) -> pd.DataFrame:
-    """The rows of a lazy partition. What stops a lazy frame is raised to whoever computes it, who may try again."""
+    """The rows of a lazy partition. What stops a lazy frame is raised to whoever computes it, who may try
+    again.
+    """
     with context.run.at_work():
         try:
             return to_pandas(context.read(work()))

@@ -1,8 +1,9 @@
-"""The fused row pipeline: every row flows through map, filter and map on its own; no row waits for a neighbour.
+"""The fused row pipeline: every row flows through map, filter and map on its own; no row waits for a
+neighbour.
 
-Runs in the thread of one partition task. The thread keeps a bounded window of units with the process's loop, takes
-back what is done in batches, and applies frame steps to whatever rows have just arrived, so that the event loop
-only ever does HTTP. Order is restored at the end from each row's key.
+Runs in the thread of one partition task. The thread keeps a bounded window of units with the process's loop,
+takes back what is done in batches, and applies frame steps to whatever rows have just arrived, so that the
+event loop only ever does HTTP. Order is restored at the end from each row's key.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Desk(Protocol):
         done: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
-        """Hold conversations on the loop; it calls ``done(position)`` as each ends, and ``wake()`` soon after.
+        """Hold conversations on the loop; it calls ``done(position)`` as each ends, and ``wake()`` soon
+        after.
 
         One ``wake()`` may serve all that ended since the last.
         """
@@ -306,7 +308,9 @@ class _Flow:
             self._advance(batch)
 
     def _settle(self, step: LLMStep, rows: Sequence[_Row], conversation: Conversation) -> list[_Row]:
-        """Write the outcome of each row of the conversation (by its place in `rows`); those that go on come back."""
+        """Write the outcome of each row of the conversation (by its place in `rows`); those that go on come
+        back.
+        """
         onward: list[_Row] = []
         for index, outcome in conversation.outcomes.items():
             row = rows[index]

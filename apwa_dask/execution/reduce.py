@@ -1,9 +1,11 @@
-"""Hierarchical reduce: partials inside each partition, then Dask's own tree over them, then one typed answer a group.
+"""Hierarchical reduce: partials inside each partition, then Dask's own tree over them, then one typed answer
+a group.
 
-A partial holds, for each group, its items in order: raw rows as long as they fit one prompt, notes once they do not.
-So a group that fits one prompt costs one call, however many partitions it lay in. `dask.dataframe`'s ``reduction``
-makes the tree with exactly one chunk a partition and no call at build; the order of partials is the order of the
-partitions, so the result does not depend on timing. Answers are journaled, so a replayed subtree costs nothing.
+A partial holds, for each group, its items in order: raw rows as long as they fit one prompt, notes once they
+do not. So a group that fits one prompt costs one call, however many partitions it lay in. `dask.dataframe`'s
+``reduction`` makes the tree with exactly one chunk a partition and no call at build; the order of partials is
+the order of the partitions, so the result does not depend on timing. Answers are journaled, so a replayed
+subtree costs nothing.
 """
 
 from __future__ import annotations
@@ -150,7 +152,9 @@ class _Tree:
             self.groups[()] = _Group()
 
     def add_rows(self, frame: pd.DataFrame) -> None:
-        """Rows of a partition; those that failed before, or have no usable input, are counted and left out."""
+        """Rows of a partition; those that failed before, or have no usable input, are counted and left
+        out.
+        """
         by, inputs = self.step.by, self.step.contract.inputs
         wanted = list(dict.fromkeys([STATUS, *by, *inputs]))
         schema = self.context.input_schema

@@ -1,7 +1,7 @@
 """`Run`: the handle of one execution. Found again by id from storage, in any process.
 
-The run itself is a thread that takes the stages one after the other; the handle waits for it, stops it, and reads
-what it has stored.
+The run itself is a thread that takes the stages one after the other; the handle waits for it, stops it, and
+reads what it has stored.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ Subscriber = Callable[[Event], None]
 class Run:
     """A plan at work, or finished, or interrupted.
 
-    Not made by hand: `Table.run`, `apwa_dask.ask` and `apwa_dask.attach` return one at once. `wait`, `result` and
-    `frame` wait for it.
+    Not made by hand: `Table.run`, `apwa_dask.ask` and `apwa_dask.attach` return one at once. `wait`, `result`
+    and `frame` wait for it.
 
     Attributes
     ----------
@@ -178,7 +178,9 @@ class Run:
 
     @property
     def failures(self) -> pd.DataFrame:
-        """One row for each row that failed: id, step, class, message, attempts, tokens, cost, request id, inputs."""
+        """One row for each row that failed: id, step, class, message, attempts, tokens, cost, request id,
+        inputs.
+        """
         tables = [
             self.folder.read_part(record.failures)
             for stage in self.stages

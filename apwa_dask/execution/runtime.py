@@ -1,7 +1,8 @@
 """One runtime per process, the same under ``sync``, ``threads`` and distributed.
 
-It holds what is shared by all partition tasks of the process: the loop, one journal per store and namespace, one
-client and gate per endpoint, and for each run its control, wallet and meters. Nothing of it is ever pickled.
+It holds what is shared by all partition tasks of the process: the loop, one journal per store and namespace,
+one client and gate per endpoint, and for each run its control, wallet and meters. Nothing of it is ever
+pickled.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ EXIT_DRAIN_S = 10.0
 """How long the end of the process waits for calls in flight."""
 
 FLUSH_RECORDS = 1024
-"""Answers that may wait to be written; they never wait longer than a second. Small segments cost their own CPU."""
+"""Answers that may wait to be written; they never wait longer than a second. Small segments cost their own
+CPU.
+"""
 
 REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
@@ -245,8 +248,8 @@ class RunContext:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Around a task of a lazy frame, which nobody opens and closes: when the last task of a stopped one has
-        ended, this context is forgotten, so that computing the frame again begins anew."""
+        """Around a task of a lazy frame, which nobody opens and closes: when the last task of a stopped one
+        has ended, this context is forgotten, so that computing the frame again begins anew."""
         with self._lock:
             self._working += 1
         try:
@@ -360,7 +363,9 @@ class StageContext:
         return self.run.runtime.options_of(f"{self.ref.run_id}/{alias}")
 
     def read(self, record: CommitRecord, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a committed part, with the declared schema (a file may name a list's items otherwise)."""
+        """The rows of a committed part, with the declared schema (a file may name a list's items
+        otherwise).
+        """
         declared = self.stage.schema
         if columns is not None:
             declared = pa.schema([declared.field(name) for name in columns])

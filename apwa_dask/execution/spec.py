@@ -41,8 +41,8 @@ class SourceSpec:
     Parameters
     ----------
     kind : str
-        ``manifest`` (files; the manifest lies in the run's folder) or ``frame`` (the partitions of a Dask frame that
-        only the submitting process holds).
+        ``manifest`` (files; the manifest lies in the run's folder) or ``frame`` (the partitions of a Dask
+        frame that only the submitting process holds).
     schema : pyarrow.Schema
         Visible columns.
     index : pyarrow.Schema

@@ -1,4 +1,6 @@
-"""Why a run stopped, on its way from a worker's task to the user: as text, so that nothing else can travel with it."""
+"""Why a run stopped, on its way from a worker's task to the user: as text, so that nothing else can travel
+with it.
+"""
 
 from __future__ import annotations
 

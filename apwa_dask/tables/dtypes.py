@@ -1,8 +1,8 @@
 """Arrow in the store, pandas in the user's hands: one mapping between the two, the same for every partition.
 
-Missing values stay missing: integers and booleans use pandas' nullable dtypes, so that an all-failed partition
-has the dtypes of a full one. Columns that came from a frame keep its dtype: it travels in the Arrow field's
-metadata, and so through every step that keeps the column.
+Missing values stay missing: integers and booleans use pandas' nullable dtypes, so that an all-failed
+partition has the dtypes of a full one. Columns that came from a frame keep its dtype: it travels in the Arrow
+field's metadata, and so through every step that keeps the column.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a profile still says after steps: nothing about columns that are gone, little about columns that are new."""
+"""What a profile still says after steps: nothing about columns that are gone, little about columns that are
+new.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Real processes that die, are interrupted, or end early: what is paid again is bounded, and the result is the same."""
+"""Real processes that die, are interrupted, or end early: what is paid again is bounded, and the result is
+the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Any frame that goes in comes back: index, order, dtypes, and a declared schema even where there is no row."""
+"""Any frame that goes in comes back: index, order, dtypes, and a declared schema even where there is no
+row.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`to_dask`: the calls are in the graph, each distinct request is made once, and nothing is called at build."""
+"""`to_dask`: the calls are in the graph, each distinct request is made once, and nothing is called at
+build.
+"""
 
 from __future__ import annotations
 

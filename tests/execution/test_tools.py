@@ -16,7 +16,9 @@ def registry(monkeypatch):
     monkeypatch.setattr(capabilities, "_registry", dict(capabilities._registry))
 
 
-def test_a_declared_tool_runs_and_its_result_reaches_the_model(scripted_server, canary_key, tmp_path, registry):
+def test_a_declared_tool_runs_and_its_result_reaches_the_model(
+    scripted_server, canary_key, tmp_path, registry
+):
     seen: list[str] = []
 
     @apwa.capability(power="pure")
