@@ -1,6 +1,6 @@
 """Where partition threads and the private loop meet: conversations go out in bulk and come back in bulk.
 
-A thread wakes once for all that ended within a hundredth of a second, not once for each row: under one
+A thread wakes once for all that ended within some milliseconds, not once for each row: under one
 interpreter lock every wake-up takes the loop away from the calls in flight.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StageDesk"]
 
-LANDING_S = 0.01
+LANDING_S = 0.025
 """A conversation that has ended waits at most so long for its partition thread, unless it is the last."""
 
 

@@ -1,4 +1,6 @@
-"""What a row may cost, in counts: hops between threads, look-ups, encodings, hashes. Seconds: ``benchmarks/``."""
+"""What a row may cost, in counts: hops between threads, look-ups, encodings, hashes. Seconds:
+``benchmarks/``.
+"""
 
 from __future__ import annotations
 
