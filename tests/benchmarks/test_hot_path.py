@@ -1,4 +1,4 @@
-"""What a row may cost, in counts: hops between threads, look-ups, encodings, hashes. Seconds:
+"""What a row may cost, in counts: hops between threads, look-ups, encodings and hashes."""
 ``benchmarks/``.
 """
 
