@@ -83,9 +83,9 @@ class ClusterExecutor:
 
         # retries are for lost connections to the store; a model's trouble never leaves the task
         persisted = self.client.persist(records, retries=1)
-        futures = futures_of(persisted)
+        futures = futures_of(persisted, client=self.client)
         try:
-            for batch in as_completed(futures, with_results=True).batches():
+            for batch in as_completed(futures, loop=self.client.loop, with_results=True).batches():
                 yield pd.concat([frame for _, frame in batch], ignore_index=True)
         except BaseException:
             self.client.cancel(futures)

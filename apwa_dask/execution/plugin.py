@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from distributed import Client, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
 from pydantic import TypeAdapter
@@ -28,6 +29,9 @@ TOPIC = "apwa"
 RPC_TIMEOUT_S = 10.0
 DRAIN_S = 20.0
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, PartitionDone, State)}
+
+_PREPARED: WeakKeyDictionary[Client, frozenset[str]] = WeakKeyDictionary()
+"""Clients whose cluster has the plugins, with the workers whose versions were seen."""
 
 T = TypeVar("T")
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
@@ -170,6 +174,9 @@ def prepare_cluster(client: Client) -> None:
     """
     import apwa_dask
 
+    workers = frozenset(client.scheduler_info(n_workers=-1)["workers"])
+    if workers and _PREPARED.get(client) == workers:
+        return
     ours = apwa_dask.__version__
     found = _versions(client)
     wrong = {where: version for where, version in found.items() if version != ours}
@@ -184,6 +191,7 @@ def prepare_cluster(client: Client) -> None:
         )
     client.register_plugin(CoordinatorPlugin())
     client.register_plugin(RuntimePlugin())
+    _PREPARED[client] = workers
 
 
 def _versions(client: Client) -> dict[str, str]:

@@ -1,6 +1,4 @@
-"""Real processes that die, are interrupted, or end early: what is paid again is bounded, and the result is
-the same.
-"""
+"""Real processes that die, are interrupted, or end early: little is paid again, and the result is the same."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ def child(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def finished(program: str, *arguments: str) -> list[str]:
     with child(program, *arguments) as process:
-        out, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
     return out.splitlines()
 
@@ -99,7 +97,7 @@ def test_ctrl_c_stops_dispatch_and_resume_pays_only_the_rest(scripted_server, st
         run_id = process.stdout.readline().strip()
         server.wait_until(lambda stats: stats.calls >= 40)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert out.strip() == "stopped"
     stopped_at = server.calls
@@ -148,6 +146,6 @@ def test_a_second_process_may_not_work_on_a_run_that_is_at_work(scripted_server,
         with pytest.raises(apwa.ApwaError, match=r"(?i)held|claim|work"):
             apwa.attach(run_id, store, progress=False).resume().wait()
 
-        out, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
     assert server.calls == ROWS

@@ -1,4 +1,6 @@
-"""Every verb among the others: which rows come out, in which order, for how many calls, on any partitioning."""
+"""Every verb among the others: which rows come out, in which order, for how many calls, on any
+partitioning.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from apwa_dask.errors import PlanError
 from apwa_dask.testing import Rule
 
 
-@pytest.fixture()
+@pytest.fixture
 def registry(monkeypatch):
     monkeypatch.setattr(capabilities, "_registry", dict(capabilities._registry))
 
