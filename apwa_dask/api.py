@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel
 
-from apwa_dask import config
+from apwa_dask import accessors, config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.errors import ConfigError, PlanError, candidates
@@ -373,7 +373,7 @@ class Table:
     ) -> Contract:
         columns = self._text_columns() if inputs is None else _names(inputs)
         shown = tuple(Example(inputs=dict(given), output=dict(answer)) for given, answer in examples)
-        return _built(
+        contract: Contract = _built(
             Contract,
             instruction=instruction,
             inputs=columns,
@@ -383,6 +383,7 @@ class Table:
             model=model,
             examples=shown,
         )
+        return contract
 
     def _text_columns(self) -> tuple[str, ...]:
         schema = self.schema
@@ -933,3 +934,6 @@ def _subscribers(progress: Any) -> tuple[Any, ...]:
     from apwa_dask.observe.progress import progress_for_environment
 
     return (progress_for_environment(),)
+
+
+accessors.register(dask=True)

@@ -87,9 +87,8 @@ class JournaledCaller:
             self._on_flight(-1)
             del self._in_flight[key]
             if not mine.done():
-                mine.set_result(
-                    None
-                )  # what stopped this call (its run's end) does not stop a twin of another run
+                # What stopped this call (its run's end) does not stop a twin of another run.
+                mine.set_result(None)
 
     def reuse(self, requests: Sequence[Request]) -> list[Reply | None]:
         """What the journal holds for each request. Called from partition threads; may read the store."""
@@ -105,9 +104,9 @@ def reply_of(record: Record) -> Reply:
         text=record.text,
         usage=Usage(record.input_tokens, record.output_tokens, record.cached_tokens, record.estimated),
         cost_usd=0.0,
-        model=record.model,
-        finish_reason=record.finish_reason,
-        request_id=record.request_id,
+        model=record.model or "",
+        finish_reason=record.finish_reason or "",
+        request_id=record.request_id or "",
         attempts=record.attempts,
         source="journal",
     )

@@ -16,5 +16,5 @@ __all__ = ["client_for"]
 
 def client_for(runtime: Runtime, run_id: str, spec: RunSpec) -> Client:
     """A client that spends from the run's budget, through this process's gates."""
-    budget = Budget(**spec.budget)  # type: ignore[arg-type]
+    budget = Budget(**spec.budget)
     return Client(runtime.endpoints, Wallet(budget, account=run_id, fund=runtime.fund_for(run_id, budget)))

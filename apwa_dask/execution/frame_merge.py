@@ -54,7 +54,7 @@ def merge(step: Merge, left: dd.DataFrame, right: dd.DataFrame, schema: pa.Schem
 def _side_schema(frame: dd.DataFrame, schema: pa.Schema, renamed: Mapping[str, str]) -> pa.Schema:
     """One side's columns: types as the result declares them, categories by value."""
     found = arrow_schema_of(frame._meta)
-    names = {name: name for name in found.names} | renamed
+    names = {name: name for name in found.names} | dict(renamed)
     fields = []
     for name in found.names:
         declared = schema.field(names[name]).type if names[name] in schema.names else found.field(name).type

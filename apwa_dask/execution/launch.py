@@ -276,7 +276,7 @@ def _spec_of(
         manifest.npartitions,
         len(source.frame),
         _index_schema(source.frame),
-        tuple(source.frame.index.names),
+        tuple(source.frame.index.names),  # type: ignore[arg-type]
         manifest.fingerprint,
     )
     return spec, FileSource(manifest)
@@ -305,7 +305,7 @@ def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSour
         .child(run_id)
         .child(f"source-{alias}")
     )
-    names = []
+    names: list[str] = []
     for start in range(0, max(table.num_rows, 1), rows):
         names.append(f"{len(names):06d}.parquet")
         data = io.BytesIO()

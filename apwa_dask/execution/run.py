@@ -188,7 +188,8 @@ class Run:
             if record.failures is not None
         ]
         table = pa.concat_tables(tables) if tables else FAILURES.empty_table()
-        return table.to_pandas()
+        found: pd.DataFrame = table.to_pandas()
+        return found
 
     def ledger(self) -> Ledger:
         """Costs of this run, summed from its commit records."""

@@ -98,7 +98,7 @@ class RunSpec:
     """By alias; the key ``""`` is the run's default model."""
     namespace: str = "default"
     on_error: str = "keep"
-    budget: Mapping[str, float | None] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
     max_concurrency: int | None = None
     max_failure_rate: float | None = None
     store_prompts: bool = False
@@ -149,7 +149,8 @@ class RunSpec:
         if data.get("spec_version") != SPEC_VERSION:
             raise RunError(
                 f"this run was written by another version of apwa_dask (spec {data.get('spec_version')})",
-                fix="resume it with the version named in its manifest, or run the plan again: paid answers are kept",
+                fix="resume it with the version named in its manifest, or run the plan again: "
+                "paid answers are kept",
                 code="RUN-VERSION",
             )
         return cls(

@@ -66,7 +66,8 @@ class Estimate:
     def __str__(self) -> str:
         if not self.steps:
             return "no model calls, no cost"
-        return f"calls {_words(self.calls)}; tokens {_words(self.input_tokens)} in, {_words(self.output_tokens)} out; cost {_dollars(self.cost_usd)}"
+        tokens = f"{_words(self.input_tokens)} in, {_words(self.output_tokens)} out"
+        return f"calls {_words(self.calls)}; tokens {tokens}; cost {_dollars(self.cost_usd)}"
 
     __repr__ = __str__
 

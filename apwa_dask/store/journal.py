@@ -15,8 +15,8 @@ from typing import Any
 from apwa_dask.errors import StoreError
 from apwa_dask.store.compaction import Compactor, PurgeReport
 from apwa_dask.store.folder import open_folder
-from apwa_dask.store.library import SegmentLibrary
 from apwa_dask.store.forks import PROCESS
+from apwa_dask.store.library import SegmentLibrary
 from apwa_dask.store.names import safe_name, safe_namespace
 from apwa_dask.store.record import Record
 from apwa_dask.store.segment import Seal

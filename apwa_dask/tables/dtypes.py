@@ -59,7 +59,8 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
     pandas.DataFrame
         Same columns and rows.
     """
-    frame = table.replace_schema_metadata(None).to_pandas(types_mapper=_dtype_of, ignore_metadata=True)
+    bare = table.replace_schema_metadata(None)
+    frame: pd.DataFrame = bare.to_pandas(types_mapper=_dtype_of, ignore_metadata=True)
     for field in table.schema:
         wanted = (field.metadata or {}).get(DTYPE_KEY, b"").decode()
         categories = (field.metadata or {}).get(CATEGORIES_KEY)
@@ -82,7 +83,8 @@ def _restore(column: pd.Series, dtype: str) -> pd.Series:
         return column  # plain NumPy integers cannot hold the missing values that a step has brought in
     if dtype == "object":
         return column.astype(object).where(column.notna(), None)
-    return column.astype(dtype)  # type: ignore[call-overload]
+    restored: pd.Series = column.astype(dtype)  # type: ignore[call-overload]
+    return restored
 
 
 def _categorical(packed: bytes, ordered: bool) -> pd.CategoricalDtype:

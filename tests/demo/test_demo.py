@@ -12,6 +12,7 @@ import pytest
 
 import apwa_dask.demo
 from apwa_dask import api
+from apwa_dask.demo.__main__ import QUESTION
 from apwa_dask.demo.scoring import LABELS, PASS_SHARE, score
 from apwa_dask.testing import Rule, Script
 
@@ -63,7 +64,7 @@ def script_of(documents: pd.DataFrame, *, wrong: int = 0) -> Script:
     """A good manager, and a model that is right but for the first `wrong` rows."""
 
     def answer(request):
-        if "What is each message about" in request.text:
+        if QUESTION in request.text:
             return PLAN
         (number,) = [n for n, text in enumerate(documents["text"]) if text[:60] in request.text]
         row = documents.iloc[number]
@@ -99,7 +100,7 @@ def test_the_demo_shows_the_whole_way_and_a_second_run_calls_nobody(documents, s
     rows = len(documents)
     for shown in (
         "letters.pdf",
-        "Plan: What is each message about",
+        f"Plan: {QUESTION}",
         "Calls:",
         f"Result ({rows} rows)",
         "Failures: none",

@@ -1,4 +1,4 @@
-"""Real processes that die, are interrupted, or end early: little is paid again, and the result is the same."""
+"""Real processes that die, are interrupted or end early: little is paid again, the result is the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def child(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def finished(program: str, *arguments: str) -> list[str]:
     with child(program, *arguments) as process:
-        _, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
     return out.splitlines()
 
@@ -97,7 +97,7 @@ def test_ctrl_c_stops_dispatch_and_resume_pays_only_the_rest(scripted_server, st
         run_id = process.stdout.readline().strip()
         server.wait_until(lambda stats: stats.calls >= 40)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert out.strip() == "stopped"
     stopped_at = server.calls
