@@ -1,6 +1,4 @@
 """What a row may cost, in counts: hops between threads, look-ups, encodings and hashes."""
-``benchmarks/``.
-"""
 
 from __future__ import annotations
 
