@@ -152,17 +152,19 @@ def run_pipeline(
         The run is stopping; what was paid for is in the journal.
     """
     leading = 0
+    dropped = 0
     failures: list[Failure] = []
     while leading < len(steps) and not isinstance(steps[leading], LLMStep):
         before, table = table, apply_local(steps[leading], table)
+        dropped += before.num_rows - table.num_rows
         failures += _newly_failed(steps[leading], before, table)
         leading += 1
     if leading == len(steps):
         failed = table.num_rows - table.column(STATUS).null_count
-        desk.note(rows=table.num_rows, failed=failed)
         return PipelineResult(_conform(table, schema), tuple(failures), Ledger(), failed, 0)
     flow = _Flow(steps[leading:], agents, desk, keep_inputs)
     flow.failures += failures
+    desk.note(rows=max(dropped, 0))
     with spared_collector():
         flow.run(table)
         return flow.result(schema)

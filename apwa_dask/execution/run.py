@@ -341,7 +341,7 @@ class Run:
                     stage=stage.index,
                     name=stage.name,
                     partitions=records.npartitions,
-                    rows=rows,
+                    rows=rows if stage.calls_model else 0,  # progress is about rows that cost something
                 )
             )
             made = self._collect(records)

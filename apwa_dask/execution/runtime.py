@@ -376,7 +376,8 @@ class StageContext:
 
     def reused(self, record: CommitRecord) -> None:
         """Count a partition that an earlier attempt had committed."""
-        self.meter.note(rows=record.rows_in, failed=record.failed, cached=record.rows_in)
+        if self.stage.calls_model:
+            self.meter.note(rows=record.rows_in, failed=record.failed, cached=record.rows_in)
         self._done(record, reused=True)
 
     def committed(self, record: CommitRecord) -> None:
