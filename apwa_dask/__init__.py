@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from apwa_dask import accessors
+
 if TYPE_CHECKING:  # what `_HOME` says, for type checkers and editors
     from apwa_dask.agents.capabilities import capability as capability
     from apwa_dask.api import Table as Table
@@ -61,3 +63,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+accessors.register()

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel
 
-from apwa_dask import accessors, config
+from apwa_dask import config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.errors import ConfigError, PlanError, candidates
@@ -934,6 +934,3 @@ def _subscribers(progress: Any) -> tuple[Any, ...]:
     from apwa_dask.observe.progress import progress_for_environment
 
     return (progress_for_environment(),)
-
-
-accessors.register(dask=True)

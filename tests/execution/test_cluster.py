@@ -96,9 +96,11 @@ def test_reduce_on_a_cluster_is_that_of_threads(scripted_server, model_at, store
 
 def test_progress_of_all_workers_reaches_the_client(scripted_server, model_at, store, client):
     events = []
-    run = mapped().run(
-        model=model_at(scripted_server()), store=store, client=client, progress=events.append
-    ).wait()
+    run = (
+        mapped()
+        .run(model=model_at(scripted_server()), store=store, client=client, progress=events.append)
+        .wait()
+    )
 
     def total(name: str) -> int:
         return sum(getattr(event, name, 0) for event in events if type(event).__name__ == "Progress")
@@ -174,9 +176,7 @@ def test_a_wrong_key_stops_all_workers(scripted_server, model_at, store, client)
 
 def test_stopping_reaches_all_workers_and_the_run_goes_on_later(scripted_server, model_at, store, client):
     server = scripted_server(latency_s=0.05)
-    run = mapped().run(
-        model=model_at(server, max_concurrency=4), store=store, client=client, progress=False
-    )
+    run = mapped().run(model=model_at(server, max_concurrency=4), store=store, client=client, progress=False)
     server.wait_until(lambda stats: stats.calls >= 20)
 
     run.stop().wait()
