@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "begins_with_counting",
     "is_mentioned",
     "lists_labels",
     "may_count",
@@ -20,7 +21,10 @@ __all__ = [
     "means_all",
     "means_each",
     "means_some",
+    "wants_all_in_order",
     "wants_frequency",
+    "wants_number",
+    "wants_order",
     "wants_overview",
 ]
 
@@ -51,7 +55,15 @@ _LABEL = _words(
     r"label|classif|categor|sentiment|tags?\b|each|every|topic|kind|types?\b|assign|rate|grade|score|mood|tone"
     r"|language|either|whether|urgen|priorit|group|class\b"
 )
-_FREQUENCY = _words(r"how many|how often|(?:most|least) (?:frequent|common|popular|often)")
+_COMPUTED = _words(r"average|mean\b|median|sum of|standard deviation|total (?:of|amount|price|cost|area)")
+_RANKED = _words(
+    r"longest|shortest|largest|smallest|biggest|highest|lowest|newest|oldest|latest|earliest|cheapest|greatest"
+    r"|top\b|sort|rank|(?:most|least) (?:frequent|common|popular|often|expensive)|fewest"
+)
+_WHOLE = _words(r"sort|rank|order (?:the|them|all|by)")
+_FREQUENCY = _words(
+    r"how many|how often|count (?:the|how|all)|(?:most|least) (?:frequent|common|popular|often)"
+)
 _OVERVIEW = _words(
     r"overview|in common|themes|overall (?:picture|summary|impression)|in general|altogether"
     r"|main (?:points|issues)"
@@ -109,6 +121,26 @@ def may_label(question: str) -> bool:
 def wants_frequency(question: str) -> bool:
     """Whether it is counted how often something is so."""
     return _FREQUENCY.search(question) is not None
+
+
+def begins_with_counting(question: str) -> bool:
+    """Whether it counts rows by what is there, and labels none: "how many ...", "count the ..."."""
+    return re.match(r"\s*(?:how many|count)\b", question, re.IGNORECASE) is not None
+
+
+def wants_number(question: str) -> bool:
+    """Whether a number is computed from a column."""
+    return _COMPUTED.search(question) is not None
+
+
+def wants_order(question: str) -> bool:
+    """Whether rows or groups are ranked for sure."""
+    return _RANKED.search(question) is not None
+
+
+def wants_all_in_order(question: str) -> bool:
+    """Whether all rows are sorted, not the first few picked."""
+    return _WHOLE.search(question) is not None
 
 
 def wants_overview(question: str) -> bool:

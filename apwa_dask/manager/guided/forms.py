@@ -85,35 +85,47 @@ def form_schema(sketch: Sketch, question: str) -> Json:
     by_column = ["by column"] if _conditions(sketch, question) else []
     by_reading = ["by reading", *(["both"] if by_column else [])] if sketch.readable else []
     some, any_rows = [*by_column, *by_reading], ["all", *by_column, *by_reading]
-    order = ["no", "yes"] if cues.may_order(question) else ["no"]
+    order = ["yes"] if cues.wants_order(question) else ["no", "yes"] if cues.may_order(question) else ["no"]
     if sketch.readable and cues.wants_overview(question):
         return _form(["nothing"], any_rows, ["overview"], ["no"])
-    numbers = ["count"] if cues.may_count(question) else []
-    writes = ["values"]
-    if cues.may_label(question):
-        writes.insert(0, "labels")
-    if cues.may_rewrite(question):
-        writes.append("text")
-    found = []
     if sketch.readable and cues.lists_labels(question):
         labelled = ["all", *by_column] if cues.means_each(question) else any_rows
-        result = ["count"] if cues.wants_frequency(question) else ["rows", *numbers]
-        return _form(["labels"], labelled, result, order[-1:] if result == ["count"] else order)
-    if sketch.numbers and cues.may_number(question):
+        counts = cues.wants_frequency(question)
+        return _form(["labels"], labelled, ["count"] if counts else ["rows"], order if counts else ["no"])
+    if sketch.numbers and cues.wants_number(question) and not cues.wants_frequency(question):
+        values = [_form(["values"], any_rows, ["number"], order)] if sketch.readable else []
+        return {"anyOf": [_form(["nothing"], any_rows, ["number"], order), *values]}
+    return {"anyOf": _plain_forms(sketch, question, some, any_rows, order)}
+
+
+def _plain_forms(
+    sketch: Sketch, question: str, some: list[str], any_rows: list[str], order: list[str]
+) -> list[Json]:
+    """Forms of a question that does not say outright what its result is."""
+    counts = cues.wants_frequency(question)
+    numbers = ["count"] if counts or cues.may_count(question) else []
+    if sketch.numbers and cues.may_number(question) and not counts:
         numbers.append("number")
+    by_column = [keep for keep in any_rows if keep in ("all", "by column")]
+    found = []
     if numbers:
         counted = some if some and cues.means_some(question) else any_rows
-        counted = ["all", *by_column] if cues.means_all(question) else counted
-        found.append(_form(["nothing"], counted, numbers, order))
-    if "yes" in order:
-        found.append(_form(["nothing"], ["all"], ["rows"], ["yes"]))
-    if some:
-        found.append(_form(["nothing"], some, ["rows"], order))
+        found.append(_form(["nothing"], by_column if cues.means_all(question) else counted, numbers, order))
+    if "yes" in order and not counts:
+        sorted_rows = by_column if cues.wants_all_in_order(question) else any_rows
+        found.append(_form(["nothing"], sorted_rows, ["rows"], ["yes"]))
+    if some and "no" in order and not counts:
+        found.append(_form(["nothing"], some, ["rows"], ["no"]))
     if sketch.readable:
-        found.append(_form(writes, any_rows, ["rows", *numbers], order))
-        if not cues.means_some(question):
+        writes = ["values"]
+        if cues.may_label(question) and not cues.begins_with_counting(question):
+            writes.insert(0, "labels")
+        if cues.may_rewrite(question) and not counts:
+            writes.append("text")
+        found.append(_form(writes, any_rows, numbers if counts else ["rows", *numbers], order))
+        if not counts:
             found.append(_form(["nothing"], any_rows, ["overview"], ["no"]))
-    return {"anyOf": found or [_form(["nothing"], ["all"], ["count"], ["no"])]}
+    return found or [_form(["nothing"], ["all"], ["count"], ["no"])]
 
 
 def _form(write: list[str], keep: list[str], result: list[str], order: list[str]) -> Json:
@@ -227,7 +239,9 @@ def number_schema(sketch: Sketch) -> Json:
 
 def order_schema(sketch: Sketch, question: str) -> Json:
     """Which rows come first, and whether only the first few are wanted."""
-    few = [1, *(n for n in said.numbers(question) if n > 1 and float(n).is_integer())]
+    compared = {value for value, how in said.bounds(question) if len(how) == 1}
+    said_few = [n for n in said.numbers(question) if n > 1 and float(n).is_integer() and n not in compared]
+    few = said_few if said_few or cues.wants_all_in_order(question) else [1]
     columns = _enum([*sketch.numbers, *sketch.times, *sketch.texts])
     return _object(column=columns, order=_enum(["largest", "smallest"]), first={"enum": [*few, ALL_ROWS]})
 

@@ -33,6 +33,10 @@ _BOUNDS = (
     (("at most",), r"at most|up to|no more than|not more than|until"),
     (("not equal to",), r"other than|not"),
 )
+_SUPERLATIVE = (
+    "longest|shortest|largest|smallest|biggest|highest|lowest|newest|oldest|latest|earliest|cheapest|greatest|most|"
+    "least|fewest|best|worst"
+)
 _ANY = ("equal to", "at least", "at most", "above", "below")
 _LENGTH = re.compile(r"\b(?:char|length|long|short|letters?\b|words?\b)", re.IGNORECASE)
 _MOST_NAMES = 60
@@ -59,16 +63,25 @@ def bounds(question: str) -> list[tuple[float, tuple[str, ...]]]:
     >>> bounds("more than five with at most 3.5, in 1999")
     [(3.5, ('at most',)), (1999, ('equal to', 'at least', 'at most', 'above', 'below')), (5, ('above',))]
     """
-    return [(value, _comparisons(value, question)) for value in numbers(question)]
+    return [
+        (value, _comparisons(value, question))
+        for value in numbers(question)
+        if not re.search(rf"\b(?:{_written(value)})\s+(?:{_SUPERLATIVE})", question, re.IGNORECASE)
+        and not re.search(rf"\b(?:top|first|last)\s+(?:{_written(value)})(?!\w)", question, re.IGNORECASE)
+    ]
 
 
 def _comparisons(value: float, question: str) -> tuple[str, ...]:
-    names = [word for word, named in _NAMED.items() if named == value]
-    written = "|".join([*names, *(re.escape(text) for text in (f"{value:,}", str(value)))])
+    written = _written(value)
     for allowed, words in _BOUNDS:
         if re.search(rf"\b(?:{words})\s+(?:than\s+)?(?:{written})(?!\w)", question, re.IGNORECASE):
             return allowed
     return _ANY
+
+
+def _written(value: float) -> str:
+    names = [word for word, named in _NAMED.items() if named == value]
+    return "|".join([*names, *(re.escape(text) for text in (f"{value:,}", str(value)))])
 
 
 def speaks_of_length(question: str) -> bool:
