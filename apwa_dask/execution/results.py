@@ -17,7 +17,7 @@ from apwa_dask.tables.dtypes import empty_frame
 if TYPE_CHECKING:
     from apwa_dask.execution.run import Run
 
-__all__ = ["computed", "index_names", "result_frame", "user_frame"]
+__all__ = ["answered_by", "computed", "index_names", "result_frame", "user_frame"]
 
 
 def result_frame(run: Run, *, status: bool) -> dd.DataFrame:
@@ -79,6 +79,11 @@ def lazy_frame(rows: dd.DataFrame, spec: RunSpec, stage: Stage, *, status: bool)
     names = index_names(spec, stage)
     meta = user_frame(empty_frame(stage.schema), names, status=status, start=0)
     return over_frame(present, rows, meta, "apwa-present", names=names, status=status)
+
+
+def answered_by(spec: RunSpec) -> list[str]:
+    """Who answered, as results are labelled: the embedded model is always called so."""
+    return [f"embedded model {m.name}" if m.is_local else m.name for m in spec.models.values()]
 
 
 def index_names(spec: RunSpec, stage: Stage) -> tuple[str | None, ...] | None:

@@ -25,7 +25,7 @@ from apwa_dask.execution.executors import Executor
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
-from apwa_dask.execution.results import computed, result_frame
+from apwa_dask.execution.results import answered_by, computed, result_frame
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.stages import StageGraphs
@@ -161,9 +161,16 @@ class Run:
         ----------
         status : bool
             Add ``_apwa_status`` (``ok`` or the failure's class) and ``_apwa_error``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``attrs`` says which run it is from and who answered; Parquet and Feather files keep it.
         """
         self._await_result()
-        return computed(result_frame(self, status=status))
+        frame = computed(result_frame(self, status=status))
+        frame.attrs["apwa"] = {"run": self.id, "answers_by": answered_by(self.spec)}
+        return frame
 
     def _await_result(self) -> None:
         self.wait()
