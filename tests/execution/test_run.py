@@ -276,7 +276,9 @@ def test_a_result_says_which_run_it_is_from_and_who_answered(scripted_server, ca
     server = scripted_server()
     model = apwa.Model("m", base_url=server.base_url)
     table = apwa.from_pandas(pd.DataFrame({"text": ["a"]}))
-    run = table.map("x", inputs="text", output={"n": int}).run(model=model, store=str(tmp_path / "s"), progress=False)
+    run = table.map("x", inputs="text", output={"n": int}).run(
+        model=model, store=str(tmp_path / "s"), progress=False
+    )
     said = {"run": run.id, "answers_by": ["m"]}
     assert run.result().attrs["apwa"] == said
     assert pd.read_parquet(run.export(str(tmp_path / "out.parquet"))).attrs["apwa"] == said
