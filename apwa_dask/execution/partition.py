@@ -7,6 +7,7 @@ call.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -230,7 +231,13 @@ def _commit(
 
 
 def _failures_table(failures: Sequence[Failure]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(failure) for failure in failures], schema=FAILURES)
+    ordered = sorted(failures, key=_place)  # not in the order in which they happened to fail
+    return pa.Table.from_pylist([asdict(failure) for failure in ordered], schema=FAILURES)
+
+
+def _place(failure: Failure) -> tuple[list[int], str]:
+    """Rows in their order: ids are numbers joined by points and colons."""
+    return [int(number) for number in re.findall(r"\d+", failure.row_id)], failure.row_id
 
 
 FAILURES = pa.schema(

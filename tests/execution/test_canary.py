@@ -51,7 +51,7 @@ def test_the_key_is_nowhere_after_a_run(scripted_server, canary_key, tmp_path, c
     [
         Fault("status", status=401),
         Fault("insufficient_quota"),
-        Fault("html_200"),
+        Fault("null_content"),
         Fault("status", status=400),
     ],
     ids=lambda fault: f"{fault.kind}-{fault.status}",
