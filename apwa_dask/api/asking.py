@@ -1,0 +1,158 @@
+"""From a question, or a plan in text, to a `PlannedQuery`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dask.dataframe as dd
+import pandas as pd
+
+from apwa_dask.api.naming import free_name, renamed_step
+from apwa_dask.api.planned import PlannedQuery
+from apwa_dask.api.reading import from_dask, from_pandas
+from apwa_dask.api.settings import ModelLike, check_plan, configured, store_url
+from apwa_dask.api.table import Table, TableSet
+from apwa_dask.errors import ConfigError
+from apwa_dask.execution import launch as engine
+from apwa_dask.execution.run import Run
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.defaults import resolve_models
+from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.steps import (
+    Step,
+)
+
+__all__ = ["ask", "load_plan", "plan"]
+
+
+def plan(
+    query: str,
+    *tables: Table | TableSet,
+    model: ModelLike = None,
+    samples: int = 3,
+    store: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **named: Table,
+) -> PlannedQuery:
+    """Let a manager model draft a plan for a question, over profiles of the tables, and check it.
+
+    Parameters
+    ----------
+    query : str
+        What you want to know or to have done, in plain language.
+    *tables, **named : Table
+        What it is about; names given as keywords are the names in the plan.
+    model : Model, str or mapping, optional
+        The manager (its default entry, or the alias ``manager``).
+    samples : int
+        Values of each column shown to the manager; 0 for none.
+    store : str, optional
+        Where drafts are kept: the same question over the same profiles is not paid twice.
+
+    Raises
+    ------
+    RefusalError
+        The data cannot answer the question, says the manager.
+    PlanError
+        No valid plan came out after the repair rounds; nothing runs. No data call is made in any case.
+    """
+    from apwa_dask.execution.loop import run_sync
+    from apwa_dask.execution.single import PlanningCaller
+    from apwa_dask.manager import draft_async
+
+    given = _named_tables(tables, named)
+    models = resolve_models(configured(model))
+    manager = models.get("manager", models[""])
+    caller = PlanningCaller(store_url(store), storage_options=storage_options)
+    catalog = {name: (table.schema, table.profile(samples=samples)) for name, table in given.items()}
+    try:
+        drafted = run_sync(draft_async(query, catalog, manager.pinned(), caller))
+    finally:
+        caller.flush()
+    merged, sources = _inlined(drafted.plan, given)
+    return PlannedQuery(merged, sources, drafted.notes, caller.paid_calls)
+
+
+def ask(
+    query: str,
+    *tables: Table | TableSet,
+    model: ModelLike = None,
+    budget: Budget | float | None = None,
+    **options: Any,
+) -> Run:
+    """Plan and run in one breath: ``ask("Which are complaints?", reviews, budget=2).result()``."""
+    named = {
+        name: options.pop(name) for name in list(options) if isinstance(options[name], (Table, TableSet))
+    }
+    planned = plan(query, *tables, model=model, **named)
+    return planned.run(model=model, budget=budget, **options)
+
+
+def load_plan(path_or_yaml: str, tables: Table | TableSet | Mapping[str, Table]) -> PlannedQuery:
+    """A plan from a YAML file or text, checked against these tables."""
+    text = path_or_yaml
+    if "\n" not in path_or_yaml:
+        with open(path_or_yaml, encoding="utf-8") as file:
+            text = file.read()
+    loaded = Plan.from_yaml(text)
+    given = _named_tables(
+        (tables,) if isinstance(tables, (Table, TableSet)) else (),
+        dict(tables) if isinstance(tables, Mapping) and not isinstance(tables, TableSet) else {},
+    )
+    if len(given) == 1 and len(loaded.sources) == 1:
+        given = {loaded.sources[0]: next(iter(given.values()))}
+    check_plan(loaded, {name: table.schema for name, table in given.items()})
+    merged, sources = _inlined(loaded, given)
+    return PlannedQuery(merged, sources)
+
+
+def _named_tables(tables: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Table]:
+    given: dict[str, Table] = {}
+    for table in tables:
+        if isinstance(table, TableSet):
+            given.update(table)
+        elif isinstance(table, Table):
+            given[free_name(table._head if not table._steps else next(iter(table._sources)), set(given))] = (
+                table
+            )
+        elif isinstance(table, pd.DataFrame):
+            given[free_name("table", set(given))] = from_pandas(table)
+        elif isinstance(table, dd.DataFrame):
+            given[free_name("table", set(given))] = from_dask(table)
+        else:
+            raise ConfigError(
+                f"{type(table).__name__} is no table",
+                fix="pass what apwa.read(...) gives, a pandas frame or a Dask frame",
+                code="CONFIG-TABLE",
+            )
+    for name, table in named.items():
+        given[name] = _named_tables((table,), {}).popitem()[1]
+    if not given:
+        raise ConfigError("no table was given", fix="apwa.ask(query, apwa.read(...))", code="CONFIG-TABLE")
+    return given
+
+
+def _inlined(drafted: Plan, given: Mapping[str, Table]) -> tuple[Plan, dict[str, engine.Source]]:
+    """The drafted plan over the tables' own sources and earlier steps."""
+    sources: dict[str, engine.Source] = {}
+    steps: list[Step] = []
+    renamed: dict[str, str] = {}
+    taken = {step.id for step in drafted.steps}
+    for name in drafted.sources:
+        table = given[name]
+        inner: dict[str, str] = {}
+        for alias, source in table._sources.items():
+            wanted = name if len(table._sources) == 1 else alias
+            inner[alias] = free_name(wanted, taken)
+            taken.add(inner[alias])
+            sources[inner[alias]] = source
+        for step in table._steps:
+            inner[step.id] = free_name(f"{name}_{step.id}" if step.id in taken else step.id, taken)
+            taken.add(inner[step.id])
+            steps.append(renamed_step(step, inner))
+        renamed[name] = inner[table._head]
+    own = [renamed_step(step, renamed, keep_id=True) for step in drafted.steps]
+    result = renamed.get(drafted.result, drafted.result)
+    merged = Plan(query=drafted.query, sources=tuple(sources), steps=(*steps, *own), output=result)
+    return merged, sources

@@ -1,0 +1,38 @@
+"""Runs that a store keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from apwa_dask.api.settings import store_url, subscribers_for
+from apwa_dask.execution import launch as engine
+from apwa_dask.execution.executors import executor_for
+from apwa_dask.execution.run import Run
+from apwa_dask.store.runs import RunStore, RunSummary
+
+__all__ = ["attach", "runs"]
+
+
+def runs(store: str | None = None, *, storage_options: Mapping[str, Any] | None = None) -> list[RunSummary]:
+    """All runs in a store, newest first."""
+    return [
+        info
+        for info in RunStore(store_url(store), storage_options).list()
+        if not info.run_id.startswith("lazy-")
+    ]
+
+
+def attach(
+    run_id: str,
+    store: str | None = None,
+    *,
+    client: Any = None,
+    scheduler: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Any = None,
+) -> Run:
+    """Find a run again, in any process: look at it, or go on with ``resume()``."""
+    return engine.attach(
+        store_url(store), run_id, executor_for(client, scheduler), storage_options, subscribers_for(progress)
+    )

@@ -1,0 +1,213 @@
+"""`PlannedQuery`: a valid plan together with its tables; explained, estimated, previewed, run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.dataframe as dd
+import pandas as pd
+import pyarrow as pa
+
+from apwa_dask import config
+from apwa_dask.agents.agent import Agent
+from apwa_dask.api.naming import free_name, renamed_step
+from apwa_dask.api.settings import ModelLike, configured, profile_of, store_url, subscribers_for
+from apwa_dask.errors import ConfigError
+from apwa_dask.execution import launch as engine
+from apwa_dask.execution.executors import executor_for, executors_of_lazy
+from apwa_dask.execution.run import Run
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.defaults import resolve_models
+from apwa_dask.optimize import estimate as estimate_steps
+from apwa_dask.optimize import optimize
+from apwa_dask.optimize.forecast import Estimate
+from apwa_dask.plans import explain as explaining
+from apwa_dask.plans.infer import infer
+from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.steps import (
+    Sample,
+)
+
+__all__ = ["PlannedQuery"]
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedQuery:
+    """A valid plan together with the tables it is for."""
+
+    plan: Plan
+    sources: Mapping[str, engine.Source]
+    notes: tuple[str, ...] = ()
+    """What the user should know about how the plan came about (drafted by the embedded model, for
+    example).
+    """
+    calls: int = 0
+    """Calls that drafting it took; answers kept from an earlier draft are not among them."""
+
+    def explain(self, *, model: ModelLike = None) -> explaining.Explanation:
+        """Numbered steps, columns in and out, instructions, units, estimates, warnings. Makes no call."""
+        try:
+            estimates = self.estimate(model=model).steps
+        except ConfigError:
+            if model is not None:
+                raise
+            estimates = {}  # no model is named yet: the plan can be looked at all the same
+        return explaining.explain(self.plan, self._catalog(), estimates=estimates)
+
+    def estimate(self, *, model: ModelLike = None) -> Estimate:
+        """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call."""
+        if not self.plan.llm_steps:
+            return Estimate({})
+        profiles = {alias: profile_of(self.sources[alias], 0) for alias in self.plan.sources}
+        catalog = self._catalog()
+        plan = optimize(self.plan, catalog).plan
+        found = estimate_steps(plan, catalog, profiles, resolve_models(configured(model)))
+        return Estimate({step.id: found[step.id] for step in plan.llm_steps if step.id in found})
+
+    def prompt_for(
+        self, row: Mapping[str, Any], step: str | None = None, *, model: ModelLike = None
+    ) -> bytes:
+        """The exact body of the request about one row: what would be sent, byte for byte.
+
+        Parameters
+        ----------
+        row : mapping
+            Values of the step's input columns.
+        step : str, optional
+            Id of a model step; the first one when omitted.
+        """
+        chosen = self.plan.step(step) if step else self.plan.llm_steps[0]
+        described = resolve_models(configured(model))[chosen.contract.model or ""]
+        schemas = infer(self.plan, self._catalog())
+        request = Agent(chosen, described.pinned(), schemas[chosen.input]).begin(row).request
+        if request is None:
+            raise ConfigError(
+                "no request would be made for this row",
+                why="none of its input columns has a usable value",
+                fix=f"give values for {', '.join(chosen.contract.inputs)}",
+                code="CONFIG-ROW",
+            )
+        return request.body()
+
+    def to_yaml(self) -> str:
+        """The plan as text to keep, edit and load again with `load_plan`."""
+        return self.plan.to_yaml()
+
+    def run(
+        self,
+        *,
+        model: ModelLike = None,
+        store: str | None = None,
+        client: Any = None,
+        scheduler: str | None = None,
+        budget: Budget | float | None = None,
+        max_concurrency: int | None = None,
+        on_error: str | None = None,
+        name: str = "",
+        storage_options: Mapping[str, Any] | None = None,
+        namespace: str = "default",
+        grants: Sequence[str] = (),
+        progress: Any = None,
+        optimized: bool = True,
+    ) -> Run:
+        """Run the plan; returns its handle at once, so that an interrupted cell still has it.
+
+        Parameters
+        ----------
+        model : Model, str or mapping of str to Model, optional
+            The model, its name, or one for each alias that the plan names. Default: the configured endpoint,
+            else the embedded model.
+        store : str, optional
+            fsspec URL for journal, runs and results; a per-user folder by default.
+        client : distributed.Client, optional
+            Where to run; otherwise threads of this process, or `scheduler` ``"sync"``.
+        budget : float or Budget, optional
+            Ceiling in USD, or ``Budget(usd=, tokens=, calls=)``.
+        max_concurrency : int, optional
+            Calls in flight per endpoint, over all processes.
+        on_error : str
+            ``keep`` failed rows with nulls (default), ``drop`` them, or ``raise`` at the first.
+        grants : sequence of str
+            Capabilities whose power to reach the network or to write you allow in this run.
+        progress : bool or callable, optional
+            Show progress (default: where a person can see it), or a subscriber of events.
+        optimized : bool
+            Apply rewrites that change no result (filters and limits before model calls); False runs it as
+            written.
+
+        Raises
+        ------
+        PlanError, ConfigError
+            Before any call.
+        """
+        settings = self._settings(
+            model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
+        )
+        subscribers = subscribers_for(progress)
+        plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
+        run = engine.launch(plan, self.sources, settings, executor_for(client, scheduler), subscribers)
+        return run.start()
+
+    def to_dask(
+        self, *, model: ModelLike = None, store: str | None = None, status: bool = False, **options: Any
+    ) -> dd.DataFrame:
+        """A lazy Dask frame with the calls in its graph."""
+        settings = self._settings(
+            model,
+            store,
+            options.get("storage_options"),
+            options.get("namespace", "default"),
+            options.get("budget"),
+            options.get("max_concurrency"),
+            options.get("on_error"),
+            options.get("name", ""),
+        )
+        executors = executors_of_lazy(options.get("client"))
+        return engine.lazy(self.plan, self.sources, settings, executors, status=status)
+
+    def preview(self, n: int = 20, *, seed: int = 0, **options: Any) -> pd.DataFrame:
+        """Run the plan on a small sample; its answers are kept, so the full run does not pay for them
+        again.
+        """
+        alias = self.plan.sources[0]
+        sample = Sample(id=free_name("preview", {s.id for s in self.plan.steps}), input=alias, n=n, seed=seed)
+        steps = [renamed_step(step, {alias: sample.id}, keep_id=True) for step in self.plan.steps]
+        result = sample.id if self.plan.result == alias else self.plan.result
+        plan = self.plan.model_copy(update={"steps": (sample, *steps), "output": result})
+        return replace(self, plan=plan).run(**{"progress": False, **options}).result(status=True)
+
+    def _catalog(self) -> dict[str, pa.Schema]:
+        return {alias: self.sources[alias].schema for alias in self.plan.sources}
+
+    def _settings(
+        self,
+        model: ModelLike,
+        store: str | None,
+        store_options: Mapping[str, Any] | None,
+        namespace: str,
+        budget: Budget | float | None,
+        max_concurrency: int | None,
+        on_error: str | None,
+        name: str,
+        grants: Sequence[str] = (),
+    ) -> engine.Settings:
+        needs_model = bool(self.plan.llm_steps)
+        return engine.Settings(
+            models=resolve_models(configured(model)) if needs_model else {},
+            store=store_url(store),
+            store_options=store_options,
+            namespace=namespace,
+            budget=Budget.of(budget).as_dict() if budget is not None else {},
+            max_concurrency=config.get("max-concurrency", max_concurrency),
+            on_error=config.get("on-error", on_error),
+            name=name or self.plan.query[:80],
+            grants=tuple(grants),
+        )
+
+    def __repr__(self) -> str:
+        return explaining.summary(self.plan)
+
+    def _repr_html_(self) -> str:
+        return self.explain().html()

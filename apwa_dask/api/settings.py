@@ -1,0 +1,55 @@
+"""What arguments and configuration mean: models, store, who listens, what is known of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from apwa_dask import config
+from apwa_dask.agents.capabilities import known_capabilities
+from apwa_dask.execution import launch as engine
+from apwa_dask.models.model import Model
+from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.validate import validate
+from apwa_dask.store.names import default_store
+from apwa_dask.tables.profile import Profile, profile_frame, profile_source
+
+__all__ = ["ModelLike", "check_plan", "configured", "profile_of", "store_url", "subscribers_for"]
+
+ModelLike = Model | str | Mapping[str, Model | str] | None
+
+
+def configured(model: ModelLike) -> ModelLike:
+    return config.get("model", None) if model is None else model
+
+
+def store_url(store: str | None) -> str:
+    return store or config.get("store", None) or default_store()
+
+
+def subscribers_for(progress: Any) -> tuple[Any, ...]:
+    if progress is False:
+        return ()
+    if callable(progress):
+        return (progress,)
+    from apwa_dask.observe.progress import progress_for_environment
+
+    return (progress_for_environment(),)
+
+
+def check_plan(plan: Plan, catalog: Mapping[str, pa.Schema]) -> None:
+    """Validate a plan whose model aliases get their models only when it runs."""
+    aliases = {step.contract.model for step in plan.llm_steps if step.contract.model is not None}
+    validate(plan, catalog, tools=frozenset(known_capabilities()), models=frozenset(aliases))
+
+
+def profile_of(source: engine.Source, samples: int) -> Profile:
+    if isinstance(source, engine.FileSource):
+        return profile_source(source, samples=samples)
+    if isinstance(source, engine.PandasSource):
+        rows = len(source.frame)
+        return profile_frame(source.frame, rows=rows, npartitions=source.npartitions, samples=samples)
+    first = source.frame.partitions[0].compute(scheduler="threads") if samples else source.frame._meta
+    return profile_frame(first, rows=None, npartitions=source.frame.npartitions, samples=samples)
