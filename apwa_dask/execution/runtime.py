@@ -45,11 +45,6 @@ __all__ = ["RunContext", "Runtime", "StageContext", "context_of", "runtime"]
 EXIT_DRAIN_S = 10.0
 """How long the end of the process waits for calls in flight."""
 
-FLUSH_RECORDS = 1024
-"""Answers that may wait to be written; they never wait longer than a second. Small segments cost their own
-CPU.
-"""
-
 REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
 
@@ -150,7 +145,6 @@ class Runtime:
                     store,
                     namespace=namespace,
                     storage_options=self.options_of(store),
-                    flush_records=FLUSH_RECORDS,
                     store_prompts=store_prompts,
                 )
             return self._journals[key]
