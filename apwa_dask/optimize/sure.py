@@ -32,8 +32,8 @@ _PROBES: tuple[tuple[Any, tuple[Any, ...]], ...] = (
 def never_fails(condition: str, schema: pa.Schema) -> bool:
     """Whether the condition has a value on every row, as far as can be seen without rows; doubt says no.
 
-    It must hold no construct that raises on some value, and pass rows of extreme values, which also brings out
-    casts that SQL makes by itself (``text > 3``).
+    It must hold no construct that raises on some value, and pass rows of extreme values, which also brings
+    out casts that SQL makes by itself (``text > 3``).
     """
     if _MAY_RAISE.search(_LITERAL.sub("''", condition)):
         return False

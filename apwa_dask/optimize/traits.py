@@ -38,7 +38,7 @@ def reads(step: Any) -> set[str] | None:
 
 
 def written_over(step: Any) -> set[str] | None:
-    """Columns whose values differ before and after the step, or that exist on one side only; None: unknown."""
+    """Columns that differ before and after the step, or exist on one side only; None: unknown."""
     if isinstance(step, (Map, FlatMap)):
         return set(step.contract.output.names)
     if isinstance(step, (Filter, Where)):

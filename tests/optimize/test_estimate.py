@@ -50,9 +50,8 @@ def test_a_map_is_estimated_with_the_prompt_that_is_sent() -> None:
     step = labelling.llm_steps[0]
     template = build_template(step, PRICED, SCHEMA)
     constant = room_of(template, step.contract).constant_tokens
-    rows = sum(
-        estimate_tokens(str(render_row(step.contract, row)[0].content)) + 4 for row in FRAME.to_dict("records")
-    )
+    shown = [render_row(step.contract, row)[0].content for row in FRAME.to_dict("records")]
+    rows = sum(estimate_tokens(str(text)) + 4 for text in shown)
     real = 100 * constant + rows
     assert found.rows == Range.exactly(100)
     assert found.calls is not None
@@ -85,7 +84,8 @@ def test_rows_behind_a_filter_are_a_range_from_none_to_all() -> None:
 
 
 def test_limit_and_sample_and_groups_bound_what_is_paid() -> None:
-    assert estimated(plan({"op": "limit", "n": 7}, {"op": "map", "contract": LABEL}))["map_1"].rows == Range.exactly(7)
+    seven = estimated(plan({"op": "limit", "n": 7}, {"op": "map", "contract": LABEL}))
+    assert seven["map_1"].rows == Range.exactly(7)
     some = estimated(plan({"op": "sample", "fraction": 0.1}, {"op": "map", "contract": LABEL}))
     assert some["map_1"].rows == Range.exactly(10)
     each_city = {"op": "distinct", "columns": ["city"]}
@@ -121,9 +121,8 @@ def test_the_embedded_model_costs_nothing() -> None:
 
 @pytest.mark.parametrize(("rows", "most_calls"), [(10, 1), (100_000, 100_000 // 100)])
 def test_a_reduce_is_a_tree_of_full_prompts(rows: int, most_calls: int) -> None:
-    reduced = plan(
-        {"op": "reduce", "contract": {"instruction": "Sum up.", "inputs": ["text"], "output": {"gist": "string"}}}
-    )
+    contract = {"instruction": "Sum up.", "inputs": ["text"], "output": {"gist": "string"}}
+    reduced = plan({"op": "reduce", "contract": contract})
     found = estimated(reduced, profile=profile_frame(FRAME, rows=rows, est_tokens=rows * 20))["reduce_1"]
     assert found.calls is not None
     assert 1 <= found.calls.expected <= most_calls
@@ -142,7 +141,8 @@ def test_packs_and_partitions_share_calls() -> None:
     assert alone.input_tokens is not None
     assert packed.input_tokens.expected < alone.input_tokens.expected
     profile = profile_frame(FRAME, npartitions=3)
-    parts = estimated(plan({"op": "map", "contract": {**LABEL, "unit": "partition"}}), profile=profile)["map_1"]
+    by_partition = plan({"op": "map", "contract": {**LABEL, "unit": "partition"}})
+    parts = estimated(by_partition, profile=profile)["map_1"]
     assert parts.calls is not None
     assert 3 <= parts.calls.expected <= 10
 
@@ -161,7 +161,8 @@ def test_a_model_by_alias_prices_its_own_step() -> None:
 
 def test_chunks_of_long_texts_are_counted() -> None:
     frame = pd.DataFrame({"text": ["word " * 4_000] * 3})
-    cut = plan({"op": "chunk", "column": "text", "tokens": 1_000, "overlap_tokens": 0}, {"op": "map", "contract": LABEL})
+    chunk = {"op": "chunk", "column": "text", "tokens": 1_000, "overlap_tokens": 0}
+    cut = plan(chunk, {"op": "map", "contract": LABEL})
     schema = pa.schema([("text", pa.string())])
     found = estimate(cut, {"t": schema}, {"t": profile_frame(frame)}, {"": PRICED})["map_1"]
     assert found.rows is not None

@@ -1,4 +1,4 @@
-"""Rewrites keep rows, order and columns, pay for fewer rows, and stay away from what they cannot be sure of."""
+"""Rewrites keep rows, order and columns, pay for fewer rows, and leave alone what they are not sure of."""
 
 from __future__ import annotations
 
