@@ -26,6 +26,7 @@ __all__ = [
     "wants_number",
     "wants_order",
     "wants_overview",
+    "wants_rewrite",
 ]
 
 
@@ -50,6 +51,11 @@ _REWRITE = _words(
     r"summar|translat|re-?writ|redact|replac|anonymi|pseudonymi|describ|explain|writ|draft|repl(?:y|ies)|answer"
     r"|paraphras|shorten|simplif|correct|convert|remov|mask|blank|generat|suggest|headline|caption|titles?\b|clean"
     r"|fix|normali|turn |rephras|condens|gist|comment on|sentence|tl;?dr|improve|expand|make "
+)
+_TOLD = re.compile(
+    r"\s*(?:please\s+)?(?:(?:replace|redact|anonymi[sz]e|pseudonymi[sz]e|mask|translate|rewrite|paraphrase|shorten|"
+    r"simplify)\b|summari[sz]e (?:each|every)\b)",
+    re.IGNORECASE,
 )
 _LABEL = _words(
     r"label|classif|categor|sentiment|tags?\b|each|every|topic|kind|types?\b|assign|rate|grade|score|mood|tone"
@@ -111,6 +117,11 @@ def may_order(question: str) -> bool:
 def may_rewrite(question: str) -> bool:
     """Whether a new text may be wanted for each row."""
     return _any(_REWRITE, question)
+
+
+def wants_rewrite(question: str) -> bool:
+    """Whether it tells outright to write each text anew: "Replace every name in ...", "Translate ..."."""
+    return _TOLD.match(question) is not None
 
 
 def may_label(question: str) -> bool:

@@ -88,6 +88,8 @@ def form_schema(sketch: Sketch, question: str) -> Json:
     order = ["yes"] if cues.wants_order(question) else ["no", "yes"] if cues.may_order(question) else ["no"]
     if sketch.readable and cues.wants_overview(question):
         return _form(["nothing"], any_rows, ["overview"], ["no"])
+    if sketch.readable and cues.wants_rewrite(question):
+        return _form(["text"], ["all", *by_column], ["rows"], ["no"])
     if sketch.readable and cues.lists_labels(question):
         labelled = ["all", *by_column] if cues.means_each(question) else any_rows
         counts = cues.wants_frequency(question)
