@@ -30,7 +30,6 @@ ALLOWED = {
 
 LINES_AT_MOST = 500
 LONG_FILES = {
-    "apwa_dask/api.py": "the verbs of Table and the options of run: signatures and docstrings",
     "tests/models/test_gate.py": "one promise of the gate after another, over one set of fixtures",
 }
 

@@ -17,10 +17,11 @@ from apwa_dask.models.defaults import resolve_models
 from apwa_dask.models.model import Model
 
 HERE = Path(__file__).parent
+# A small model leans to the labels that it sees first: praise, the rarest in complaints, stands there.
 QUESTION = (
-    "Give each message a topic: billing (charges, refunds, prices), delivery (parcels that are late, lost or "
-    "sent to the wrong place), defect (the product is broken or stopped working) or praise (the customer is "
-    "happy). And a product: kettle, tent, headphones, desk lamp, blender or backpack."
+    "Give each message a topic: praise (the customer is happy with the product), defect (the product is broken "
+    "or does not work), delivery (a parcel is late, lost or went to the wrong place) or billing (charges, "
+    "refunds, prices). And a product: kettle, tent, headphones, desk lamp, blender or backpack."
 )
 
 
