@@ -296,7 +296,12 @@ class Run:
                 )
             )
             with held(self.folder, runtime().worker_name, self.stop):
-                self.executor.open(self.id, Budget(**self.spec.budget), self._spent(), self._emit)
+                self.executor.open(
+                    self.id,
+                    Budget(**self.spec.budget),
+                    self._spent() if self.folder.history() else Money(),
+                    self._emit,
+                )
                 self.folder.append_history("resumed" if self.folder.history() else "started")
                 self._run_stages()
                 self.folder.append_history("done")
@@ -372,10 +377,12 @@ class Run:
         return pd.concat(batches, ignore_index=True)
 
     def _spent(self) -> Money:
-        """What committed partitions of this run have cost already: a resume gets the rest of the budget."""
-        entries = list(self.ledger())
-        tokens = sum(entry.input_tokens + entry.output_tokens for entry in entries)
-        return Money(sum(e.cost_usd or 0.0 for e in entries), tokens, sum(e.calls for e in entries))
+        """What this run has paid already, also for partitions that were never committed: a resume gets the rest."""
+        if not self.folder.history():
+            return Money()
+        journal = runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)
+        paid = journal.paid_by(self.id)
+        return Money(paid.cost_usd, paid.tokens, paid.calls)
 
     def _check_consumed(self, stage: Stage, rows: int | None) -> None:
         """Every input row of a stage that works row by row was read exactly once."""

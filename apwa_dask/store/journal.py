@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from apwa_dask.errors import StoreError
 from apwa_dask.store.compaction import Compactor, PurgeReport
 from apwa_dask.store.folder import open_folder
@@ -23,10 +26,20 @@ from apwa_dask.store.segment import Seal
 from apwa_dask.store.segment_writer import SegmentWriter
 from apwa_dask.store.write_behind import WriteBehind
 
-__all__ = ["Journal", "JournalStats", "PurgeReport", "Record"]
+__all__ = ["Journal", "JournalStats", "Paid", "PurgeReport", "Record"]
 
 _MIN_KEY_BYTES = 16
 _RECENT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A run's bill as the journal knows it. ``unpriced`` answers are not in ``cost_usd``."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +231,31 @@ class Journal:
         """Merge small segments into few; how many were replaced. 0 where another process is at it."""
         self._here()
         return self._compactor.compact()
+
+    def paid_by(self, run_id: str) -> Paid:
+        """What a run has paid for so far in all processes, answers of uncommitted partitions included.
+
+        Raises
+        ------
+        StoreError
+            Where the store cannot be read or written.
+        """
+        self._here()
+        self._behind.flush()
+        self._library.refresh()
+        paid = pa.concat_tables(self._library.paid_by(run_id)) if self._library.segments else None
+        if paid is None or paid.num_rows == 0:
+            return Paid()
+        total = {
+            name: pc.sum(paid.column(name)).as_py() or 0
+            for name in ("attempts", "input_tokens", "output_tokens")
+        }
+        return Paid(
+            calls=total["attempts"],
+            tokens=total["input_tokens"] + total["output_tokens"],
+            cost_usd=pc.sum(paid.column("cost_usd")).as_py() or 0.0,
+            unpriced=paid.column("cost_usd").null_count,
+        )
 
     def purge(self, run_id: str) -> PurgeReport:
         """Delete every record that `run_id` paid for, here and in memory.

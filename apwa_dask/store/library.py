@@ -13,7 +13,15 @@ import pyarrow as pa
 from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import Record, records_at
-from apwa_dask.store.segment import BadSegmentError, Seal, SegmentKeys, SegmentName, decode, read_keys
+from apwa_dask.store.segment import (
+    BadSegmentError,
+    Seal,
+    SegmentKeys,
+    SegmentName,
+    decode,
+    paid_in,
+    read_keys,
+)
 
 __all__ = ["Segment", "SegmentLibrary"]
 
@@ -192,6 +200,17 @@ class SegmentLibrary:
             return {
                 entry.name: keys for entry, keys in zip(entries, answers, strict=True) if keys is not None
             }
+
+    def paid_by(self, run_id: str) -> list[pa.Table]:
+        """What each readable segment says a run has paid; see `segment.paid_in`."""
+        found = []
+        for segment in self.segments:
+            try:
+                with self._folder.open(str(segment.name)) as file:
+                    found.append(paid_in(file, run_id))
+            except (BadSegmentError, FileNotFoundError):
+                continue  # a damaged one is named in `ignored` when it is read; a compacted one has a successor
+        return found
 
     def _keys_of(self, entry: Entry) -> SegmentKeys | None:
         name = SegmentName.parse(entry.name)

@@ -33,6 +33,7 @@ __all__ = [
     "encode",
     "holds_run",
     "keys_of",
+    "paid_in",
     "prefixes_of",
     "read_keys",
     "with_header",
@@ -189,6 +190,12 @@ def holds_run(file: BinaryIO, run_id: str) -> bool:
     """Whether a segment has records of `run_id`, reading no other column."""
     table, _ = _read_columns(file, ["run_id"])
     return bool(pc.any(pc.equal(table.column("run_id"), run_id)).as_py())
+
+
+def paid_in(file: BinaryIO, run_id: str) -> pa.Table:
+    """Attempts, tokens and cost of the records of `run_id`, reading no text."""
+    table, _ = _read_columns(file, ["run_id", "attempts", "input_tokens", "output_tokens", "cost_usd"])
+    return table.filter(pc.equal(table.column("run_id"), run_id))
 
 
 def keys_of(table: pa.Table, decoded_bytes: int) -> SegmentKeys:

@@ -34,6 +34,22 @@ def resume(url: str, store: str, run_id: str) -> None:
     print(run.result()["severity"].tolist(), flush=True)
 
 
+def capped(url: str, store: str, run_id: str = "") -> None:
+    """One partition and a ceiling of calls: nothing is committed before the ceiling is reached."""
+    model = apwa.Model("m", base_url=url, max_concurrency=4)
+    table = apwa.from_pandas(frame()).map("severity", inputs="text", output={"severity": int})
+    run = table.run(model=model, store=store, budget=apwa.Budget(calls=60), progress=False)
+    print(run.id, flush=True)
+    run.wait()
+
+
+def resume_capped(url: str, store: str, run_id: str) -> None:
+    try:
+        apwa.attach(run_id, store, progress=False).resume().wait()
+    except apwa.ApwaError as reached:
+        print(type(reached).__name__, flush=True)
+
+
 def ends_early(url: str, store: str, run_id: str = "") -> None:
     started(url, store)
     sys.stdin.readline()

@@ -149,3 +149,17 @@ def test_a_second_process_may_not_work_on_a_run_that_is_at_work(scripted_server,
         _, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
     assert server.calls == ROWS
+
+
+def test_a_budget_holds_over_a_kill_and_a_resume_in_a_new_process(scripted_server, store):
+    server = scripted_server(latency_s=0.05)
+    with child("capped", server.base_url, store) as program:
+        assert program.stdout is not None
+        run_id = program.stdout.readline().strip()
+        server.wait_until(lambda stats: stats.calls >= 30)
+        program.kill()
+    unflushed = server.calls
+    assert finished("resume_capped", server.base_url, store, run_id) == ["BudgetError"]
+    # answers that the kill took before they were flushed are known to nobody but the endpoint
+    assert 60 <= server.calls <= 60 + unflushed
+    assert server.log().distinct_texts <= 60 + IN_FLIGHT

@@ -21,6 +21,7 @@ __all__ = [
     "means_all",
     "means_each",
     "means_some",
+    "redacts",
     "wants_all_in_order",
     "wants_frequency",
     "wants_number",
@@ -56,6 +57,9 @@ _TOLD = re.compile(
     r"\s*(?:please\s+)?(?:(?:replace|redact|anonymi[sz]e|pseudonymi[sz]e|mask|translate|rewrite|paraphrase|shorten|"
     r"simplify)\b|summari[sz]e (?:each|every)\b)",
     re.IGNORECASE,
+)
+_REDACTS = _words(
+    r"redact|anonymi[sz]|pseudonymi[sz]|mask|personal (?:information|data|details)|personally identif"
 )
 _LABEL = _words(
     r"label|classif|categor|sentiment|tags?\b|each|every|topic|kind|types?\b|assign|rate|grade|score|mood|tone"
@@ -122,6 +126,11 @@ def may_rewrite(question: str) -> bool:
 def wants_rewrite(question: str) -> bool:
     """Whether it tells outright to write each text anew: "Replace every name in ...", "Translate ..."."""
     return _TOLD.match(question) is not None
+
+
+def redacts(question: str) -> bool:
+    """Whether identifying parts of texts are to be taken out and the rest kept."""
+    return _REDACTS.search(question) is not None
 
 
 def may_label(question: str) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from apwa_dask.manager.guided import cues
 from apwa_dask.manager.guided.forms import ALL_ROWS
 from apwa_dask.manager.guided.sketch import Sketch, quoted_name
 from apwa_dask.plans.steps import Filter
@@ -175,14 +176,31 @@ def values(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     return _map(sketch, _column(choice, sketch), instruction, output)
 
 
+_REDACTED = (
+    (
+        "Hi, I am Ana Silva, call me on 555-0199 or write to ana@mail.example.",
+        "Hi, I am [NAME], call me on [PHONE] or write to [EMAIL].",
+    ),
+    ("When does the shop open?", "When does the shop open?"),
+    (
+        "Ship it to 12 Hill Road, Leeds. The card is 4929 1111 2222 3333.",
+        "Ship it to [ADDRESS]. The card is [CARD].",
+    ),
+)
+"""Worked answers: without them a 1.5B model answers the texts, or repeats the entity, instead of redacting it."""
+
+
 def text(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     """A new text for each row."""
     name = _fresh(choice["name"], sketch, {})
+    column = _column(choice, sketch)
+    shown = _REDACTED if cues.redacts(question) else ()
     return _map(
         sketch,
-        _column(choice, sketch),
+        column,
         choice["task"].strip(),
         {name: {"type": "string", "description": "the new text"}},
+        [{"inputs": {column: before}, "output": {name: after}} for before, after in shown],
     )
 
 
@@ -203,8 +221,16 @@ def _column(choice: Choice, sketch: Sketch) -> str:
     return str(choice["column"]) if "column" in choice else sketch.readable[0]
 
 
-def _map(sketch: Sketch, column: str, instruction: str, output: Mapping[str, Any]) -> Sketch:
-    contract = {"instruction": instruction, "inputs": [column], "output": dict(output)}
+def _map(
+    sketch: Sketch,
+    column: str,
+    instruction: str,
+    output: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> Sketch:
+    contract: dict[str, Any] = {"instruction": instruction, "inputs": [column], "output": dict(output)}
+    if examples:
+        contract["examples"] = list(examples)
     return sketch.with_step("map", contract=contract)
 
 
