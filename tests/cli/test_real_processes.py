@@ -49,6 +49,8 @@ def start(folder: Path, *arguments: str, server: ScriptedServer | None = None) -
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # whoever runs the tests in the background of a shell has Ctrl-C switched off, and children inherit it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 from apwa_dask.models.local.locks import FileLock, private_folder, runtime_folder
 from apwa_dask.models.local.settings import LocalEndpoint, ServerSettings
 
 __all__ = ["ServerFolder"]
+
+_DYING_S = 10.0
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and not just waiting to be collected by its parent."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,9 +71,17 @@ class ServerFolder:
         return self.path / "endpoint.json"
 
     def is_alive(self) -> bool:
-        """Whether a server process runs, ready or still loading."""
+        """Whether a server process runs, ready or still loading.
+
+        One that was killed holds its lock a moment longer, until all its threads have ended: that is waited for.
+        """
         with self.alive_lock() as lock:
-            return not lock.try_shared()
+            if lock.try_shared():
+                return False
+            endpoint = self.read_endpoint()
+            if endpoint is None or _runs(endpoint.pid):
+                return True
+            return not lock.wait_shared(time.monotonic() + _DYING_S)
 
     def read_endpoint(self) -> LocalEndpoint | None:
         """Return where the server answers, or None while it is not ready."""
