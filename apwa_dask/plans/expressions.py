@@ -122,9 +122,14 @@ def _check_one(text: str, schema: pa.Schema) -> _Typed | str:
     if any(schema.names.count(name) > 1 for name in parsed.columns):
         return "one of its columns occurs twice in the table"
     used = [schema.field(name) for name in parsed.columns]
-    empty = _operand(pa.schema(used).empty_table())
+    # One row of nulls: no value can fail on it, but a literal that does not fit its place does ("price > 'abc'").
+    nulls = pa.Table.from_arrays([pa.nulls(1, field.type) for field in used], schema=pa.schema(used))
+    probe = _operand(nulls) if used else pa.table({"_apwa_n": pa.nulls(1, pa.int8())})
     try:
-        found = cursor().from_arrow(empty).project(f"{wrapped(text)} AS _apwa_0").to_arrow_table()
+        found = cursor().from_arrow(probe).project(f"{wrapped(text)} AS _apwa_0").to_arrow_table()
+    except duckdb.ConversionException:
+        typed = ", ".join(f"{field.name} ({field.type})" for field in used) or "none"
+        return f"a literal in it does not fit the type it is compared or combined with; columns: {typed}"
     except duckdb.Error as error:
         return reworded(str(error))
     raw = found.schema.field(0).type

@@ -263,3 +263,16 @@ def test_a_mask_agrees_with_python(values: list[float | None]) -> None:
     found = mask("x > 0 AND x < 1e300", table).to_pylist()
     assert found == [value is not None and 0 < value < 1e300 for value in values]
     assert not any(isinstance(value, float) and math.isnan(value) for value in found)
+
+
+@pytest.mark.parametrize("text", ["price > 'abc'", "price + 'x'", "name = 'a' AND price = 'much'"])
+def test_a_literal_that_does_not_fit_is_found_before_any_row_is_read(text):
+    schema = pa.schema([("price", pa.float64()), ("name", pa.string())])
+    with pytest.raises(PlanError, match=r"price \(double\)"):
+        check({"x": text}, schema)
+
+
+@pytest.mark.parametrize("text", ["price > '3.5'", "CAST(name AS INTEGER) > 3", "CAST(name AS DATE) IS NULL"])
+def test_a_cast_that_only_some_rows_may_fail_is_no_clash(text):
+    schema = pa.schema([("price", pa.float64()), ("name", pa.string())])
+    assert check({"x": text}, schema)["x"] == pa.bool_()
