@@ -7,8 +7,10 @@ interpreter lock every wake-up takes the loop away from the calls in flight.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apwa_dask.agents.agent import Agent, Conversation
@@ -91,7 +93,9 @@ class StageDesk:
             self.context.run.stop("cancelled")
             conversation.give_up(OutcomeClass.STOPPED, "cancelled")
         except Exception as bug:
-            conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__}")
+            where = traceback.extract_tb(bug.__traceback__)[-1]  # names the line, never a value
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__} at {place}")
 
     def _landed(
         self, position: int, done: Callable[[int], None], wake: Callable[[], None], task: asyncio.Task[None]

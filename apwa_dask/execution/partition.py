@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apwa_dask.errors import ApwaError, RunError
-from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage, physical_schema
+from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, physical_schema
 from apwa_dask.execution.frames import RECORD
 from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.pipeline import Failure, PipelineResult, run_pipeline
@@ -170,9 +170,7 @@ def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -
         raise Interrupted(context.control.stopping)
     started = time.time()
     table = load()
-    result = run_pipeline(
-        context.stage.steps, context.agents, table, context.stage.schema, context.desk(), keep_inputs=True
-    )
+    result = run_pipeline(context.stage.steps, context.agents, table, context.stage.schema, context.desk())
     return _commit(context, ordinal, _on_error(context, result), table.num_rows, started)
 
 
@@ -307,8 +305,3 @@ def _ordinal(ordinals: pd.DataFrame) -> int:
 def _record_row(record: CommitRecord) -> pd.DataFrame:
     done = pd.DataFrame({"partition": [record.partition], "rows_out": [record.rows_out], "stopped": [None]})
     return done.astype(RECORD.dtypes)
-
-
-def stage_of(ref: StageRef) -> Stage:
-    """The compiled stage behind a reference."""
-    return context_of(ref).stage

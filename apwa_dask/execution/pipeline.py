@@ -126,8 +126,6 @@ def run_pipeline(
     table: pa.Table,
     schema: pa.Schema,
     desk: Desk,
-    *,
-    keep_inputs: bool = True,
 ) -> PipelineResult:
     """Run a chain of row-local steps over one partition.
 
@@ -143,8 +141,6 @@ def run_pipeline(
         Declared schema of the result.
     desk : Desk
         Holds the conversations.
-    keep_inputs : bool
-        Keep a failed row's input text in its failure record.
 
     Raises
     ------
@@ -162,7 +158,7 @@ def run_pipeline(
     if leading == len(steps):
         failed = table.num_rows - table.column(STATUS).null_count
         return PipelineResult(_conform(table, schema), tuple(failures), Ledger(), failed, 0)
-    flow = _Flow(steps[leading:], agents, desk, keep_inputs)
+    flow = _Flow(steps[leading:], agents, desk)
     flow.failures += failures
     desk.note(rows=max(dropped, 0))
     with spared_collector():
@@ -171,10 +167,8 @@ def run_pipeline(
 
 
 class _Flow:
-    def __init__(
-        self, steps: Sequence[Step], agents: Mapping[str, Agent], desk: Desk, keep_inputs: bool
-    ) -> None:
-        self.steps, self.agents, self.desk, self.keep_inputs = steps, agents, desk, keep_inputs
+    def __init__(self, steps: Sequence[Step], agents: Mapping[str, Agent], desk: Desk) -> None:
+        self.steps, self.agents, self.desk = steps, agents, desk
         self.finished: list[_Row] = []
         self.failures: list[Failure] = []
         self.ledger = Ledger()
@@ -340,7 +334,7 @@ class _Flow:
 
     def _fail(self, step: LLMStep, row: _Row, outcome: Outcome) -> None:
         row.status, row.error = str(outcome.outcome), outcome.message
-        inputs = _values_of([row], step.contract.inputs)[0] if self.keep_inputs else {}
+        inputs = _values_of([row], step.contract.inputs)[0]
         self.failures.append(
             Failure(
                 row.row_id,

@@ -211,6 +211,7 @@ class RunContext:
         self._manifests: dict[str, Manifest] = {}
         self._lock = threading.RLock()
         self._ticker: asyncio.TimerHandle | None = None
+        self._paused = ""
         self._working = 0
 
     def stage(self, index: int) -> StageContext:
@@ -268,6 +269,7 @@ class RunContext:
     def _tick(self) -> None:
         self._ticker = None
         self.report()
+        self._tell_pause()
         if self.tasks:
             self.start_reporting()
 
@@ -278,9 +280,12 @@ class RunContext:
             if progress is not None:
                 self.runtime.emit(progress)
 
-    def say(self, words: str) -> None:
-        """Tell the run's state in words."""
-        self.runtime.emit(State(self.folder.run_id, time.time(), words=words))
+    def _tell_pause(self) -> None:
+        """On the loop: say once when an endpoint makes calls wait, and once when they go on."""
+        words = next((gate.pause_words for gate in self.runtime.endpoints.gates() if gate.pause_words), "")
+        if words != self._paused:
+            self._paused = words
+            self.runtime.emit(State(self.folder.run_id, time.time(), words=words or "running"))
 
 
 def manifest_url(folder: RunFolder, alias: str) -> str:

@@ -100,7 +100,6 @@ class RunSpec:
     on_error: str = "keep"
     budget: Mapping[str, Any] = field(default_factory=dict)
     max_concurrency: int | None = None
-    max_failure_rate: float | None = None
     store_prompts: bool = False
     grants: tuple[str, ...] = ()
     name: str = ""
@@ -129,7 +128,6 @@ class RunSpec:
             "on_error": self.on_error,
             "budget": dict(self.budget),
             "max_concurrency": self.max_concurrency,
-            "max_failure_rate": self.max_failure_rate,
             "store_prompts": self.store_prompts,
             "grants": list(self.grants),
             "name": self.name,
@@ -161,7 +159,6 @@ class RunSpec:
             on_error=data["on_error"],
             budget=data["budget"],
             max_concurrency=data["max_concurrency"],
-            max_failure_rate=data["max_failure_rate"],
             store_prompts=data["store_prompts"],
             grants=tuple(data["grants"]),
             name=data["name"],

@@ -321,12 +321,17 @@ class Gate:
     @property
     def state_words(self) -> str:
         """For a progress line: ``"paused until 14:32: rate limit"``, or ``"12 of 40 in flight"``."""
+        return self.pause_words or f"{self.in_flight} of {max(self._cap, self.in_flight)} in flight"
+
+    @property
+    def pause_words(self) -> str:
+        """Until when and why nothing is sent; empty when calls may go."""
         left_s = self._pause_until - self._loop.time()
-        if left_s > 0:
-            at = time.localtime(self._wall_clock() + left_s)
-            shape = "%H:%M" if left_s >= 60 else "%H:%M:%S"
-            return f"paused until {time.strftime(shape, at)}: {self._paused_for}"
-        return f"{self.in_flight} of {max(self._cap, self.in_flight)} in flight"
+        if left_s <= 0:
+            return ""
+        at = time.localtime(self._wall_clock() + left_s)
+        shape = "%H:%M" if left_s >= 60 else "%H:%M:%S"
+        return f"paused until {time.strftime(shape, at)}: {self._paused_for}"
 
     async def close(self) -> None:
         """Stop the timers and the question to the coordinator. Whoever still waits is cancelled."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from apwa_dask.plans.explain import Range, StepEstimate
+from apwa_dask.plans.explain import Range, StepEstimate, total_range
 
 __all__ = ["Estimate"]
 
@@ -44,14 +44,7 @@ class Estimate:
         return self._sum("cost_usd")
 
     def _sum(self, figure: str) -> Range | None:
-        """Unknown when any part is: a partial sum would look like a promise."""
-        total = Range.exactly(0)
-        for step in self.steps.values():
-            part = getattr(step, figure)
-            if part is None:
-                return None
-            total += part
-        return total
+        return total_range([getattr(step, figure) for step in self.steps.values()])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: totals and steps, null for unknown."""

@@ -16,7 +16,7 @@ from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import LLMStep
 from apwa_dask.plans.validate import Warning, problems_of
 
-__all__ = ["Explanation", "Range", "StepEstimate", "explain", "summary", "summary_html"]
+__all__ = ["Explanation", "Range", "StepEstimate", "explain", "summary", "summary_html", "total_range"]
 
 _MAX_TEXT = 400
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -238,12 +238,12 @@ def _total(plan: Plan, estimates: Mapping[str, StepEstimate]) -> tuple[tuple[str
         return (("Model calls", "none"),)
     found = [estimates.get(step.id, StepEstimate()) for step in plan.llm_steps]
     return (
-        ("Calls", _range(_sum([estimate.calls for estimate in found]))),
-        ("Cost", _money(_sum([estimate.cost_usd for estimate in found]))),
+        ("Calls", _range(total_range([estimate.calls for estimate in found]))),
+        ("Cost", _money(total_range([estimate.cost_usd for estimate in found]))),
     )
 
 
-def _sum(parts: Sequence[Range | None]) -> Range | None:
+def total_range(parts: Sequence[Range | None]) -> Range | None:
     """Unknown when any part is unknown: a partial sum would look like a promise."""
     total = Range.exactly(0)
     for part in parts:

@@ -10,7 +10,8 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.errors import BudgetError, ConfigError, RunError
-from apwa_dask.testing import Fault, Script
+from apwa_dask.execution.events import State
+from apwa_dask.testing import Fault, On, Script
 
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(40)], "k": range(40)})
 REFUSED = Script(faults=(Fault("refusal", on=r"row [123]\b"),))
@@ -282,3 +283,26 @@ def test_a_result_says_which_run_it_is_from_and_who_answered(scripted_server, ca
     said = {"run": run.id, "answers_by": ["m"]}
     assert run.result().attrs["apwa"] == said
     assert pd.read_parquet(run.export(str(tmp_path / "out.parquet"))).attrs["apwa"] == said
+
+
+def test_a_pause_is_told_in_words_and_so_is_its_end(scripted_server, canary_key, tmp_path):
+    server = scripted_server(faults=(Fault("status", status=429, retry_after=2, on=On(calls=(2,)), times=1),))
+    model = apwa.Model("m", base_url=server.base_url)
+    table = apwa.from_pandas(pd.DataFrame({"text": [f"row {k}" for k in range(20)]}))
+    events = []
+    mapped = table.map("x", inputs="text", output={"n": int})
+    mapped.run(model=model, store=str(tmp_path), progress=events.append).wait()
+    words = [event.words for event in events if isinstance(event, State)]
+    assert [word.partition(" until")[0] for word in words] == ["paused", "running"]
+    assert words[0].endswith(": rate limit")
+
+
+def test_the_prompt_for_a_row_is_what_is_sent_byte_for_byte(scripted_server, canary_key, tmp_path):
+    server = scripted_server()
+    model = apwa.Model("m", base_url=server.base_url)
+    table = apwa.from_pandas(pd.DataFrame({"text": ["{braces} and Ω"]}))
+    planned = table.map("x", inputs="text", output={"n": int}).plan()
+    promised = json.loads(planned.prompt_for({"text": "{braces} and Ω"}, model=model))
+    assert server.calls == 0
+    planned.run(model=model, store=str(tmp_path), progress=False).wait()
+    assert server.log()[0].messages == promised["messages"]
