@@ -269,7 +269,6 @@ class RunContext:
     def _tick(self) -> None:
         self._ticker = None
         self.report()
-        self._tell_pause()
         if self.tasks:
             self.start_reporting()
 
@@ -279,12 +278,14 @@ class RunContext:
             progress = stage.meter.take(self.runtime.worker_name)
             if progress is not None:
                 self.runtime.emit(progress)
+        self._tell_pause()
 
     def _tell_pause(self) -> None:
-        """On the loop: say once when an endpoint makes calls wait, and once when they go on."""
+        """Say once when an endpoint makes calls wait, and once when they go on."""
         words = next((gate.pause_words for gate in self.runtime.endpoints.gates() if gate.pause_words), "")
-        if words != self._paused:
-            self._paused = words
+        with self._lock:
+            before, self._paused = self._paused, words
+        if words != before:
             self.runtime.emit(State(self.folder.run_id, time.time(), words=words or "running"))
 
 
