@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from apwa_dask.plans.infer import (
 )
 from apwa_dask.plans.steps import (
     Aggregate,
+    Aggregation,
     Assign,
     Chunk,
     Concat,
@@ -37,6 +39,8 @@ from apwa_dask.plans.steps import (
 )
 
 __all__ = ["check_columns", "lineage_after"]
+
+_MOST_NAMED = 12
 
 
 def check_columns(step: Any, inputs: Sequence[Lineage], found: Findings) -> None:
@@ -97,8 +101,20 @@ def _reduce(step: Reduce, inputs: Sequence[Lineage], found: Findings) -> None:
 
 def _check_key(step_id: str, place: str, name: str, schema: pa.Schema, found: Findings) -> None:
     of = schema.field(name).type
-    if not (is_ordered(of) or pa.types.is_dictionary(of)):
-        found.add(step_id, place, f"{name!r} is {of}, which cannot be grouped, joined or sorted")
+    if not _is_key(of):
+        keys = _columns_where(schema, _is_key)
+        found.add(step_id, place, f"{name!r} is {of}, which cannot be grouped, joined or sorted; {keys} can")
+
+
+def _is_key(of: pa.DataType) -> bool:
+    return is_ordered(of) or pa.types.is_dictionary(of)
+
+
+def _columns_where(schema: pa.Schema, fits: Callable[[pa.DataType], bool]) -> str:
+    """The columns whose types fit, with those, for a message."""
+    fitting = [f"{field.name} ({field.type})" for field in schema if fits(field.type)]
+    shown = ", ".join(fitting[:_MOST_NAMED]) or "no column"
+    return shown + (f", ... ({len(fitting)} in all)" if len(fitting) > _MOST_NAMED else "")
 
 
 def _where(step: Where, inputs: Sequence[Lineage], found: Findings) -> None:
@@ -144,10 +160,8 @@ def _explode(step: Explode, inputs: Sequence[Lineage], found: Findings) -> None:
     if _has(step.id, "column", step.column, inputs[0].schema, found):
         of = inputs[0].schema.field(step.column).type
         if not is_list(of):
-            lists = [f.name for f in inputs[0].schema if is_list(f.type)]
-            found.add(
-                step.id, "column", f"{step.column!r} is {of}, no list; lists: {', '.join(lists) or 'none'}"
-            )
+            lists = _columns_where(inputs[0].schema, is_list)
+            found.add(step.id, "column", f"{step.column!r} is {of}, no list; lists: {lists}")
 
 
 def _chunk(step: Chunk, inputs: Sequence[Lineage], found: Findings) -> None:
@@ -155,7 +169,8 @@ def _chunk(step: Chunk, inputs: Sequence[Lineage], found: Findings) -> None:
         found.add(step.id, "overlap_tokens", "the overlap must be smaller than the chunk")
     schema = inputs[0].schema
     if _has(step.id, "column", step.column, schema, found) and not is_text(schema.field(step.column).type):
-        found.add(step.id, "column", f"{step.column!r} is {schema.field(step.column).type}, no text")
+        of, texts = schema.field(step.column).type, _columns_where(schema, is_text)
+        found.add(step.id, "column", f"{step.column!r} is {of}, no text; texts: {texts}")
     if f"{step.column}_chunk" in schema.names:
         found.add(
             step.id, "column", f"column '{step.column}_chunk' exists already; no two steps write one column"
@@ -178,7 +193,16 @@ def _aggregate(step: Aggregate, inputs: Sequence[Lineage], found: Findings) -> N
         try:
             aggregate_type(rule, schema.field(rule.column).type if rule.column else None)
         except PlanError as error:
-            found.add(step.id, place, error.what)
+            fitting = _columns_where(schema, partial(_aggregates, rule))
+            found.add(step.id, place, f"{error.what}; {rule.fn} takes {fitting}")
+
+
+def _aggregates(rule: Aggregation, of: pa.DataType) -> bool:
+    try:
+        aggregate_type(rule, of)
+    except PlanError:
+        return False
+    return True
 
 
 def _sort(step: Sort, inputs: Sequence[Lineage], found: Findings) -> None:
@@ -217,10 +241,22 @@ def _merge(step: Merge, inputs: Sequence[Lineage], found: Findings) -> None:
             continue
         a, b = left.field(mine).type, right.field(theirs).type
         if not _comparable(a, b):
-            found.add(step.id, "right_on", f"{mine!r} is {a} and {theirs!r} is {b}; cast one of them")
+            found.add(
+                step.id,
+                "right_on",
+                f"{mine!r} is {a} and {theirs!r} is {b}; {_cast_hint(mine, a, theirs, b)}",
+            )
     added = list(merged_names(step, left.names, right.names).values())
     for name in sorted({n for n in added if n in left.names or added.count(n) > 1}):
         found.add(step.id, "suffix", f"two columns would be called {name!r}; choose another suffix")
+
+
+def _cast_hint(mine: str, a: pa.DataType, theirs: str, b: pa.DataType) -> str:
+    """A cast that loses nothing: the side that is no text becomes text."""
+    if is_text(a) == is_text(b):
+        return "join columns of one type, or cast one of them in an assign step before"
+    other = theirs if is_text(a) else mine
+    return f'put an assign step before, such as {other}_text: CAST("{other}" AS VARCHAR), and join on that'
 
 
 def _comparable(a: pa.DataType, b: pa.DataType) -> bool:
@@ -236,7 +272,8 @@ def _concat(step: Concat, inputs: Sequence[Lineage], found: Findings) -> None:
                 found.add(
                     step.id,
                     "others",
-                    f"{column.name!r} is {known} above and {column.type} in {name!r}; cast one",
+                    f"{column.name!r} is {known} above and {column.type} in {name!r}; make them one type by an"
+                    " assign step before this one",
                 )
 
 

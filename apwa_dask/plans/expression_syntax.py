@@ -17,9 +17,21 @@ from apwa_dask.errors import candidates
 from apwa_dask.plans._sandbox import cursor
 from apwa_dask.plans.functions import AGGREGATES, FUNCTIONS, MAX_SIZE, REASONS, SIZED
 
-__all__ = ["MAX_CHARS", "Parsed", "parse", "reworded", "wrapped"]
+__all__ = [
+    "MAX_CHARS",
+    "Parsed",
+    "canonical",
+    "columns_in",
+    "parse",
+    "reworded",
+    "source_of",
+    "tree_of",
+    "wrapped",
+]
 
 MAX_CHARS = 20_000
+_NOWHERE = 2**64 - 1
+"""DuckDB's mark for a part that has no place in the text."""
 
 _CLASSES = frozenset(
     (
@@ -72,6 +84,51 @@ def _plain_select() -> dict[str, Any]:
 def _frame_of(statement: dict[str, Any]) -> dict[str, Any]:
     node = {key: part for key, part in statement["node"].items() if key != "select_list"}
     return {**statement, "node": node}
+
+
+def tree_of(text: str) -> dict[str, Any]:
+    """Syntax tree of an expression that `parse` takes."""
+    tree: dict[str, Any] = _serialize(text)["statements"][0]["node"]["select_list"][0]
+    return tree
+
+
+def columns_in(tree: dict[str, Any]) -> tuple[str, ...]:
+    """Columns that a part of a checked tree reads, each once."""
+    return tuple(dict.fromkeys(value for kind, value in _walk(tree) if kind == "column"))
+
+
+def canonical(tree: dict[str, Any]) -> str:
+    """A part of a checked tree as DuckDB writes it."""
+    plain = _plain_select()
+    statement = {**plain, "node": {**plain["node"], "select_list": [tree]}}
+    document = orjson.dumps({"error": False, "statements": [statement]}).decode()
+    rows = cursor().execute("SELECT json_deserialize_sql(?::JSON)", [document]).fetchall()
+    return str(rows[0][0]).removeprefix("SELECT ")
+
+
+def source_of(tree: dict[str, Any], text: str) -> str:
+    """A part as the user wrote it in `text`; as DuckDB would write it where that cannot be told."""
+    written = canonical(tree)
+    places = list(_places(tree))
+    start, end = min((low for low, _ in places), default=0), max((high for _, high in places), default=0)
+    cut = f"SELECT {wrapped(text)}".encode()[start:end].decode(errors="replace").strip()
+    if cut and not parse(cut).problem and canonical(tree_of(cut)) == written:
+        return " ".join(cut.split()) if "'" not in cut else cut
+    return written[1:-1] if written[:1] == "(" and not parse(written[1:-1]).problem else written
+
+
+def _places(root: Any) -> Iterator[tuple[int, int]]:
+    """Where the parts of a tree stand in the statement, in bytes."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            start, length = node.get("query_location", _NOWHERE), node.get("query_location_length", 0)
+            if "class" in node and start < _NOWHERE:
+                yield start, start + length
+            stack.extend(node.values())
+        elif isinstance(node, list):
+            stack.extend(node)
 
 
 @lru_cache(maxsize=4096)

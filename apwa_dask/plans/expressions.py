@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 
 from apwa_dask.errors import PlanError, candidates
 from apwa_dask.plans._sandbox import cursor
-from apwa_dask.plans.expression_syntax import parse, reworded, wrapped
+from apwa_dask.plans.expression_syntax import parse, wrapped
+from apwa_dask.plans.type_clash import clash_of, probe, readable
 
 __all__ = ["HIDDEN", "check", "columns_of", "evaluate", "failed_rows", "mask", "problem_of"]
 
@@ -82,13 +83,6 @@ def _cast(sql: str, of: pa.DataType) -> str:
     return sql
 
 
-def _readable(field: pa.Field) -> pa.Field:
-    """Instants are handed to DuckDB as plain UTC timestamps: no session time zone can change a result."""
-    if pa.types.is_timestamp(field.type):
-        return pa.field(field.name, pa.timestamp("us"))
-    return pa.field(field.name, field.type)
-
-
 def _visible(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if not name.startswith(HIDDEN)]
 
@@ -122,17 +116,10 @@ def _check_one(text: str, schema: pa.Schema) -> _Typed | str:
     if any(schema.names.count(name) > 1 for name in parsed.columns):
         return "one of its columns occurs twice in the table"
     used = [schema.field(name) for name in parsed.columns]
-    # One row of nulls: no value can fail on it, but a literal that does not fit its place does ("price > 'abc'").
-    nulls = pa.Table.from_arrays([pa.nulls(1, field.type) for field in used], schema=pa.schema(used))
-    probe = _operand(nulls) if used else pa.table({"_apwa_n": pa.nulls(1, pa.int8())})
     try:
-        found = cursor().from_arrow(probe).project(f"{wrapped(text)} AS _apwa_0").to_arrow_table()
-    except duckdb.ConversionException:
-        typed = ", ".join(f"{field.name} ({field.type})" for field in used) or "none"
-        return f"a literal in it does not fit the type it is compared or combined with; columns: {typed}"
+        raw = probe(wrapped(text), used)
     except duckdb.Error as error:
-        return reworded(str(error))
-    raw = found.schema.field(0).type
+        return clash_of(text, pa.schema([field for field in schema if field.name in visible]), error)
     settled = _settled(raw, utc=any(pa.types.is_timestamp(f.type) and f.type.tz for f in used))
     if settled is None:
         return f"its result has the type {raw}, which cannot be a column; cast it to text or a number"
@@ -141,7 +128,7 @@ def _check_one(text: str, schema: pa.Schema) -> _Typed | str:
 
 def _operand(table: pa.Table) -> pa.Table:
     """The table as DuckDB reads it; one that has no column gets a row counter."""
-    table = table.cast(pa.schema([_readable(field) for field in table.schema]), safe=False)
+    table = table.cast(pa.schema([readable(field) for field in table.schema]), safe=False)
     if table.num_columns == 0:
         return pa.table({"_apwa_n": pa.nulls(table.num_rows, pa.int8())})
     return table

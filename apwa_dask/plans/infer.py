@@ -244,7 +244,9 @@ def is_text(of: pa.DataType) -> bool:
 
 def is_ordered(of: pa.DataType) -> bool:
     """Whether values of the type have an order: numbers, text, times and booleans."""
-    return bool(is_number(of) or is_text(of) or pa.types.is_temporal(of) or pa.types.is_boolean(of))
+    # A month has no fixed length, so intervals have none.
+    moment = pa.types.is_temporal(of) and not pa.types.is_interval(of)
+    return bool(is_number(of) or is_text(of) or moment or pa.types.is_boolean(of))
 
 
 _RULES: dict[type, Callable[[Any, Sequence[pa.Schema]], pa.Schema]] = {

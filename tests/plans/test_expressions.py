@@ -146,7 +146,7 @@ def test_a_number_too_wide_for_int64_fails_on_its_row() -> None:
         ("TEXT = 'a'", "no column 'TEXT'"),
         ("_apwa_row", "no column '_apwa_row'"),
         ("rowid", "no column 'rowid'"),
-        ("n + text", "No function matches"),
+        ("n + text", "the types in n + text do not fit; columns: n (int64), text (string)"),
         ("uper(text)", "did you mean 'upper'"),
         ("count(*)", "aggregate step"),
         ("sum(n) OVER ()", "window"),
@@ -270,6 +270,105 @@ def test_a_literal_that_does_not_fit_is_found_before_any_row_is_read(text):
     schema = pa.schema([("price", pa.float64()), ("name", pa.string())])
     with pytest.raises(PlanError, match=r"price \(double\)"):
         check({"x": text}, schema)
+
+
+SHOP = pa.schema(
+    [
+        ("amount", pa.int64()),
+        ("price", pa.float64()),
+        ("name", pa.string()),
+        ("city", pa.string()),
+        ("flag", pa.bool_()),
+        ("day", pa.date32()),
+        ("tags", pa.list_(pa.string())),
+        ("who", pa.struct([("name", pa.string())])),
+        ("größe", pa.int32()),
+        ("_apwa_row", pa.string()),
+    ]
+)
+CLASHES = {
+    "length(amount)": (
+        "the types in length(amount) do not fit; columns: amount (int64); "
+        "in place of amount: name (string), city (string), tags (list<item: string>); "
+        "or write length(CAST(amount AS VARCHAR))"
+    ),
+    "price + name": (
+        "the types in price + name do not fit; columns: price (double), name (string); "
+        "in place of name: amount (int64), größe (int32); or write price + TRY_CAST(name AS DOUBLE)"
+    ),
+    "lower(flag)": (
+        "the types in lower(flag) do not fit; columns: flag (bool); "
+        "in place of flag: name (string), city (string); or write lower(CAST(flag AS VARCHAR))"
+    ),
+    "amount > 1 AND (name - größe) * 2 > 3": (
+        "the types in name - größe do not fit; columns: name (string), größe (int32); "
+        "in place of name: amount (int64), price (double), day (date32[day]); "
+        "or write TRY_CAST(name AS DOUBLE) - größe"
+    ),
+    "name * city": (
+        "the types in name * city do not fit; columns: name (string), city (string); "
+        "write TRY_CAST(name AS DOUBLE) * TRY_CAST(city AS DOUBLE)"
+    ),
+    "amount LIKE '1%'": (
+        "the types in amount LIKE '1%' do not fit; columns: amount (int64); "
+        "in place of amount: name (string), city (string); or write CAST(amount AS VARCHAR) LIKE '1%'"
+    ),
+    "upper(who.name + 1)": (
+        "the types in who.name + 1 do not fit; columns: who (struct<name: string>); "
+        "write TRY_CAST(who.name AS DOUBLE) + 1"
+    ),
+    "year(name)": (
+        "the types in year(name) do not fit; columns: name (string); "
+        "in place of name: day (date32[day]); or write year(TRY_CAST(name AS DATE))"
+    ),
+    "CASE WHEN flag THEN name ELSE price END": (
+        "the types in CASE WHEN flag THEN name ELSE price END do not fit; "
+        "columns: flag (bool), name (string), price (double); "
+        "in place of name: amount (int64), größe (int32); in place of price: city (string); "
+        "or write CASE WHEN flag THEN TRY_CAST(name AS DOUBLE) ELSE price END"
+    ),
+    "amount IN ('a', 'b')": (
+        "in amount IN ('a', 'b') a literal does not fit the type it is compared or combined with; "
+        "columns: amount (int64); in place of amount: name (string), city (string)"
+    ),
+    "lower(name, city)": (
+        "the types in lower(name, city) do not fit; columns: name (string), city (string); DuckDB says: "
+        "No function matches the given name and argument types 'lower(VARCHAR, VARCHAR)'. "
+        "You might need to add explicit type casts.; it takes lower(string VARCHAR)"
+    ),
+    "list_transform(tags, lambda t: t + amount)": (
+        "the types in list_transform(tags, lambda t: t + amount) do not fit; "
+        "columns: tags (list<item: string>), amount (int64); DuckDB says: "
+        "No function matches the given name and argument types '+(VARCHAR, BIGINT)'. "
+        "You might need to add explicit type casts."
+    ),
+    "who.nam": (
+        "the types in who.nam do not fit; columns: who (struct<name: string>); "
+        'DuckDB says: Could not find key "nam" in struct; its members: "name"'
+    ),
+}
+
+
+@pytest.mark.parametrize("expression", CLASHES)
+def test_a_clash_of_types_names_the_part_its_columns_and_what_would_fit(expression: str) -> None:
+    assert problem_of(expression, SHOP) == CLASHES[expression]
+
+
+@pytest.mark.parametrize("expression", [e for e, said in CLASHES.items() if "write " in said])
+def test_the_cast_that_is_suggested_is_itself_valid(expression: str) -> None:
+    assert problem_of(CLASHES[expression].rpartition("write ")[2], SHOP) == ""
+
+
+def test_a_clash_in_a_very_deep_expression_still_names_its_columns() -> None:
+    said = problem_of("amount + " * 120 + "name", SHOP)
+    assert said.endswith("columns: amount (int64), name (string)")
+
+
+def test_many_fitting_columns_are_counted_and_not_all_listed() -> None:
+    wide = pa.schema([(f"c{k}", pa.string() if k else pa.int64()) for k in range(1000)])
+    said = problem_of("lower(c0)", wide)
+    assert "c8 (string), ... (999 in all)" in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize("text", ["price > '3.5'", "CAST(name AS INTEGER) > 3", "CAST(name AS DATE) IS NULL"])

@@ -55,7 +55,16 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
         [{"op": "where", "condition": "stars"}],
         "where_1.condition: it is int64, not boolean",
     ),
-    "type clash in where": ([{"op": "where", "condition": "stars + text > 1"}], "No function matches"),
+    "type clash in where": (
+        [{"op": "where", "condition": "stars + text > 1"}],
+        "where_1.condition: the types in stars + text do not fit; columns: stars (int64), text (string); "
+        "in place of text: price (decimal128(8, 2)); or write stars + TRY_CAST(text AS DOUBLE)",
+    ),
+    "type clash in assign": (
+        [{"op": "assign", "columns": {"size": "length(stars)"}}],
+        "assign_1.columns.size: the types in length(stars) do not fit; columns: stars (int64); "
+        "in place of stars: text (string)",
+    ),
     "reserved column": ([{"op": "where", "condition": "_apwa_row = '1'"}], "no column '_apwa_row'"),
     "select unknown": ([{"op": "select", "columns": ["starz"]}], "did you mean 'stars'"),
     "select twice": ([{"op": "select", "columns": ["text", "text"]}], "two columns would be called 'text'"),
@@ -83,7 +92,8 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "sum of text": (
         [{"op": "aggregate", "aggregates": {"s": {"fn": "sum", "column": "text"}}}],
-        "aggregate_1.aggregates.s: sum has no meaning for 'text', which is string",
+        "aggregate_1.aggregates.s: sum has no meaning for 'text', which is string; "
+        "sum takes stars (int64), price (decimal128(8, 2)), ok (bool)",
     ),
     "mean without a column": (
         [{"op": "aggregate", "aggregates": {"m": {"fn": "mean"}}}],
@@ -91,7 +101,7 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "group by a list": (
         [{"op": "aggregate", "by": ["tags"], "aggregates": {"n": {"fn": "count"}}}],
-        "cannot be grouped",
+        "cannot be grouped, joined or sorted; text (string), stars (int64), price (decimal128(8, 2)), ok (bool) can",
     ),
     "aggregate over a key": (
         [{"op": "aggregate", "by": ["stars"], "aggregates": {"stars": {"fn": "count"}}}],
@@ -99,8 +109,11 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "sort by a list": ([{"op": "sort", "by": [{"column": "tags"}]}], "sort_1.by: 'tags' is list"),
     "distinct over a list": ([{"op": "distinct"}], "'tags' is list"),
-    "explode a text": ([{"op": "explode", "column": "text"}], "no list; lists: tags"),
-    "chunk a number": ([{"op": "chunk", "column": "stars"}], "'stars' is int64, no text"),
+    "explode a text": ([{"op": "explode", "column": "text"}], "no list; lists: tags (list<item: string>)"),
+    "chunk a number": (
+        [{"op": "chunk", "column": "stars"}],
+        "'stars' is int64, no text; texts: text (string)",
+    ),
     "chunk with a large overlap": (
         [{"op": "chunk", "column": "text", "tokens": 20, "overlap_tokens": 20}],
         "smaller than the chunk",
@@ -141,7 +154,8 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "merge keys of two types": (
         [{"op": "merge", "right": "products", "left_on": ["text"], "right_on": ["id"], "input": "reviews"}],
-        "'text' is string and 'id' is int64",
+        "'text' is string and 'id' is int64; put an assign step before, such as id_text: "
+        'CAST("id" AS VARCHAR)',
     ),
     "merge keys of two lengths": (
         [
