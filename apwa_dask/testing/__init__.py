@@ -14,12 +14,15 @@ pytest are in `apwa_dask.testing.fixtures`.
 from __future__ import annotations
 
 from apwa_dask.testing.answers import count_tokens, expected_answer
+from apwa_dask.testing.batch_script import BatchFault, BatchRules
 from apwa_dask.testing.canary import grep_canary
 from apwa_dask.testing.log import Call, ServerLog, Stats
 from apwa_dask.testing.script import ChatRequest, Fault, Lognormal, On, Rule, Script
 from apwa_dask.testing.scripted_server import ScriptedServer
 
 __all__ = [
+    "BatchFault",
+    "BatchRules",
     "Call",
     "ChatRequest",
     "Fault",

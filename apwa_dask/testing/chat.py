@@ -120,6 +120,34 @@ class Desk:
             return
         self._admit(exchange, asked)
 
+    def take_line(self, asked: ChatRequest, batch: str, custom_id: str) -> Call:
+        """Enter a line of a batch into the book."""
+        call = self.book.open(self.clock(), "/v1/chat/completions", 0)
+        call.batch, call.custom_id, call.key_ok = batch, custom_id, True
+        self._note(call, asked)
+        return call
+
+    def answer_line(self, call: Call, asked: ChatRequest) -> tuple[int, bytes]:
+        """Status and body of the answer to a line. Limits and slots are not for batches."""
+        reply = self._unfit(asked, call) or self._struck_line(call, asked)
+        call.status = reply.status or 500
+        self.end_line(call)
+        return call.status, reply.payload.partition(b"\r\n\r\n")[2]
+
+    def end_line(self, call: Call) -> None:
+        """Close a line's entry, answered or not."""
+        self.book.close(call, self.clock())
+        if self.sink is not None:
+            self.sink(call)
+
+    def _struck_line(self, call: Call, asked: ChatRequest) -> Reply:
+        attempt = self._attempt(asked) if self.counts_attempts else 1
+        strike = Strike(call.n, self.clock() - self.started, attempt, asked)
+        fault = struck(self.script.faults, strike)
+        call.fault = "" if fault is None else fault.kind
+        refusal = None if fault is None else refused(fault)
+        return self._answer(call, asked, fault, ()) if refusal is None else refusal
+
     def finished(self, exchange: Exchange) -> None:
         """Close the call's entry and pass its slot on."""
         call = exchange.call

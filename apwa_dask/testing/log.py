@@ -15,7 +15,7 @@ __all__ = ["Call", "ServerLog", "Stats"]
 
 @dataclass(slots=True)
 class Call:
-    """One POST under ``/v1``.
+    """One POST under ``/v1``, or one line of a batch.
 
     Attributes
     ----------
@@ -48,6 +48,11 @@ class Call:
         The client hung up before it had the whole answer.
     billed : bool
         Tokens were made, whether the client got them or not.
+    batch : str
+        Id of the batch whose line this is; empty for a call of its own. A line's `t_start` is when its batch
+        was made; one that its batch never came to keeps status 0.
+    custom_id : str
+        Of a line.
     """
 
     n: int
@@ -69,6 +74,8 @@ class Call:
     retry_count: int = 0
     aborted: bool = False
     billed: bool = False
+    batch: str = ""
+    custom_id: str = ""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -83,7 +90,7 @@ class Stats:
     Attributes
     ----------
     calls : int
-        POSTs under ``/v1``, refused ones included.
+        POSTs under ``/v1``, refused ones included, and lines of batches.
     reads : int
         GETs under ``/v1``, such as the list of models: not calls, and not in the log.
     in_flight, max_in_flight : int
@@ -170,6 +177,11 @@ class ServerLog(Sequence[Call]):
     def by_fault(self) -> dict[str, int]:
         """Calls per fault, without the calls that met none."""
         return dict(Counter(call.fault for call in self.calls if call.fault))
+
+    @property
+    def lines(self) -> ServerLog:
+        """The lines of batches."""
+        return ServerLog(tuple(call for call in self.calls if call.batch))
 
     def matching(self, pattern: str) -> ServerLog:
         """The calls whose last user message matches the regular expression."""

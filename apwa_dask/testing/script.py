@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import orjson
 
 from apwa_dask.errors import ConfigError, candidates
+from apwa_dask.testing.batch_script import BatchRules
 
 __all__ = ["AnswerMode", "ChatRequest", "Fault", "FaultKind", "Json", "Lognormal", "On", "Rule", "Script"]
 
@@ -254,6 +255,8 @@ class Script:
         False: a call whose client hung up after it had a slot is still billed, as by most providers.
     faults : tuple of Fault
         The first that strikes a call is the only one.
+    batches : BatchRules
+        What becomes of batches.
     keep_bodies : bool
         False: the log holds no text and no body (for long runs).
     keep_calls : int, optional
@@ -282,6 +285,7 @@ class Script:
     usage: bool = True
     cancel_is_free: bool = False
     faults: tuple[Fault, ...] = ()
+    batches: BatchRules = field(default_factory=BatchRules)
     keep_bodies: bool = True
     keep_calls: int | None = None
 
@@ -319,6 +323,7 @@ class Script:
         values["rules"] = tuple(Rule(**_known(Rule, rule)) for rule in values.get("rules", ()))
         values["faults"] = tuple(_fault(fault) for fault in values.get("faults", ()))
         values["models"] = tuple(values.get("models", ()))
+        values["batches"] = BatchRules.from_values(values.get("batches", {}))
         if isinstance(values.get("latency_s"), dict):
             values["latency_s"] = Lognormal(**_known(Lognormal, values["latency_s"]))
         return cls(**values)

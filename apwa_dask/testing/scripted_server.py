@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import orjson
@@ -101,6 +101,11 @@ class ScriptedServer:
     def log(self) -> ServerLog:
         """Every call so far, in order of arrival, those in flight included."""
         return ServerLog.from_jsonl(self._control("GET", "log"))
+
+    def batches(self) -> list[dict[str, Any]]:
+        """Every batch so far, as its owner would see it, in order of creation; ``bytes`` is its input's size."""
+        found: list[dict[str, Any]] = orjson.loads(self._control("GET", "batches"))
+        return found
 
     def stats(self) -> Stats:
         """Exact counters, cheap to ask for."""

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import orjson
 
 from apwa_dask.errors import ConfigError
+from apwa_dask.testing.batches import Batches
 from apwa_dask.testing.chat import Client, Desk, bearer, key_refusal
 from apwa_dask.testing.log import Call
 from apwa_dask.testing.script import Script
@@ -32,6 +33,7 @@ class Service:
 
     def __init__(self, script: Script, sink: Callable[[Call], None] | None = None) -> None:
         self.desk = Desk(script, clock=time.monotonic, wall=time.time, sink=sink)
+        self.batches = Batches(self.desk)
         self.calls: dict[tuple[str, str], Callable[[Request, Client], None]] = {
             ("POST", "/v1/chat/completions"): self.desk.serve,
         }
@@ -40,6 +42,7 @@ class Service:
             ("GET", "/health"): lambda request: json_reply(200, b'{"status":"ok"}'),
             ("GET", "/__control/log"): lambda request: json_reply(200, self.desk.book.jsonl()),
             ("GET", "/__control/stats"): self._stats,
+            ("GET", "/__control/batches"): lambda request: json_reply(200, self.batches.listed()),
             ("POST", "/__control/script"): self._script,
             ("POST", "/__control/reset"): self._reset,
         }
@@ -52,7 +55,9 @@ class Service:
             take_call(request, client)
             return
         read = self.reads.get(route)
-        if read is None:
+        if self.batches.serves(request):
+            client.answer(self.batches.answer(request))
+        elif read is None:
             client.answer(error_reply(404, f"Invalid URL ({route[0]} {route[1]})"))
         else:
             client.answer(read(request))
