@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from apwa_dask.execution.asked_again import AskedAgain
+from apwa_dask.execution.tool_notes import tool_calls_of, tools_text
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
 from apwa_dask.store.journal import Journal, Record
 
@@ -56,8 +58,12 @@ class JournaledCaller:
         namespace: str,
         on_flight: Callable[[int], None] = lambda change: None,
         in_flight: InFlight | None = None,
+        *,
+        store_prompts: bool = False,
+        asked_again: AskedAgain | None = None,
     ) -> None:
         self._client, self._journal, self._control, self._namespace = client, journal, control, namespace
+        self._store_prompts, self._asked_again = store_prompts, asked_again
         self._on_flight = on_flight
         self._in_flight: InFlight = {} if in_flight is None else in_flight
 
@@ -65,12 +71,12 @@ class JournaledCaller:
         """Answer from memory, from an identical request in flight, or from the endpoint."""
         key = request.fingerprint(self._namespace)
         known = self._journal.peek(key)
-        if known is not None:
+        if known is not None and self._may_serve(request, known):
             return reply_of(known)
         while (twin := self._in_flight.get(key)) is not None:
             shared = await asyncio.shield(twin)
             if shared is not None:
-                return replace(shared, source="shared", cost_usd=0.0)
+                return replace(shared, source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
         if self._control.stopping:
             return Reply(OutcomeClass.STOPPED, message=self._control.stopping, attempts=0)
         mine: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
@@ -78,8 +84,8 @@ class JournaledCaller:
         self._on_flight(1)
         try:
             reply = await self._client.call(request, purpose)
-            if reply.attempts and not reply.outcome.is_pending:
-                self._journal.put(_record_of(key, reply, purpose, request))
+            if reply.attempts:  # also what was given up when the run stopped: its attempts may be billed
+                self._journal.put(_record_of(key, reply, purpose, request, self._store_prompts))
             if not reply.outcome.is_pending:
                 mine.set_result(reply)
             return reply
@@ -94,25 +100,33 @@ class JournaledCaller:
         """What the journal holds for each request. Called from partition threads; may read the store."""
         keys = [request.fingerprint(self._namespace) for request in requests]
         held = self._journal.get_many(keys)
-        return [reply_of(held[key]) if key in held else None for key in keys]
+        replies: list[Reply | None] = []
+        for key, request in zip(keys, requests, strict=True):
+            record = held.get(key)
+            served = record is not None and self._may_serve(request, record)
+            replies.append(reply_of(record) if served and record is not None else None)
+        return replies
+
+    def _may_serve(self, request: Request, record: Record) -> bool:
+        return self._asked_again is None or self._asked_again.allows(request, record)
 
 
 def reply_of(record: Record) -> Reply:
-    """A stored answer as a reply that was not paid for now."""
+    """A stored answer as a reply for which nothing was sent and nothing paid now."""
     return Reply(
         OutcomeClass(record.outcome),
         text=record.text,
-        usage=Usage(record.input_tokens, record.output_tokens, record.cached_tokens, record.estimated),
+        tool_calls=tool_calls_of(record.tools),
         cost_usd=0.0,
         model=record.model or "",
         finish_reason=record.finish_reason or "",
         request_id=record.request_id or "",
-        attempts=record.attempts,
+        attempts=0,
         source="journal",
     )
 
 
-def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request) -> Record:
+def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request, store_prompts: bool) -> Record:
     return Record(
         key=key,
         outcome=reply.outcome.value,
@@ -129,5 +143,6 @@ def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request) -> 
         created_s=time.time(),
         run_id=purpose.run_id,
         step_id=purpose.step_id,
-        prompt=None,
+        prompt=request.body().decode("utf-8", "replace") if store_prompts else None,
+        tools=tools_text(reply, request) if request.template.tools else None,
     )

@@ -252,6 +252,7 @@ FAILURES = pa.schema(
         ("model", pa.string()),
         ("raw", pa.string()),
         ("inputs", pa.string()),
+        ("prompt_hash", pa.string()),
     ]
 )
 """Columns of the failure records beside each part."""

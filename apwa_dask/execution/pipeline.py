@@ -76,6 +76,7 @@ class Failure:
     model: str
     raw: str | None
     inputs: str
+    prompt_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -349,6 +350,7 @@ class _Flow:
                 outcome.model,
                 outcome.raw,
                 _short_text(inputs),
+                outcome.prompt_hash,
             )
         )
 

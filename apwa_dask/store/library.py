@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
-from apwa_dask.store.record import Record, records_at
+from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
 from apwa_dask.store.segment import (
     BadSegmentError,
     Seal,
@@ -21,10 +22,13 @@ from apwa_dask.store.segment import (
     decode,
     paid_in,
     read_keys,
+    rows_where,
 )
 
-__all__ = ["Segment", "SegmentLibrary"]
+__all__ = ["Segment", "SegmentLibrary", "bill_of"]
 
+_BILLED_RUNS = 8
+_CALL = ["step_id", "model", "outcome"]
 _REMOTE_READERS = 16
 _VANISHED_RETRIES = 3
 
@@ -67,6 +71,7 @@ class SegmentLibrary:
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._cache_bytes = 0
         self._is_open = False
+        self._bills: OrderedDict[str, dict[str, pa.Table]] = OrderedDict()
         self.ignored: dict[str, str] = {}
         """Files that are not served, by name, and why."""
         self.damaged: set[str] = set()
@@ -139,8 +144,7 @@ class SegmentLibrary:
         has_vanished = False
         for number, places in sorted(index.locate(keys).items()):
             segment = segments[number]
-            places = [place for place in places if place[1] not in found]
-            if segment.is_gone or not places:
+            if segment.is_gone:
                 continue
             try:
                 table = self._table(segment)
@@ -153,7 +157,11 @@ class SegmentLibrary:
             records = records_at(table, [row for row, _ in places])
             for (_, key), record in zip(places, records, strict=True):
                 if record.key == key and record.is_served:
-                    found.setdefault(key, record)
+                    known = found.get(key)
+                    if known is None or known.created_s < record.created_s:
+                        found[key] = (
+                            record  # a row that was tried again has more than one: the last one counts
+                        )
         return has_vanished
 
     def _table(self, segment: Segment) -> pa.Table:
@@ -202,15 +210,57 @@ class SegmentLibrary:
             }
 
     def paid_by(self, run_id: str) -> list[pa.Table]:
-        """What each readable segment says a run has paid; see `segment.paid_in`."""
-        found = []
-        for segment in self.segments:
+        """What each readable segment says a run has paid; see `segment.paid_in`. Each is read once."""
+        with self._lock:
+            known = self._bills.pop(run_id, {})
+        found: dict[str, pa.Table] = {}
+        for segment in self._current():
+            name = str(segment.name)
+            if name in known:
+                found[name] = known[name]
+                continue
             try:
-                with self._folder.open(str(segment.name)) as file:
-                    found.append(paid_in(file, run_id))
+                with self._folder.open(name) as file:
+                    found[name] = paid_in(file, run_id)
             except (BadSegmentError, FileNotFoundError):
                 continue  # a damaged one is named in `ignored` when it is read; a compacted one has a successor
+        with self._lock:
+            self._bills[run_id] = found
+            while len(self._bills) > _BILLED_RUNS:
+                self._bills.popitem(last=False)
+        return list(found.values())
+
+    def history(self, keys: Sequence[bytes]) -> dict[bytes, list[Record]]:
+        """All records of `keys`, also those that are never served, oldest first. Reads every segment's keys."""
+        wanted = pa.array(keys, pa.binary(KEY_BYTES))
+        found: dict[bytes, list[Record]] = {key: [] for key in keys}
+        for record in self._records_where("key", wanted):
+            found[record.key].append(record)
+        for records in found.values():
+            records.sort(key=lambda record: record.created_s)
         return found
+
+    def with_tools(self, run_id: str, step_id: str) -> list[Record]:
+        """Records of a step in which tools took part."""
+        return [r for r in self._records_where("tools", None) if (r.run_id, r.step_id) == (run_id, step_id)]
+
+    def _records_where(self, column: str, wanted: pa.Array | None) -> list[Record]:
+        records: list[Record] = []
+        for segment in self._current():
+            try:
+                with self._folder.open(str(segment.name)) as file:
+                    rows = rows_where(file, column, wanted)
+                if rows:
+                    records += records_at(self._table(segment), rows)
+            except (BadSegmentError, FileNotFoundError):
+                continue  # as in `paid_by`
+        return records
+
+    def _current(self) -> list[Segment]:
+        """The segments in use, without those whose records another one has taken over."""
+        segments = self.segments
+        replaced = {name for segment in segments for name in segment.replaces}
+        return [segment for segment in segments if str(segment.name) not in replaced]
 
     def _keys_of(self, entry: Entry) -> SegmentKeys | None:
         name = SegmentName.parse(entry.name)
@@ -263,3 +313,16 @@ class SegmentLibrary:
         alive = sum(segment.served_count for segment in self._by_name.values())
         if len(self._index) > 2 * alive + 4096:
             self._index = self._index.without(s.number for s in self._segments if s.is_gone)
+
+
+def bill_of(paid: Sequence[pa.Table]) -> pa.Table:
+    """The lines of `segment.paid_in` summed by step, model and outcome; ``unpriced`` counts unknown costs."""
+    if not paid:
+        return pa.table({name: pa.array([], SCHEMA.field(name).type) for name in _CALL})
+    whole = pa.concat_tables(paid)
+    sums = [(name, "sum") for name in whole.column_names if name not in _CALL]
+    priced = ("cost_usd", "count", pc.CountOptions(mode="only_null"))
+    summed = whole.group_by(_CALL, use_threads=False).aggregate([*sums, priced, ([], "count_all")])
+    renamed = {f"{name}_sum": name for name, _ in sums}
+    renamed |= {"cost_usd_count": "unpriced", "count_all": "records"}
+    return summed.rename_columns([renamed.get(name, name) for name in summed.column_names])

@@ -48,6 +48,9 @@ class Record:
         Who paid for it.
     prompt : str or None
         Kept only by a journal with ``store_prompts``.
+    tools : str or None
+        JSON: ``calls``, the tools that this answer asks for, and ``turns``, what earlier calls of the same unit
+        gave back. None where no tool took part.
     """
 
     key: bytes
@@ -66,6 +69,7 @@ class Record:
     run_id: str = ""
     step_id: str = ""
     prompt: str | None = None
+    tools: str | None = None
 
     def __post_init__(self) -> None:
         # A value that Parquet cannot hold would block the whole batch it is written with, so it stops here.
@@ -74,7 +78,7 @@ class Record:
         for count in (self.input_tokens, self.cached_tokens, self.output_tokens, self.attempts):
             if type(count) is not int or not 0 <= count < 2**63:
                 raise ValueError("tokens and attempts of a record are whole numbers, not negative")
-        for value in (self.text, self.finish_reason, self.model, self.request_id, self.prompt):
+        for value in (self.text, self.finish_reason, self.model, self.request_id, self.prompt, self.tools):
             if value is not None and not isinstance(value, str):
                 raise ValueError("text fields of a record are str or None")
         if not (
@@ -93,7 +97,7 @@ class Record:
     @property
     def size_bytes(self) -> int:
         """A bound of the memory it holds, near enough to budget a cache."""
-        return 600 + 4 * (len(self.text or "") + len(self.prompt or ""))
+        return 600 + 4 * (len(self.text or "") + len(self.prompt or "") + len(self.tools or ""))
 
 
 SCHEMA = pa.schema(
@@ -116,6 +120,7 @@ SCHEMA = pa.schema(
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("step_id", pa.string(), nullable=False),
         pa.field("prompt", pa.string()),
+        pa.field("tools", pa.string()),
     ]
 )
 _FIELDS = tuple(field.name for field in fields(Record))
@@ -132,7 +137,7 @@ def to_table(records: Sequence[Record]) -> pa.Table:
         texts = [_split_text(text) for text in columns["text"]]
         columns["text"] = [text for text, _ in texts]
         columns["text_raw"] = [raw for _, raw in texts]
-        for name in (*_TEXT_FIELDS, "prompt"):
+        for name in (*_TEXT_FIELDS, "prompt", "tools"):
             columns[name] = [None if value is None else _encodable(value) for value in columns[name]]
         return _table(columns)
 

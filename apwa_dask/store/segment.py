@@ -36,6 +36,7 @@ __all__ = [
     "paid_in",
     "prefixes_of",
     "read_keys",
+    "rows_where",
     "with_header",
 ]
 
@@ -44,6 +45,16 @@ _FORMAT_KEY, _REPLACES_KEY = b"apwa.format", b"apwa.replaces"
 _NAME = re.compile(
     r"seg-(?P<writer>[a-z0-9]{1,40})-(?P<sequence>[0-9]{8})-(?P<digest>[0-9a-f]{32})(?P<signed>\.signed)?\.parquet"
 )
+_BILL_COLUMNS = [
+    "step_id",
+    "model",
+    "outcome",
+    "attempts",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "cost_usd",
+]
 _DICTIONARY_COLUMNS = ["outcome", "finish_reason", "model", "run_id", "step_id"]
 # A hostile file may promise more than memory holds; ours are a hundredth of these.
 _MAX_ROWS, _MAX_UNCOMPRESSED_BYTES = 5_000_000, 4 * 2**30
@@ -193,9 +204,19 @@ def holds_run(file: BinaryIO, run_id: str) -> bool:
 
 
 def paid_in(file: BinaryIO, run_id: str) -> pa.Table:
-    """Attempts, tokens and cost of the records of `run_id`, reading no text."""
-    table, _ = _read_columns(file, ["run_id", "attempts", "input_tokens", "output_tokens", "cost_usd"])
-    return table.filter(pc.equal(table.column("run_id"), run_id))
+    """Step, model, outcome, attempts, tokens and cost of the records of `run_id`, reading no text."""
+    table, _ = _read_columns(file, ["run_id", *_BILL_COLUMNS])
+    mine = table.filter(pc.equal(table.column("run_id"), run_id))
+    return mine.select(_BILL_COLUMNS).replace_schema_metadata(None)
+
+
+def rows_where(file: BinaryIO, column: str, wanted: pa.Array | None) -> list[int]:
+    """Numbers of the rows whose `column` is one of `wanted` (None: is not null), reading no other column."""
+    table, _ = _read_columns(file, [column])
+    values = table.column(column)
+    mask = pc.is_valid(values) if wanted is None else pc.is_in(values, value_set=wanted)
+    found: list[int] = pc.indices_nonzero(mask).to_pylist()
+    return found
 
 
 def keys_of(table: pa.Table, decoded_bytes: int) -> SegmentKeys:
