@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -31,6 +31,9 @@ class Executor(Protocol):
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
         """A run begins: its purse, and where its events go."""
 
+    def lend(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let the processes that work use these storage options, by place; in memory only."""
+
     def stop(self, run_id: str, why: str) -> None:
         """Let no process start another call of this run."""
 
@@ -50,6 +53,9 @@ class LocalExecutor:
         here.forget(run_id)
         here.subscribe(run_id, sink)
         here.coordinator.open_account(run_id, budget, spent)
+
+    def lend(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        """They are in this process already."""
 
     def stop(self, run_id: str, why: str) -> None:
         runtime().stop(run_id, why)
@@ -90,6 +96,11 @@ class ClusterExecutor:
         except BaseException:
             self.client.cancel(futures)
             raise
+
+    def lend(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        from apwa_dask.execution.hand_over import lend
+
+        lend(self.client, options)
 
     def stop(self, run_id: str, why: str) -> None:
         self.client.run(_stop_here, run_id, why)

@@ -22,7 +22,7 @@ from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
-from apwa_dask.execution.runtime import manifest_url, runtime
+from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec, SourceSpec
 from apwa_dask.execution.stages import StageGraphs
 from apwa_dask.models.budget import Budget
@@ -156,6 +156,7 @@ def lazy(
     spec = RunSpec.from_dict(folder.spec)
     stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
     for executor in executors:
+        executor.lend(runtime().options_for(settings.store, run_id))
         executor.open(run_id, Budget(**spec.budget), Money(), _unheard)
     frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     graphs = StageGraphs(
@@ -238,7 +239,7 @@ def _prepare(
     )
     folder = store.create(run_id, spec.as_dict())
     for alias, source in staged.items():
-        source.manifest.save(manifest_url(folder, alias), settings.store_options)
+        folder.put_text(f"source-{alias}.json", source.manifest.encode().decode())
         runtime().remember_options(f"{run_id}/{alias}", source.storage_options)
     return folder
 

@@ -296,6 +296,7 @@ class Run:
                 )
             )
             with held(self.folder, runtime().worker_name, self.stop):
+                self.executor.lend(runtime().options_for(self.store, self.id))
                 self.executor.open(
                     self.id,
                     Budget(**self.spec.budget),

@@ -22,6 +22,7 @@ import pyarrow as pa
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.reduce import ReduceAgent
 from apwa_dask.execution import loop as private
+from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
 from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
@@ -64,6 +65,8 @@ class Runtime:
         """Set on Dask workers: carries events to the client."""
         self.coordinator = Coordinator()
         """Without a cluster the coordinator is in this process; on one, leases come from the scheduler's."""
+        self.ask_options: Callable[[str], Mapping[str, Any] | None] | None = None
+        """Set on Dask workers: asks the cluster for storage options that the caller lent it."""
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
         self._endpoints: Endpoints | None = None
@@ -91,8 +94,19 @@ class Runtime:
             self._options[url] = dict(options)
 
     def options_of(self, url: str) -> Mapping[str, Any] | None:
-        """Storage options given for this URL in this process."""
-        return self._options.get(url)
+        """Storage options for this URL: given in this process, or lent by the caller to this cluster."""
+        known = self._options.get(url)
+        if known is None and self.ask_options is not None:
+            return self.ask_options(url)
+        return known
+
+    def options_for(self, store: str, run_id: str) -> dict[str, Mapping[str, Any]]:
+        """Storage options of a run's store and sources, as given in this process."""
+        return {
+            place: options
+            for place, options in self._options.items()
+            if place == store or place.startswith(f"{run_id}/")
+        }
 
     def copy_options(self, old_run: str, new_run: str, aliases: Iterable[str]) -> None:
         """Let a new run of the same sources use the options of an old one."""
@@ -138,15 +152,17 @@ class Runtime:
 
     def journal(self, store: str, namespace: str, *, store_prompts: bool) -> Journal:
         """The one journal writer of this process for a store and namespace."""
+        options = self.options_of(store)
         with self._lock:
             key = (store, namespace)
             if key not in self._journals:
                 self._journals[key] = Journal(
-                    store,
-                    namespace=namespace,
-                    storage_options=self.options_of(store),
-                    store_prompts=store_prompts,
+                    store, namespace=namespace, storage_options=options, store_prompts=store_prompts
                 )
+            elif options is not None:
+                self._journals[key].use_options(options)  # credentials expire, and are given anew
+            if store_prompts:
+                self._journals[key].keep_prompts()  # of those runs that hand them over, and of no others
             return self._journals[key]
 
     def in_flight(self, store: str, namespace: str) -> InFlight:
@@ -205,6 +221,8 @@ class RunContext:
             self.spec.namespace,
             self._on_flight,
             owner.in_flight(store, self.spec.namespace),
+            store_prompts=self.spec.store_prompts,
+            asked_again=AskedAgain.of(folder),
         )
         self.tasks: set[asyncio.Task[None]] = set()
         self._stages: dict[int, StageContext] = {}
@@ -359,8 +377,12 @@ class StageContext:
         return self.run.manifest(alias)
 
     def storage_options(self, alias: str) -> Mapping[str, Any] | None:
-        """Options of a source, as given in this process."""
-        return self.run.runtime.options_of(f"{self.ref.run_id}/{alias}")
+        """Options of a source; a frame that was written into the run's folder is read like the folder."""
+        own = self.run.runtime.options_of(f"{self.ref.run_id}/{alias}")
+        files = self.manifest(alias).files
+        if own is None and files and files[0].url.startswith(f"{self.folder.url}/"):
+            return self.run.runtime.options_of(self.run.store)
+        return own
 
     def read(self, record: CommitRecord, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a committed part, with the declared schema (a file may name a list's items

@@ -82,6 +82,10 @@ class Folder(Protocol):
         """Remove this folder and all that is in it."""
         ...
 
+    def use_options(self, options: Mapping[str, Any]) -> None:
+        """Reach the store with other options from now on (credentials expire), this folder and its children."""
+        ...
+
     def sweep(self) -> None:
         """Remove temporary files that writers which died a day ago left in this folder."""
         ...

@@ -166,6 +166,10 @@ class Journal:
         """Records put here and not durable yet."""
         return self._behind.unflushed if self._pid == PROCESS.pid else 0
 
+    def use_options(self, storage_options: Mapping[str, Any]) -> None:
+        """Reach the store with other options from now on, also for what waits to be written: credentials expire."""
+        self._folder.use_options(storage_options)
+
     def put(self, record: Record) -> None:
         """Take a record, to be written soon. O(1), no I/O.
 

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from apwa_dask.errors import StoreError
 from apwa_dask.store.folder import Entry
@@ -147,6 +147,9 @@ class LocalFolder:
                     shutil.rmtree(self.path, ignore_errors=True)
 
         self._try("deleting failed", self.path, remove)
+
+    def use_options(self, options: Mapping[str, Any]) -> None:
+        return  # a disk knows no options
 
     def sweep(self) -> None:
         for item in self.path.glob(f"{TEMP_PREFIX}*"):

@@ -38,6 +38,11 @@ class _Filesystem:
             self._made, self._pid = fresh, os.getpid()
         return self._made
 
+    def use(self, options: Mapping[str, Any]) -> None:
+        """Make the filesystem anew, on its next use, unless it has these options already."""
+        if self._options != dict(options):
+            self._options, self._pid = dict(options), -1
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(
             "a store's filesystem holds credentials and is never pickled; open the store again there"
@@ -220,6 +225,9 @@ class RemoteFolder:
                 return
 
         self._try("deleting failed", "", remove)
+
+    def use_options(self, options: Mapping[str, Any]) -> None:
+        self._filesystem.use(options)
 
     def sweep(self) -> None:
         return  # an object appears whole or not at all: there are no temporary ones

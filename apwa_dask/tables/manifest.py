@@ -91,6 +91,10 @@ class Manifest:
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
+    def encode(self) -> bytes:
+        """The manifest as JSON, as `load` reads it; without options of the source."""
+        return orjson.dumps(self._content())
+
     def save(self, url: str, storage_options: Mapping[str, Any] | None = None) -> str:
         """Write the manifest into a folder and return its URL; the same content has the same name.
 
@@ -103,7 +107,7 @@ class Manifest:
         """
         named = url.endswith((".json", ".json.gz"))
         target = url if named else f"{url.rstrip('/')}/{self.fingerprint[:32]}{_SUFFIX}"
-        data = orjson.dumps(self._content())
+        data = self.encode()
         if target.endswith(".gz"):
             data = gzip.compress(data, 6, mtime=0)
         options = dict(storage_options or {})
