@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 from apwa_dask.errors import ProviderError
 from apwa_dask.models.adapt import Adaptation
+from apwa_dask.models.checkup import Checkup
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.headers import announced
+from apwa_dask.models.http1 import Http1Transport
 from apwa_dask.models.leases import LeaseFn
 from apwa_dask.models.model import Model, Price
 from apwa_dask.models.outcomes import Retry, Verdict
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.tokens import TokenRatio
-from apwa_dask.models.transport import AiohttpTransport, Raw, Transport
+from apwa_dask.models.transport import AiohttpTransport, Raw, Transport, endpoint_url, proxy_for
 from apwa_dask.models.types import OutcomeClass
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Lane:
     context_tokens: int | None = None
     ratio: TokenRatio = field(default_factory=TokenRatio)
     adaptation: Adaptation = field(default_factory=Adaptation)
+    checkup: Checkup = field(default_factory=Checkup)
     limits_read_s: float = float("-inf")
 
     def observe(self, number: int, raw: Raw, verdict: Verdict, now_s: float, *, first: bool) -> None:
@@ -265,6 +268,8 @@ def _new_transport(model: Model, site: _Site) -> Transport:
         return SdkTransport(site.base_url, site.api_key, client=model.client)
     # The embedded model is on loopback: no proxy can reach it, whatever the environment says.
     local = site.slots is not None
+    if model.transport == "auto" and (local or proxy_for(endpoint_url(site.base_url, "")) is None):
+        return Http1Transport(site.base_url, site.api_key)
     return AiohttpTransport(site.base_url, site.api_key, use_proxies=not local)
 
 

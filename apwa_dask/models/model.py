@@ -61,7 +61,8 @@ class Model:
         ``standard``, or ``small`` for models of a few billion parameters (label descriptions, compact
         examples).
     transport : str
-        ``aiohttp`` (lean), or ``sdk`` for the official client.
+        ``auto``: pooled HTTP/1.1 connections of our own, or aiohttp where the environment names a proxy;
+        ``aiohttp`` in any case; or ``sdk`` for the official client.
     client : str
         With ``sdk``: name of a client factory registered with `sdk.register_client`; the official client if
         empty.
@@ -90,7 +91,7 @@ class Model:
     price: Price | None = None
     structured: Structured = "json_schema"
     prompts: Literal["standard", "small"] = "standard"
-    transport: Literal["aiohttp", "sdk"] = "aiohttp"
+    transport: Literal["auto", "aiohttp", "sdk"] = "auto"
     client: str = ""
     timeout_s: float = 120.0
     max_concurrency: int = 64

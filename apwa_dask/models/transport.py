@@ -1,4 +1,4 @@
-"""The lean transport: one pooled aiohttp session for one endpoint on one event loop.
+"""What carries bytes to an endpoint: the contract, and a pooled aiohttp session for endpoints behind a proxy.
 
 Everything constant is built once (URL, headers, proxy, connector), the deadline is one timer of our own on
 the wall clock (per-operation timeouts do not stop a server that drips), and a body is read to a bound,
@@ -19,7 +19,7 @@ from yarl import URL
 from apwa_dask.errors import ConfigError
 from apwa_dask.models.outcomes import Trouble
 
-__all__ = ["MAX_BODY_BYTES", "AiohttpTransport", "Raw", "Transport"]
+__all__ = ["MAX_BODY_BYTES", "AiohttpTransport", "Raw", "Transport", "endpoint_url", "proxy_for"]
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """No chat answer is larger: 128,000 tokens are about half a megabyte."""
@@ -74,8 +74,8 @@ class AiohttpTransport:
         use_proxies: bool = True,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        self._chat = _url(base_url, "/chat/completions")
-        self._models = _url(base_url, "/models")
+        self._chat = endpoint_url(base_url, "/chat/completions")
+        self._models = endpoint_url(base_url, "/models")
         self._max_body_bytes = max_body_bytes
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": USER_AGENT}
         if api_key:
@@ -92,7 +92,7 @@ class AiohttpTransport:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-            proxy=_proxy_for(self._chat) if use_proxies else None,
+            proxy=proxy_for(self._chat) if use_proxies else None,
             auto_decompress=True,
         )
 
@@ -143,7 +143,14 @@ class AiohttpTransport:
         return b"".join(chunks)
 
 
-def _url(base_url: str, path: str) -> URL:
+def endpoint_url(base_url: str, path: str) -> URL:
+    """A path of the endpoint.
+
+    Raises
+    ------
+    ConfigError
+        `base_url` is not the address of an endpoint.
+    """
     try:
         url = URL(base_url.rstrip("/") + path)
     except ValueError:
@@ -157,7 +164,7 @@ def _url(base_url: str, path: str) -> URL:
     return url
 
 
-def _proxy_for(url: URL) -> URL | None:
+def proxy_for(url: URL) -> URL | None:
     """The proxy that the environment names for this URL, by the rules of urllib."""
     proxies = getproxies()
     named = proxies.get(url.scheme) or proxies.get("all")

@@ -1,4 +1,4 @@
-"""One contract for both transports: the same request on the wire, the same verdict back."""
+"""One contract for all transports: the same request on the wire, the same verdict back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from apwa_dask.errors import ConfigError
+from apwa_dask.models.http1 import Http1Transport
 from apwa_dask.models.outcomes import classify
 from apwa_dask.models.sdk import SdkTransport, register_client
 from apwa_dask.models.transport import AiohttpTransport, Raw, Transport
@@ -32,7 +33,7 @@ BODY = {
 
 
 def build(name: str, base_url: str, key: str = KEY, **settings: Any) -> Transport:
-    kind = {"aiohttp": AiohttpTransport, "sdk": SdkTransport}[name]
+    kind = {"http1": Http1Transport, "aiohttp": AiohttpTransport, "sdk": SdkTransport}[name]
     return kind(base_url, key, **settings)
 
 
@@ -86,45 +87,46 @@ def mirrored(name: str, mirror: Mirror, *, path: str = "/v1", **settings: Any) -
     return asyncio.run(once())
 
 
-BOTH = pytest.mark.parametrize("name", ["aiohttp", "sdk"])
+NAMES = ("http1", "aiohttp", "sdk")
+ALL = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.mark.parametrize("key", [KEY, ""], ids=["with key", "without key"])
-def test_both_send_the_same_request(key: str) -> None:
+def test_all_send_the_same_request(key: str) -> None:
     seen = []
-    for name in ("aiohttp", "sdk"):
+    for name in NAMES:
         mirror = Mirror()
         mirrored(name, mirror, key=key)
         seen += mirror.seen
-    assert seen[0] == seen[1]
+    assert seen[0] == seen[1] == seen[2]
     assert seen[0]["path"] == "/v1/chat/completions"
     assert seen[0]["method"] == "POST"
     assert seen[0]["body"] == BODY
     assert seen[0]["authorization"] == (f"Bearer {key}" if key else None)
 
 
-@BOTH
+@ALL
 def test_a_trailing_slash_of_the_base_url_changes_nothing(name: str) -> None:
     mirror = Mirror()
     mirrored(name, mirror, path="/deep/v1/")
     assert mirror.seen[0]["path"] == "/deep/v1/chat/completions"
 
 
-@BOTH
+@ALL
 def test_the_body_comes_back_as_the_bytes_that_were_sent(name: str) -> None:
     payload = b'{"odd":   [1,2]}'
     raw = mirrored(name, Mirror(answer=lambda _: web.Response(body=payload)))
     assert (raw.status, raw.body, raw.trouble) == (200, payload, "")
 
 
-@BOTH
+@ALL
 def test_a_redirect_is_not_followed(name: str) -> None:
     mirror = Mirror(answer=lambda _: web.Response(status=307, headers={"Location": "/elsewhere"}))
     assert mirrored(name, mirror).status == 307
     assert len(mirror.seen) == 1
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 def test_a_body_is_read_to_a_bound(name: str, packed: bool) -> None:
     big = b" " * 3_000_000
@@ -140,7 +142,7 @@ def test_a_body_is_read_to_a_bound(name: str, packed: bool) -> None:
     assert raw.body == big
 
 
-@BOTH
+@ALL
 def test_header_names_are_looked_up_in_any_case(name: str) -> None:
     mirror = Mirror(answer=lambda _: web.Response(status=429, headers={"RETRY-AFTER": "3"}))
     assert mirrored(name, mirror).headers.get("retry-after") == "3"
@@ -182,7 +184,7 @@ def test_every_behaviour_of_a_server_gets_one_verdict(
 ) -> None:
     server = serve(faults=(fault,) if fault else ())
     verdicts = []
-    for name in ("aiohttp", "sdk"):
+    for name in NAMES:
         raw = exchange(
             name, server.base_url, timeout_s=0.4 if fault and fault.kind in ("hang", "drip") else 5.0
         )
@@ -199,17 +201,17 @@ def test_every_behaviour_of_a_server_gets_one_verdict(
                 text,
             )
         )
-    assert verdicts[0] == verdicts[1]
-    assert server.calls == 2, "each transport sends once and retries nothing"
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert server.calls == 3, "each transport sends once and retries nothing"
 
 
-@BOTH
+@ALL
 def test_nobody_there_is_a_connection_that_was_never_made(name: str) -> None:
     raw = exchange(name, "http://127.0.0.1:9/v1")
     assert raw == Raw(0, {}, None, "connect")
 
 
-@BOTH
+@ALL
 def test_models_are_listed_for_error_messages(name: str, serve: Callable[..., ScriptedServer]) -> None:
     async def listed() -> Raw:
         transport = build(name, serve(models=("one", "two")).base_url)
@@ -222,7 +224,7 @@ def test_models_are_listed_for_error_messages(name: str, serve: Callable[..., Sc
     assert [entry["id"] for entry in json.loads(raw.body or b"")["data"]] == ["one", "two"]
 
 
-@BOTH
+@ALL
 def test_the_key_is_in_no_repr(name: str) -> None:
     async def look() -> str:
         transport = build(name, "http://127.0.0.1:9/v1")
@@ -234,7 +236,7 @@ def test_the_key_is_in_no_repr(name: str) -> None:
     assert KEY not in asyncio.run(look())
 
 
-@BOTH
+@pytest.mark.parametrize("name", ["aiohttp", "sdk"])
 def test_both_go_through_the_proxy_that_the_environment_names(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +289,7 @@ def test_an_unknown_client_names_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("base_url", ["", "ftp://host/v1", "127.0.0.1:80", "http:///v1"])
-def test_an_address_that_is_none_is_refused_at_once(base_url: str) -> None:
+@pytest.mark.parametrize("kind", [Http1Transport, AiohttpTransport])
+def test_an_address_that_is_none_is_refused_at_once(kind: type[Transport], base_url: str) -> None:
     with pytest.raises(ConfigError, match="base_url"):
-        AiohttpTransport(base_url, KEY)
+        kind(base_url, KEY)  # type: ignore[call-arg]
