@@ -1,0 +1,430 @@
+"""An endpoint's files and batches: upload, create, watch, cancel, and read what came of each line.
+
+Batches take their time, so nothing here is fast: one small session of its own beside the transport of live
+calls, the same reading of failures (`outcomes.classify`), and the same bounds of retries. Only making a batch
+cannot simply be tried again, because two batches cost twice: after a reply that was lost, it is looked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+
+from apwa_dask.errors import ConfigError, ProviderError, candidates
+from apwa_dask.models.endpoints import Lane
+from apwa_dask.models.fatal import fatal_error, unreachable_error
+from apwa_dask.models.model import Model
+from apwa_dask.models.outcomes import Retry, Trouble, Verdict, classify
+from apwa_dask.models.redact import safe_identifier, safe_words
+from apwa_dask.models.retry import RetryPolicy, Tries
+from apwa_dask.models.transport import Raw, endpoint_url, proxy_for
+from apwa_dask.models.types import OutcomeClass
+
+__all__ = ["BatchApi", "BatchJob", "BatchLine", "BatchProblem", "BatchTerms", "check_model", "read_lines"]
+
+CHAT_PATH = "/v1/chat/completions"
+WINDOW = "24h"
+PAGE = 100
+QUESTION_TIMEOUT_S = 60.0
+TRANSFER_TIMEOUT_S = 1800.0
+THROTTLED_WAIT_S = 5.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_RESULT_BYTES = 4 * 1024**3
+"""A result file has at most 50,000 answers; this bounds what a broken server can make us hold."""
+
+_ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
+_NEVER_ASKED = frozenset({"batch_expired", "batch_cancelled"})
+_ABSENT = frozenset({404, 405, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTerms:
+    """How a run uses its endpoint's batches; the defaults are the limits of OpenAI.
+
+    Parameters
+    ----------
+    max_requests, max_bytes : int
+        Of one batch's input file.
+    max_enqueued_tokens : int, optional
+        Prompt tokens (estimated) of all unfinished batches of one model together. Without it the run learns it
+        from refusals.
+    poll_first_s, poll_most_s : float
+        Seconds between two looks at the batches: the first interval, and what it grows to.
+    attempts : int
+        Batches that one request may be part of, when its answers fail or do not come in time.
+    """
+
+    max_requests: int = 50_000
+    max_bytes: int = 200_000_000
+    max_enqueued_tokens: int | None = None
+    poll_first_s: float = 2.0
+    poll_most_s: float = 60.0
+    attempts: int = 3
+
+    def __post_init__(self) -> None:
+        counts = (self.max_requests, self.max_bytes, self.attempts, self.max_enqueued_tokens or 1)
+        if min(counts) < 1 or not 0 < self.poll_first_s <= self.poll_most_s:
+            raise ConfigError(
+                "the limits of batches must be positive, and poll_first_s at most poll_most_s",
+                where=repr(self),
+                code="CONFIG-BATCH",
+            )
+
+    @classmethod
+    def of(cls, mode: BatchTerms | str) -> BatchTerms | None:
+        """The terms that a mode means: None for ``live``.
+
+        Raises
+        ------
+        ConfigError
+            There is no such mode.
+        """
+        if isinstance(mode, BatchTerms):
+            return mode
+        if mode not in ("live", "batch"):
+            raise ConfigError(
+                f"there is no mode {mode!r}",
+                fix=candidates(str(mode), ("live", "batch"), noun="modes"),
+                code="CONFIG-MODE",
+            )
+        return cls() if mode == "batch" else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for specs."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProblem:
+    """Why a batch failed in validation. ``line`` counts from 1; 0 where none is named."""
+
+    code: str
+    message: str
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchJob:
+    """A batch as the endpoint shows it. ``done`` lines have an answer, be it an error."""
+
+    id: str
+    status: str
+    output_file_id: str = ""
+    error_file_id: str = ""
+    total: int = 0
+    done: int = 0
+    created_s: float = 0.0
+    problems: tuple[BatchProblem, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come of it."""
+        return self.status in _ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """One line of a result file.
+
+    Parameters
+    ----------
+    custom_id : str
+    verdict : Verdict or None
+        As of a live answer; None: the line was never worked on, because its batch ended before.
+    size_bytes : int
+        Of the answer's body.
+    """
+
+    custom_id: str
+    verdict: Verdict | None
+    size_bytes: int = 0
+
+
+def check_model(model: Model) -> None:
+    """Refuse a model that has no batches by its nature.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if model.is_local:
+        raise ConfigError(
+            "the embedded model has no batches",
+            fix="run it live: leave out mode='batch' (--batch)",
+            code="CONFIG-BATCH",
+        )
+    if model.transport == "sdk":
+        raise ConfigError(
+            "batches need the engine's own transport",
+            where=f"model {model.name!r} has transport='sdk'",
+            fix="leave out transport='sdk', or run live",
+            code="CONFIG-BATCH",
+        )
+
+
+class BatchApi:
+    """Files and batches of one lane's endpoint. All methods are coroutines on one event loop.
+
+    Each raises `ProviderError` where the endpoint refuses for good, or does not answer within the policy's
+    attempts.
+    """
+
+    def __init__(
+        self, lane: Lane, policy: RetryPolicy | None = None, rng: random.Random | None = None
+    ) -> None:
+        self._lane, self._policy, self._rng = lane, policy or RetryPolicy(), rng or random.Random()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def check(self) -> None:
+        """Find out, before anything is spent, whether there are batches at all.
+
+        Raises
+        ------
+        ProviderError
+            There are none.
+        """
+        await self._settled("listing batches", lambda: self._send("GET", "/batches?limit=1"))
+
+    async def upload(self, content: bytes, name: str) -> str:
+        """Upload an input file; its id. What a lost reply leaves behind costs nothing and expires."""
+
+        async def send() -> Raw:
+            form = aiohttp.FormData()
+            form.add_field("purpose", "batch")
+            form.add_field("file", io.BytesIO(content), filename=name, content_type="application/jsonl")
+            return await self._send("POST", "/files", form(), TRANSFER_TIMEOUT_S)
+
+        return str((await self._document("uploading requests", send))["id"])
+
+    async def create(self, file_id: str, metadata: Mapping[str, str]) -> BatchJob:
+        """Make a batch of an uploaded file, once: after a lost reply the batch with this metadata is looked for."""
+        wanted = {
+            "input_file_id": file_id,
+            "endpoint": CHAT_PATH,
+            "completion_window": WINDOW,
+            "metadata": dict(metadata),
+        }
+        body = orjson.dumps(wanted)
+        lost = False
+
+        async def send() -> Raw:
+            nonlocal lost
+            if lost and (found := await self.find(metadata)):
+                return Raw(200, {}, orjson.dumps({"id": found[0].id, "status": found[0].status}))
+            raw = await self._send("POST", "/batches", body)
+            lost = raw.trouble not in ("", "connect") or raw.status >= 500
+            return raw
+
+        return _job_of(await self._document("making a batch", send))
+
+    async def get(self, batch_id: str) -> BatchJob:
+        """The batch as it is now."""
+        return _job_of(
+            await self._document("looking at a batch", lambda: self._send("GET", f"/batches/{batch_id}"))
+        )
+
+    async def cancel(self, batch_id: str) -> BatchJob:
+        """Ask for its end; answers made so far are kept, and paid for."""
+
+        async def send() -> Raw:
+            return await self._send("POST", f"/batches/{batch_id}/cancel", b"{}")
+
+        return _job_of(await self._document("cancelling a batch", send))
+
+    async def find(self, metadata: Mapping[str, str], *, since_s: float = 0.0) -> list[BatchJob]:
+        """The batches that carry this metadata, newest first; those made before `since_s` are not looked at."""
+        found: list[BatchJob] = []
+        after = ""
+        while True:
+            query = urlencode({"limit": PAGE, **({"after": after} if after else {})})
+            page = await self._document("listing batches", lambda q=query: self._send("GET", f"/batches?{q}"))  # type: ignore[misc]
+            jobs = [_job_of(shown) for shown in page.get("data") or ()]
+            found += [job for job in jobs if all(job.metadata.get(k) == v for k, v in metadata.items())]
+            if not jobs or not page.get("has_more") or jobs[-1].created_s < since_s:
+                return found
+            after = jobs[-1].id
+
+    async def results(self, file_id: str) -> bytes:
+        """The content of a result file; `read_lines` takes it apart."""
+        if not file_id:
+            return b""
+
+        async def send() -> Raw:
+            return await self._send(
+                "GET", f"/files/{file_id}/content", None, TRANSFER_TIMEOUT_S, MAX_RESULT_BYTES
+            )
+
+        return await self._settled("reading results", send)
+
+    # -- one exchange
+
+    async def _document(self, doing: str, send: Callable[[], Awaitable[Raw]]) -> dict[str, Any]:
+        body = await self._settled(doing, send)
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            document = None
+        if not isinstance(document, dict):
+            raise self._refused(doing, "the answer is no JSON object")
+        return document
+
+    async def _settled(self, doing: str, send: Callable[[], Awaitable[Raw]]) -> bytes:
+        """Try until there is a good answer, within the policy."""
+        loop = asyncio.get_running_loop()
+        tries = Tries(self._policy, loop.time(), self._rng)
+        while True:
+            raw = await send()
+            if raw.status == 200 and not raw.trouble and raw.body is not None:
+                return raw.body
+            if raw.status in _ABSENT and "batches" in doing:
+                raise self._absent()
+            verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=self._lane.secrets)
+            wait_s = tries.wait_s(verdict, loop.time()) if verdict.retry is not Retry.NONE else None
+            if wait_s is None:
+                raise await self._given_up(doing, raw, verdict)
+            if verdict.retry is Retry.THROTTLED:
+                wait_s = verdict.wait_s or THROTTLED_WAIT_S
+            await asyncio.sleep(wait_s)
+
+    async def _given_up(self, doing: str, raw: Raw, verdict: Verdict) -> Exception:
+        if verdict.fatal in ("key", "quota"):
+            return await fatal_error(self._lane, verdict)
+        if raw.trouble == "connect":
+            return unreachable_error(self._lane.model)
+        return self._refused(doing, verdict.words)
+
+    def _refused(self, doing: str, why: str) -> ProviderError:
+        return ProviderError(
+            f"{doing} failed",
+            where=self._where,
+            why=why,
+            fix="resume the run later: its batches go on",
+            saved="batches made so far, and all answers that were read",
+            code="PROVIDER-BATCH",
+        )
+
+    def _absent(self) -> ProviderError:
+        return ProviderError(
+            "the endpoint has no batches",
+            where=self._where,
+            why="it has nothing at /batches",
+            fix="run live: leave out mode='batch' (--batch)",
+            saved="nothing was spent",
+            code="PROVIDER-BATCH",
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"model {self._lane.model.name!r} at {self._lane.model.endpoint_identity}"
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        data: bytes | aiohttp.MultipartWriter | Any = None,
+        timeout_s: float = QUESTION_TIMEOUT_S,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Raw:
+        url = endpoint_url(self._lane.model.resolved_base_url, path)
+        if self._session is None:
+            self._session = _session_for(self._lane.secrets)
+        headers = {"Content-Type": "application/json"} if isinstance(data, bytes) else None
+        trouble: Trouble
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    method, url, data=data, headers=headers, proxy=proxy_for(url), allow_redirects=False
+                ) as response,
+            ):
+                content = bytearray()
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > max_bytes:
+                        response.close()
+                        return Raw(response.status, response.headers, None, "too_big")
+                return Raw(response.status, response.headers, bytes(content))
+        except TimeoutError:
+            trouble = "deadline"
+        except aiohttp.ClientConnectorError:
+            trouble = "connect"
+        except aiohttp.ClientPayloadError:
+            trouble = "short_body"
+        except (aiohttp.ClientError, OSError):
+            trouble = "connection"
+        return Raw(0, {}, None, trouble)
+
+
+def _session_for(secrets: tuple[str, ...]) -> aiohttp.ClientSession:
+    headers = {"Authorization": f"Bearer {secrets[0]}"} if secrets else {}
+    return aiohttp.ClientSession(
+        headers=headers, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
+    )
+
+
+# -- what the endpoint shows, read
+
+
+def read_lines(content: bytes, secrets: tuple[str, ...] = ()) -> Iterator[BatchLine]:
+    """The lines of an output or error file, in any order; lines that name no request are left out."""
+    for text in io.BytesIO(content):
+        try:
+            document = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(document, dict) and isinstance(document.get("custom_id"), str):
+            yield _line_of(document, secrets)
+
+
+def _line_of(document: dict[str, Any], secrets: tuple[str, ...]) -> BatchLine:
+    custom_id, response, error = document["custom_id"], document.get("response"), document.get("error")
+    if isinstance(response, dict) and type(response.get("status_code")) is int:
+        stated = response.get("body")
+        body = b"" if stated is None else orjson.dumps(stated)
+        return BatchLine(custom_id, classify(response["status_code"], {}, body, secrets=secrets), len(body))
+    code = safe_identifier(error.get("code")) if isinstance(error, dict) else ""
+    if code in _NEVER_ASKED:
+        return BatchLine(custom_id, None)
+    said = safe_words(str(error.get("message") or ""), secrets) if isinstance(error, dict) else ""
+    words = ": ".join(part for part in (code, said) if part) or "the batch gave no answer to this request"
+    return BatchLine(custom_id, Verdict(OutcomeClass.TRANSIENT, Retry.TRANSIENT, words=words))
+
+
+def _job_of(shown: Mapping[str, Any]) -> BatchJob:
+    counts = shown.get("request_counts") or {}
+    listed = (shown.get("errors") or {}).get("data") or ()
+    problems = tuple(
+        BatchProblem(
+            safe_identifier(problem.get("code")),
+            safe_words(str(problem.get("message") or "")),
+            problem["line"] if type(problem.get("line")) is int else 0,
+        )
+        for problem in listed
+    )
+    return BatchJob(
+        str(shown["id"]),
+        str(shown.get("status") or ""),
+        shown.get("output_file_id") or "",
+        shown.get("error_file_id") or "",
+        int(counts.get("total") or 0),
+        int(counts.get("completed") or 0) + int(counts.get("failed") or 0),
+        float(shown.get("created_at") or 0.0),
+        problems,
+        dict(shown.get("metadata") or {}),
+    )
