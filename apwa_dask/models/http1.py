@@ -16,6 +16,7 @@ import ssl
 import zlib
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from typing import cast
 
 import httptools
 from yarl import URL
@@ -115,8 +116,7 @@ class _Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's only behave like one
         self.open = True
         plain = transport.get_extra_info("socket")
         if plain is not None:

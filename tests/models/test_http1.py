@@ -21,6 +21,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 ENDLESS = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
+@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+def both_loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "uvloop":
+        monkeypatch.setattr(asyncio, "run", pytest.importorskip("uvloop").run)
+
+
 class Peer:
     """Answers each request with the next script: bytes to write; None at the end closes the connection."""
 
