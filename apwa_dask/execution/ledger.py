@@ -1,13 +1,25 @@
-"""Who cost what: sums of calls, tokens and money by step, model and outcome."""
+"""Who cost what: sums of calls, tokens and money by step, model and outcome.
+
+Two books are kept. Commit records list what the units of committed partitions came to; the journal lists every
+answer that was paid for. They differ by what was paid in partitions that were not committed: their process was
+killed or stopped, or is still at work. `with_uncommitted` adds that difference as lines of its own.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
 
 from apwa_dask.agents.outcome import Outcome
 
-__all__ = ["Entry", "Ledger"]
+__all__ = ["UNCOMMITTED", "Entry", "Ledger", "with_uncommitted"]
+
+UNCOMMITTED = "uncommitted"
+"""Outcome of the line for calls that were paid, and whose partition was not committed by who paid them. Their
+answers are kept, and are counted as reused where they served in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +100,47 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._sums)
+
+
+def with_uncommitted(committed: Iterable[Entry], paid: pa.Table) -> list[Entry]:
+    """The lines of a run's commit records, and what it has paid beyond them.
+
+    Parameters
+    ----------
+    committed : iterable of Entry
+    paid : pyarrow.Table
+        `Journal.bill_of` the run.
+
+    Returns
+    -------
+    list of Entry
+        Their calls, tokens and money add up to all that the run has paid for and that is durable.
+    """
+    lines = list(committed)
+    beyond: dict[tuple[str, str], _Sum] = defaultdict(_Sum)
+    for row in paid.to_pylist():
+        cost = None if row["unpriced"] else row["cost_usd"]
+        line = beyond[row["step_id"], row["model"] or ""]
+        line.calls += row["attempts"]
+        line.add(row["input_tokens"], row["cached_tokens"], row["output_tokens"], cost)
+    for entry in lines:
+        line = beyond[entry.step, entry.model]
+        line.calls -= entry.calls
+        cost = None if entry.cost_usd is None else -entry.cost_usd
+        line.add(-entry.input_tokens, -entry.cached_tokens, -entry.output_tokens, cost)
+    return lines + list(_positive(beyond))
+
+
+def _positive(beyond: dict[tuple[str, str], _Sum]) -> Iterator[Entry]:
+    """One line for each step and model; one for the step where its calls were booked under several models."""
+    for step in dict.fromkeys(step for step, _ in beyond):
+        ours = {model: line for (of, model), line in beyond.items() if of == step}
+        if any(line.calls < 0 for line in ours.values()):
+            whole = _Sum()
+            for line in ours.values():
+                whole.calls += line.calls
+                whole.add(line.input_tokens, line.cached_tokens, line.output_tokens, line.cost_usd)
+            ours = {"": whole}
+        for model, line in ours.items():
+            if line.calls > 0:
+                yield replace(Entry(step, model, UNCOMMITTED, **asdict(line)), units=0, reused=0)

@@ -19,7 +19,7 @@ from apwa_dask.errors import StoreError
 from apwa_dask.store.compaction import Compactor, PurgeReport
 from apwa_dask.store.folder import open_folder
 from apwa_dask.store.forks import PROCESS
-from apwa_dask.store.library import SegmentLibrary
+from apwa_dask.store.library import SegmentLibrary, bill_of
 from apwa_dask.store.names import safe_name, safe_namespace
 from apwa_dask.store.record import Record
 from apwa_dask.store.segment import Seal
@@ -170,6 +170,10 @@ class Journal:
         """Reach the store with other options from now on, also for what waits to be written: credentials expire."""
         self._folder.use_options(storage_options)
 
+    def keep_prompts(self) -> None:
+        """Keep the prompts of records that come with one from now on (they come with one where a run asks it)."""
+        self._store_prompts = True
+
     def put(self, record: Record) -> None:
         """Take a record, to be written soon. O(1), no I/O.
 
@@ -246,8 +250,8 @@ class Journal:
         """
         self._here()
         self._behind.flush()
-        self._library.refresh()
-        paid = pa.concat_tables(self._library.paid_by(run_id)) if self._library.segments else None
+        bills = self._library.paid_by(run_id)
+        paid = pa.concat_tables(bills) if bills else None
         if paid is None or paid.num_rows == 0:
             return Paid()
         total = {
@@ -260,6 +264,39 @@ class Journal:
             cost_usd=pc.sum(paid.column("cost_usd")).as_py() or 0.0,
             unpriced=paid.column("cost_usd").null_count,
         )
+
+    def bill_of(self, run_id: str) -> pa.Table:
+        """What `paid_by` sums up, as lines: step, model, outcome, calls, tokens, cost; one for each kind of call.
+
+        Raises
+        ------
+        StoreError
+            Where the store cannot be read or written.
+        """
+        self._here()
+        self._behind.flush()
+        return bill_of(self._library.paid_by(run_id))
+
+    def records_of(self, keys: Sequence[bytes]) -> dict[bytes, list[Record]]:
+        """All records of `keys`, failed ones too, oldest first. Reads the keys of every segment: for a look at
+        single rows, not for a run.
+
+        Raises
+        ------
+        StoreError
+            Where the store cannot be read or written.
+        """
+        self._here()
+        self._behind.flush()
+        self._library.refresh()
+        return self._library.history(keys)
+
+    def tool_records(self, run_id: str, step_id: str) -> list[Record]:
+        """Records of one step of a run in which tools took part; as slow as `records_of`."""
+        self._here()
+        self._behind.flush()
+        self._library.refresh()
+        return self._library.with_tools(run_id, step_id)
 
     def purge(self, run_id: str) -> PurgeReport:
         """Delete every record that `run_id` paid for, here and in memory.

@@ -27,6 +27,7 @@ from apwa_dask.store.segment import (
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
 
+Bill = tuple[pa.Table, tuple[str, ...]]
 _BILLED_RUNS = 8
 _CALL = ["step_id", "model", "outcome"]
 _REMOTE_READERS = 16
@@ -210,25 +211,34 @@ class SegmentLibrary:
             }
 
     def paid_by(self, run_id: str) -> list[pa.Table]:
-        """What each readable segment says a run has paid; see `segment.paid_in`. Each is read once."""
+        """What each readable segment says a run has paid; see `segment.paid_in`.
+
+        From a fresh listing, without the index: a process that only looks need not read all keys. Segments never
+        change, so each is read once for a run.
+        """
         with self._lock:
             known = self._bills.pop(run_id, {})
-        found: dict[str, pa.Table] = {}
-        for segment in self._current():
-            name = str(segment.name)
-            if name in known:
-                found[name] = known[name]
-                continue
-            try:
-                with self._folder.open(name) as file:
-                    found[name] = paid_in(file, run_id)
-            except (BadSegmentError, FileNotFoundError):
-                continue  # a damaged one is named in `ignored` when it is read; a compacted one has a successor
+        bills: dict[str, Bill] = {}
+        for entry in self._folder.entries():
+            bill = known.get(entry.name) or self._bill_in(entry.name, run_id)
+            if bill is not None:
+                bills[entry.name] = bill
         with self._lock:
-            self._bills[run_id] = found
+            self._bills[run_id] = bills
             while len(self._bills) > _BILLED_RUNS:
                 self._bills.popitem(last=False)
-        return list(found.values())
+        replaced = {name for _, replaces in bills.values() for name in replaces}
+        return [paid for name, (paid, _) in bills.items() if name not in replaced]
+
+    def _bill_in(self, file_name: str, run_id: str) -> Bill | None:
+        name = SegmentName.parse(file_name)
+        if name is None or self._seal.refusal(name) is not None or file_name in self.ignored:
+            return None
+        try:
+            with self._folder.open(file_name) as file:
+                return paid_in(file, run_id)
+        except (BadSegmentError, FileNotFoundError):
+            return None  # a damaged one is named in `ignored` when it is served; a compacted one has a successor
 
     def history(self, keys: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """All records of `keys`, also those that are never served, oldest first. Reads every segment's keys."""

@@ -203,11 +203,13 @@ def holds_run(file: BinaryIO, run_id: str) -> bool:
     return bool(pc.any(pc.equal(table.column("run_id"), run_id)).as_py())
 
 
-def paid_in(file: BinaryIO, run_id: str) -> pa.Table:
-    """Step, model, outcome, attempts, tokens and cost of the records of `run_id`, reading no text."""
+def paid_in(file: BinaryIO, run_id: str) -> tuple[pa.Table, tuple[str, ...]]:
+    """Step, model, outcome, attempts, tokens and cost of the records of `run_id`, reading no text; and the
+    names of the segments whose records this one took over.
+    """
     table, _ = _read_columns(file, ["run_id", *_BILL_COLUMNS])
-    mine = table.filter(pc.equal(table.column("run_id"), run_id))
-    return mine.select(_BILL_COLUMNS).replace_schema_metadata(None)
+    mine = table.filter(pc.equal(table.column("run_id"), run_id)).select(_BILL_COLUMNS)
+    return mine.replace_schema_metadata(None), _replaces(table)
 
 
 def rows_where(file: BinaryIO, column: str, wanted: pa.Array | None) -> list[int]:
@@ -221,13 +223,17 @@ def rows_where(file: BinaryIO, column: str, wanted: pa.Array | None) -> list[int
 
 def keys_of(table: pa.Table, decoded_bytes: int) -> SegmentKeys:
     """The served keys of a segment's table, or of its key columns."""
-    replaces = tuple(orjson.loads((table.schema.metadata or {}).get(_REPLACES_KEY, b"[]")))
+    replaces = _replaces(table)
     if table.num_rows == 0:
         return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0, decoded_bytes, replaces)
     keys = pa.concat_arrays(table.column("key").chunks)
     words = np.frombuffer(keys.buffers()[1], dtype=">u8", count=4 * len(keys), offset=KEY_BYTES * keys.offset)
     rows = np.flatnonzero(pc.equal(table.column("outcome"), OK).to_numpy()).astype(np.uint32)
     return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys), decoded_bytes, replaces)
+
+
+def _replaces(table: pa.Table) -> tuple[str, ...]:
+    return tuple(orjson.loads((table.schema.metadata or {}).get(_REPLACES_KEY, b"[]")))
 
 
 def _read_columns(file: BinaryIO, columns: list[str]) -> tuple[pa.Table, int]:
