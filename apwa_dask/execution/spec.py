@@ -103,6 +103,8 @@ class RunSpec:
     store_prompts: bool = False
     grants: tuple[str, ...] = ()
     name: str = ""
+    batch: Mapping[str, Any] | None = None
+    """Terms of a run in batches (`models.batches.BatchTerms`); None: live."""
 
     @property
     def catalog(self) -> dict[str, pa.Schema]:
@@ -131,6 +133,7 @@ class RunSpec:
             "store_prompts": self.store_prompts,
             "grants": list(self.grants),
             "name": self.name,
+            "batch": None if self.batch is None else dict(self.batch),
         }
 
     @classmethod
@@ -162,6 +165,7 @@ class RunSpec:
             store_prompts=data["store_prompts"],
             grants=tuple(data["grants"]),
             name=data["name"],
+            batch=data.get("batch"),
         )
 
 

@@ -9,11 +9,18 @@ import orjson
 from apwa_dask import errors
 from apwa_dask.errors import ApwaError
 
-__all__ = ["Interrupted", "read_stop", "write_stop"]
+__all__ = ["DEFERRED", "Deferred", "Interrupted", "read_stop", "write_stop"]
+
+DEFERRED = "deferred"
+"""In the ``stopped`` column of a record: the partition waits for a batch, and nothing is wrong."""
 
 
 class Interrupted(Exception):
     """The run is stopping: rows without an outcome stay pending, and the partition is not committed."""
+
+
+class Deferred(Exception):
+    """Rows wait for the answers of a batch: the partition is not committed, its task will run again."""
 
 
 def write_stop(reason: BaseException) -> str:

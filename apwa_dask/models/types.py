@@ -54,11 +54,13 @@ class OutcomeClass(enum.StrEnum):
     """Stops the run: the row stays pending."""
     STOPPED = "stopped"
     """Not tried, or given up, because the run is stopping: the row stays pending."""
+    DEFERRED = "deferred"
+    """Its request goes into a batch: the row stays pending until the answer is there."""
 
     @property
     def is_pending(self) -> bool:
         """The row has no outcome yet; a resume will try it."""
-        return self in (OutcomeClass.FATAL, OutcomeClass.STOPPED)
+        return self in (OutcomeClass.FATAL, OutcomeClass.STOPPED, OutcomeClass.DEFERRED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,10 @@ class RunFolder(Parts):
     def __repr__(self) -> str:
         return f"RunFolder({self.url!r})"
 
+    def room(self, name: str) -> Folder:
+        """A folder of the run's own for one purpose."""
+        return self._folder.child(safe_name(name, "folder"))
+
     # Documents
 
     @property
