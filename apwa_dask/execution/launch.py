@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.errors import ConfigError, candidates
+from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
 from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
@@ -192,6 +193,7 @@ def again(run: Run) -> Run:
         if source.kind == "manifest":
             name = f"source-{alias}.json"
             folder.put_text(name, run.folder.get_text(name))
+    AskedAgain.write(folder, run.asked_in_vain())
     runtime().copy_options(run.id, folder.run_id, run.spec.sources)
     fresh = Run(run.store, folder, run.executor, run._frames, tuple(run._subscribers))
     return fresh.start()

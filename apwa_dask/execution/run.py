@@ -22,7 +22,8 @@ from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage, compile_plan
 from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
 from apwa_dask.execution.executors import Executor
-from apwa_dask.execution.ledger import Entry, Ledger
+from apwa_dask.execution.failures import Failures
+from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
 from apwa_dask.execution.results import answered_by, computed, result_frame
@@ -33,6 +34,7 @@ from apwa_dask.execution.stopping import Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.store.commit import CommitRecord
+from apwa_dask.store.journal import Journal
 from apwa_dask.store.runs import RunFolder
 
 __all__ = ["Run"]
@@ -184,31 +186,46 @@ class Run:
             )
 
     @property
-    def failures(self) -> pd.DataFrame:
+    def failures(self) -> Failures:
         """One row for each row that failed: id, step, class, message, attempts, tokens, cost, request id,
-        inputs.
+        inputs. A pandas frame; ``failures.summary()`` puts those that say the same in one line.
         """
-        tables = [
+        tables = self._failure_tables()
+        return Failures.of(pa.concat_tables(tables) if tables else FAILURES.empty_table())
+
+    def _failure_tables(self) -> list[pa.Table]:
+        return [
             self.folder.read_part(record.failures)
             for stage in self.stages
             for record in self._committed(stage).values()
             if record.failures is not None
         ]
-        table = pa.concat_tables(tables) if tables else FAILURES.empty_table()
-        found: pd.DataFrame = table.to_pandas()
-        return found
 
-    def ledger(self) -> Ledger:
-        """Costs of this run, summed from its commit records."""
-        return Ledger(
+    def ledger(self) -> list[Entry]:
+        """What this run has paid for, by step, model and outcome; see `costs`."""
+        manifest = self.folder.manifest
+        if manifest is not None and manifest.get("status", "done") == "done":
+            return [Entry(**line) for line in manifest["costs"]]
+        committed = Ledger(
             Entry(**{name: getattr(line, name) for name in Entry.__slots__})
             for stage in self.stages
             for record in self._committed(stage).values()
             for line in record.ledger
         )
+        return with_uncommitted(committed, self._journal().bill_of(self.id))
 
     def costs(self) -> pd.DataFrame:
-        """Calls, tokens and money by step, model and outcome."""
+        """Calls, tokens and money by step, model and outcome: all that this run has paid for, failed attempts too.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``units`` (rows, groups or packs) ended with this ``outcome``; ``reused`` of them were answered by the
+            journal and cost nothing. ``calls``, ``input_tokens``, ``cached_tokens``, ``output_tokens`` and
+            ``cost_usd`` (missing where a price is unknown) are what was paid. The outcome ``uncommitted`` stands
+            for calls whose partition was not committed by the process that paid them: it was killed or stopped,
+            or is still at work. Their answers are kept.
+        """
         rows = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.ledger()]
         return pd.DataFrame(rows, columns=list(Entry.__slots__))
 
@@ -216,7 +233,8 @@ class Run:
         """State and counts, from storage: the same in every process."""
         done = [self._committed(stage) for stage in self.stages]
         last = done[-1]
-        costs = [entry.cost_usd for entry in self.ledger()]
+        ledger = self.ledger()
+        costs = [entry.cost_usd for entry in ledger]
         return {
             "id": self.id,
             "name": self.spec.name,
@@ -227,7 +245,7 @@ class Run:
             "rows_out": sum(record.rows_out for record in last.values()),
             "rows_failed": sum(record.failed for record in last.values()),
             "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
-            "calls": sum(entry.calls for entry in self.ledger()),
+            "calls": sum(entry.calls for entry in ledger),
             "local_model": any(model.is_local for model in self.spec.models.values()),
         }
 
@@ -271,6 +289,16 @@ class Run:
         from apwa_dask.execution.launch import again
 
         return again(self)
+
+    def asked_in_vain(self) -> list[str]:
+        """Fingerprints of the requests about rows that failed; a retry asks them anew."""
+        return [
+            prompt
+            for table in self._failure_tables()
+            if "prompt_hash" in table.column_names
+            for prompt in table.column("prompt_hash").to_pylist()
+            if prompt
+        ]
 
     # -- the thread
 
@@ -381,9 +409,11 @@ class Run:
         """What this run has paid already, also for partitions that were never committed: a resume gets the rest."""
         if not self.folder.history():
             return Money()
-        journal = runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)
-        paid = journal.paid_by(self.id)
+        paid = self._journal().paid_by(self.id)
         return Money(paid.cost_usd, paid.tokens, paid.calls)
+
+    def _journal(self) -> Journal:
+        return runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)
 
     def _check_consumed(self, stage: Stage, rows: int | None) -> None:
         """Every input row of a stage that works row by row was read exactly once."""
