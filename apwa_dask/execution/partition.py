@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apwa_dask.errors import ApwaError, RunError
+from apwa_dask.execution.attempts import work_on
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, physical_schema
 from apwa_dask.execution.frames import RECORD
 from apwa_dask.execution.ledger import Ledger
-from apwa_dask.execution.pipeline import Failure, PipelineResult, run_pipeline
+from apwa_dask.execution.pipeline import Failure, PipelineResult
 from apwa_dask.execution.reduce import NOTES_COLUMN, ledger_of
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
@@ -80,7 +81,8 @@ def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -
     failures = _group_failures(context, table)
     failed = table.num_rows - table.column(STATUS).null_count
     result = PipelineResult(table, failures, ledger, failed, 0)
-    return _record_row(_commit(context, ordinal, result, table.num_rows, time.time()))
+    attempt = context.folder.begin_attempt(context.stage.index, ordinal, worker=context.worker_name)
+    return _record_row(_commit(context, ordinal, result, table.num_rows, time.time(), attempt))
 
 
 def _group_failures(context: StageContext, table: pa.Table) -> tuple[Failure, ...]:
@@ -132,6 +134,7 @@ def _record(context: StageContext, ordinal: int, work: Callable[[], CommitRecord
     try:
         return _record_row(work())
     except (Interrupted, ApwaError) as reason:
+        _hand_over(context)
         context.run.stop(str(reason), reason if isinstance(reason, ApwaError) else None)
         cause = context.control.error or reason
         stopped = pd.DataFrame({"partition": [ordinal], "rows_out": [0], "stopped": [write_stop(cause)]})
@@ -146,8 +149,16 @@ def _rows(context: StageContext, work: Callable[[], CommitRecord]) -> pd.DataFra
         try:
             return to_pandas(context.read(work()))
         except (Interrupted, ApwaError) as reason:
+            _hand_over(context)
             context.run.stop(str(reason), reason if isinstance(reason, ApwaError) else None)
             raise _raisable(context.control.error or reason) from None
+
+
+def _hand_over(context: StageContext) -> None:
+    """A worker that leaves its cluster does not end the run: the cluster gives the task to another."""
+    instead = context.run.runtime.neighbours.interruption(context.control.stopping)
+    if not isinstance(instead, Interrupted):
+        raise instead from None
 
 
 def _raisable(reason: BaseException) -> BaseException:
@@ -169,9 +180,18 @@ def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -
     if context.control.stopping:
         raise Interrupted(context.control.stopping)
     started = time.time()
-    table = load()
-    result = run_pipeline(context.stage.steps, context.agents, table, context.stage.schema, context.desk())
-    return _commit(context, ordinal, _on_error(context, result), table.num_rows, started)
+    with work_on(context, ordinal, load) as worked:
+        if worked is None:
+            return _committed_meanwhile(context, ordinal)
+        result = _on_error(context, worked.result)
+        return _commit(context, ordinal, result, worked.rows_in, started, worked.attempt)
+
+
+def _committed_meanwhile(context: StageContext, ordinal: int) -> CommitRecord:
+    known = context.folder.commit_of(context.stage.index, ordinal)
+    assert known is not None
+    context.reused(known)
+    return known
 
 
 def _on_error(context: StageContext, result: PipelineResult) -> PipelineResult:
@@ -196,11 +216,10 @@ def _on_error(context: StageContext, result: PipelineResult) -> PipelineResult:
 
 
 def _commit(
-    context: StageContext, ordinal: int, result: PipelineResult, rows_in: int, started: float
+    context: StageContext, ordinal: int, result: PipelineResult, rows_in: int, started: float, attempt: int
 ) -> CommitRecord:
     folder, stage = context.folder, context.stage.index
     reach("partition.before_write")
-    attempt = folder.begin_attempt(stage, ordinal, worker=context.worker_name)
     part = folder.write_part(stage, ordinal, attempt, result.table)
     failures = None
     if result.failures:

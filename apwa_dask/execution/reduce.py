@@ -29,7 +29,6 @@ from apwa_dask.execution.frames import over_frame
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
-from apwa_dask.execution.stopping import Interrupted
 from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
@@ -124,7 +123,7 @@ def hold_all(context: StageContext, conversations: Sequence[Conversation], step_
     for conversation in conversations:
         for outcome in conversation.outcomes.values():
             if outcome.outcome.is_pending:
-                raise Interrupted(outcome.message)
+                raise context.run.runtime.neighbours.interruption(context.control.stopping or outcome.message)
 
 
 @dataclass

@@ -28,7 +28,9 @@ from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
 from apwa_dask.execution.desk import StageDesk
 from apwa_dask.execution.events import Event, PartitionDone, State
+from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.meter import Meter
+from apwa_dask.execution.neighbours import LEAVING, Neighbours
 from apwa_dask.execution.spec import RunSpec, StageRef
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator, LocalLease
@@ -69,6 +71,8 @@ class Runtime:
         """Set on Dask workers: asks the cluster for storage options that the caller lent it."""
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
+        self.isolation = Isolation()
+        self.neighbours = Neighbours()
         self._endpoints: Endpoints | None = None
 
     @property
@@ -183,15 +187,25 @@ class Runtime:
             sink(event)
 
     def drain(self, timeout_s: float) -> None:
-        """Stop all runs here, wait for calls in flight, flush (when a worker or the process ends)."""
+        """Stop all runs here, wait for calls in flight, flush (when a worker or the process ends).
+
+        Partitions at work are waited for too: each notes that it was left, for whoever takes it over.
+        """
         with self._lock:
             contexts = list(self._runs.values())
         for context in contexts:
-            self.stop(context.folder.run_id, "its process is ending")
+            self.stop(context.folder.run_id, LEAVING)
         end = time.monotonic() + timeout_s
-        while any(context.tasks for context in contexts) and time.monotonic() < end:
+        while time.monotonic() < end:
+            if not self.neighbours.busy and not any(context.tasks for context in contexts):
+                break
             time.sleep(0.05)
         self.close()
+
+    def abandon(self, run_id: str) -> None:
+        """Give up the calls in flight of this run: they may be billed, and nobody hears their answers."""
+        for context in self.known_runs(run_id):
+            context.abandon()
 
     def close(self) -> None:
         """Flush every journal (at exit and when a worker closes)."""
@@ -278,6 +292,11 @@ class RunContext:
         """Start no further call here. From any thread; calls in flight finish and are journaled."""
         self.control.stop(why, error)
         private.loop().call_soon_threadsafe(self.client.stop, why)
+
+    def abandon(self) -> None:
+        """Stop, and hang up on the calls in flight. From any thread."""
+        self.stop("abandoned")
+        private.loop().call_soon_threadsafe(lambda: [task.cancel() for task in list(self.tasks)])
 
     def start_reporting(self) -> None:
         """On the loop: report progress until there is nothing left to report."""

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apwa_dask.errors import StoreError
+from apwa_dask.store.attempts import AttemptLog
 from apwa_dask.store.commit import CommitRecord, PartFile, decode_commit, encode_commit
 from apwa_dask.store.folder import Folder
 from apwa_dask.store.killpoints import reach
@@ -177,6 +178,10 @@ class Parts:
                 return newest
             newest = decode_commit(data) or newest
             generation += 1
+
+    def attempt_log(self, stage: str | int, partition: int) -> AttemptLog:
+        """Who began to work on a partition, and what became of that."""
+        return AttemptLog(self._folder.child(f"attempts/{safe_name(stage, 'stage')}/{_number(partition)}"))
 
     def begin_attempt(
         self, stage: str | int, partition: int, *, worker: str = "", limit: int | None = None
