@@ -36,6 +36,8 @@ class Meter:
         self._counts = _Counts()
         self._in_flight = 0
         self._reported_in_flight = 0
+        self._rows = self._failed = 0
+        self._told_failed = 0
 
     def note(
         self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
@@ -46,6 +48,8 @@ class Meter:
             counts.rows_done += rows
             counts.rows_failed += failed
             counts.rows_cached += cached
+            self._rows += rows
+            self._failed += failed
             if outcome is None:
                 return
             if outcome.outcome is not OutcomeClass.OK:
@@ -59,6 +63,19 @@ class Meter:
                 counts.cost_unknown = True
             else:
                 counts.cost_usd += outcome.cost_usd
+
+    def passes(self, share: float, least_rows: int) -> tuple[int, int] | None:
+        """Rows and failed rows here so far, when more than `share` of them failed; not at every row.
+
+        The next time when half as many again have failed, so that a process which is alone in its failures
+        does not report each of them.
+        """
+        with self._lock:
+            rows, failed = self._rows, self._failed
+            if rows < least_rows or failed <= share * rows or 2 * failed < 3 * self._told_failed:
+                return None
+            self._told_failed = failed
+            return rows, failed
 
     def flight(self, change: int) -> None:
         """A call started (+1) or ended (-1)."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apwa_dask.errors import ApwaError, RunError
+from apwa_dask.execution.alarms import row_error
 from apwa_dask.execution.attempts import work_on
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, physical_schema
 from apwa_dask.execution.frames import RECORD
@@ -26,6 +27,7 @@ from apwa_dask.execution.reduce import NOTES_COLUMN, ledger_of
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
 from apwa_dask.execution.stopping import Interrupted, write_stop
+from apwa_dask.plans.steps import Filter
 from apwa_dask.store.commit import CommitRecord, LedgerLine
 from apwa_dask.store.killpoints import reach
 from apwa_dask.tables.dtypes import to_arrow, to_pandas
@@ -199,14 +201,7 @@ def _on_error(context: StageContext, result: PipelineResult) -> PipelineResult:
     if policy == "keep" or not result.failures:
         return result
     if policy == "raise":
-        first = result.failures[0]
-        error = RunError(
-            f"a row failed and on_error is 'raise': {first.outcome}: {first.message}",
-            where=f"step {first.step!r}, row {first.row_id}",
-            fix="look at run.failures, or run with on_error='keep'",
-            saved="all paid answers are in the journal and will not be paid again",
-            code="RUN-ROW",
-        )
+        error = row_error(result.failures[0])
         context.run.stop("a row failed", error)
         raise error
     good = pc.is_null(result.table.column(STATUS))
@@ -232,7 +227,7 @@ def _commit(
         attempt=attempt,
         rows_in=rows_in,
         rows_out=result.table.num_rows,
-        failed=result.failed_rows,
+        failed=result.failed_rows + _lost_in_filters(context, result.failures),
         cached=result.cached_rows,
         part=part,
         failures=failures,
@@ -245,6 +240,12 @@ def _commit(
     reach("partition.after_commit")
     context.committed(winner)
     return winner
+
+
+def _lost_in_filters(context: StageContext, failures: Sequence[Failure]) -> int:
+    """Rows that a filter could not judge: they are in no result, and have failed all the same."""
+    filters = {step.id for step in context.stage.steps if isinstance(step, Filter)}
+    return sum(failure.step in filters for failure in failures)
 
 
 def _failures_table(failures: Sequence[Failure]) -> pa.Table:

@@ -59,6 +59,12 @@ class Desk(Protocol):
     ) -> None:
         """Count towards progress."""
 
+    def settled(self, step_id: str, outcome: Outcome) -> None:
+        """The outcome of one unit of a step, kept answers too."""
+
+    def failed(self, failure: Failure) -> None:
+        """A row has failed; raises where the run is to end with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -314,12 +320,15 @@ class _Flow:
             if outcome.outcome.is_pending:
                 raise Interrupted(outcome.message)
             self.ledger.add_outcome(step.id, outcome)
-            self.desk.note(outcome=outcome)
+            self.desk.settled(step.id, outcome)
             row.at += 1
             row.reused = row.reused and outcome.source != "live"
             if outcome.outcome is not OutcomeClass.OK:
                 self._fail(step, row, outcome)
-                if not isinstance(step, Filter):
+                self.desk.failed(self.failures[-1])
+                if isinstance(step, Filter):
+                    self.desk.note(rows=1, failed=1)
+                else:
                     onward.append(row)
             elif isinstance(step, Filter):
                 if outcome.values is not None and outcome.values["keep"]:

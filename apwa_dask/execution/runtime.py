@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -22,20 +22,22 @@ import pyarrow as pa
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.reduce import ReduceAgent
 from apwa_dask.execution import loop as private
+from apwa_dask.execution.alarms import LEAST_ROWS, FailureRate, Probation, alike_error
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
 from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
-from apwa_dask.execution.desk import StageDesk
 from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
-from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, StageRef
+from apwa_dask.execution.watched_desk import WatchedDesk
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.leases import LeaseFn, MoneyFn
+from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
@@ -338,6 +340,7 @@ class StageContext:
         self.run, self.stage = run, stage
         self.ref = StageRef(run.store, run.folder.run_id, stage.index)
         self.meter = Meter(run.folder.run_id, stage.index)
+        self._probations: dict[str, Probation] = {}
 
     @property
     def spec(self) -> RunSpec:
@@ -412,8 +415,42 @@ class StageContext:
             declared = pa.schema([declared.field(name) for name in columns])
         return self.folder.read_part(record, columns).cast(declared)
 
-    def desk(self) -> StageDesk:
-        return StageDesk(self)
+    def desk(self) -> WatchedDesk:
+        return WatchedDesk(self)
+
+    def probation(self, step_id: str) -> Probation:
+        """Whether more than a sample of a step's units may start in this process."""
+        with self.run._lock:
+            if step_id not in self._probations:
+                passed = not self.spec.early_stop or step_id in self._succeeded_before
+                self._probations[step_id] = Probation(partial(self._alike, step_id), passed=passed)
+            return self._probations[step_id]
+
+    @cached_property
+    def _succeeded_before(self) -> frozenset[str]:
+        """Steps that have come out well in partitions that are committed already."""
+        records = self.folder.committed(self.stage.index).values()
+        good = OutcomeClass.OK.value
+        return frozenset(line.step for record in records for line in record.ledger if line.outcome == good)
+
+    def _alike(self, step_id: str, message: str) -> None:
+        error = alike_error(step_id, message)
+        self.run.stop(error.what, error)
+
+    def watch_share(self) -> None:
+        """Rows have failed: where too many have in this process, tell whoever counts all processes at once.
+
+        Nobody counts for a lazy frame, so there each process stops at its own share.
+        """
+        limit = self.spec.max_failure_rate
+        passed = None if limit is None else self.meter.passes(limit, LEAST_ROWS)
+        if limit is None or passed is None:
+            return
+        self.run.report()
+        if self.ref.run_id.startswith(LAZY_PREFIX):
+            error = FailureRate(limit).judge(*passed)
+            if error is not None:
+                self.run.stop(error.what, error)
 
     def reused(self, record: CommitRecord) -> None:
         """Count a partition that an earlier attempt had committed."""

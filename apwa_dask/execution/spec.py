@@ -17,9 +17,11 @@ from apwa_dask.models.model import Model
 from apwa_dask.plans.plan import Plan
 from apwa_dask.store.runs import RunFolder
 
-__all__ = ["SPEC_VERSION", "RunSpec", "SourceSpec", "StageRef"]
+__all__ = ["LAZY_PREFIX", "SPEC_VERSION", "RunSpec", "SourceSpec", "StageRef"]
 
 SPEC_VERSION = 1
+LAZY_PREFIX = "lazy-"
+"""Ids of the folders of lazy frames, which no handle drives, begin so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,10 @@ class RunSpec:
     """By alias; the key ``""`` is the run's default model."""
     namespace: str = "default"
     on_error: str = "keep"
+    max_failure_rate: float | None = None
+    """Share of a stage's rows that may fail before the run stops; None: any."""
+    early_stop: bool = True
+    """Whether the run stops when the first calls of a step all fail in the same way."""
     budget: Mapping[str, Any] = field(default_factory=dict)
     max_concurrency: int | None = None
     store_prompts: bool = False
@@ -128,6 +134,8 @@ class RunSpec:
             "models": {alias: model.as_dict() for alias, model in self.models.items()},
             "namespace": self.namespace,
             "on_error": self.on_error,
+            "max_failure_rate": self.max_failure_rate,
+            "early_stop": self.early_stop,
             "budget": dict(self.budget),
             "max_concurrency": self.max_concurrency,
             "store_prompts": self.store_prompts,
@@ -138,12 +146,16 @@ class RunSpec:
 
     @classmethod
     def of(cls, folder: RunFolder) -> RunSpec:
-        """The settings in a run's folder, with the latest ceiling that a resume gave it."""
+        """The settings in a run's folder, with the latest limits that a resume gave it."""
         spec = cls.from_dict(folder.spec)
-        raised = [entry for entry in folder.history() if entry["event"] == "budget"]
-        if not raised:
-            return spec
-        return replace(spec, budget={name: raised[-1][name] for name in ("usd", "tokens", "calls")})
+        for entry in folder.history():
+            if entry["event"] == "budget":
+                spec = replace(spec, budget={name: entry[name] for name in ("usd", "tokens", "calls")})
+            elif entry["event"] == "alarms":
+                spec = replace(
+                    spec, max_failure_rate=entry["max_failure_rate"], early_stop=entry["early_stop"]
+                )
+        return spec
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunSpec:
@@ -160,6 +172,8 @@ class RunSpec:
             models={alias: Model.from_dict(model) for alias, model in data["models"].items()},
             namespace=data["namespace"],
             on_error=data["on_error"],
+            max_failure_rate=data.get("max_failure_rate"),
+            early_stop=data.get("early_stop", True),
             budget=data["budget"],
             max_concurrency=data["max_concurrency"],
             store_prompts=data["store_prompts"],
