@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from apwa_dask.errors import ApwaError, BudgetError, ConfigError
 from apwa_dask.models.budget import Wallet
+from apwa_dask.models.checkup import question
 from apwa_dask.models.endpoints import Endpoints, Lane
 from apwa_dask.models.fatal import fatal_error, unreachable_error
+from apwa_dask.models.gate import Gate
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
 from apwa_dask.models.outcomes import Completion, Retry, Verdict, classify
@@ -24,6 +26,10 @@ from apwa_dask.models.types import OutcomeClass, Purpose, Reply, Request, Templa
 __all__ = ["Client"]
 
 MAX_ROUTES = 512
+TURN_S = 0.5
+"""A retry over the endpoint's retry budget looks again after so long."""
+BUDGETED = (Retry.TRANSIENT, Retry.DEADLINE)
+"""Failures that an endpoint in trouble causes. A refused rate is waited out, a bad answer is the row's own."""
 NOTHING = Money()
 SILENCE = Completion(None, "")
 
@@ -157,9 +163,14 @@ class Client:
                 return verdict
             # A row that failed while others were answered is at fault itself, whatever happens later.
             outage = gate.outage and gate.answers == answers and verdict.retry is Retry.TRANSIENT
+            if outage and spent.connected and lane.checkup.due(loop.time()):
+                await self._check_up(route, spent)
+                outage = gate.answers == answers
             wait_s = tries.wait_s(verdict, loop.time(), outage=outage)
             if wait_s is None:
                 break
+            if not outage and verdict.retry in BUDGETED:
+                await self._wait_for_turn(gate)
             if not spent.connected:
                 if not gate.answers and tries.failures >= self._policy.unreachable_attempts:
                     raise self._give_up(lane, unreachable_error(lane.model))
@@ -172,6 +183,17 @@ class Client:
         if verdict.fatal:
             raise await self._stop(lane, request, verdict)
         return verdict
+
+    async def _check_up(self, route: Route, spent: Spent) -> None:
+        """Ask the endpoint something that any row could ask: on the bill of the row that needs to know."""
+        asked = question(route.template)
+        await self._attempt(Route(asked.template, route.lane), asked, spent, first=False)
+
+    async def _wait_for_turn(self, gate: Gate) -> None:
+        """Until the endpoint may be sent one more retry."""
+        loop = asyncio.get_running_loop()
+        while not gate.retries.take(loop.time(), gate.answers):
+            await self._wait(asyncio.sleep(self._rng.uniform(0.5, 1.0) * TURN_S))
 
     async def _attempt(self, route: Route, request: Request, spent: Spent, *, first: bool) -> Verdict:
         """One request: reserve, wait for a slot, send, settle."""

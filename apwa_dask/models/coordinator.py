@@ -96,6 +96,7 @@ class Coordinator:
             expires_s=self._expires_s,
             stop=self._stops.get(gate_key, ""),
             answered=lane.answered,
+            holders=len(lane.holders),
         )
 
     def release_holder(self, holder: str) -> None:

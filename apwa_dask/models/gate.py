@@ -18,6 +18,7 @@ from collections.abc import Callable
 from apwa_dask.errors import ApwaError, RunError
 from apwa_dask.models.headers import MAX_WAIT_S, Announced
 from apwa_dask.models.leases import Grant, LeaseFn
+from apwa_dask.models.retry_budget import RetryBudget
 from apwa_dask.models.stock import Stock
 
 __all__ = ["Gate"]
@@ -75,6 +76,7 @@ class Gate:
         self.in_flight = 0
         self.answers = 0
         self.pauses = 0
+        self.retries = RetryBudget()
         self._loop = asyncio.get_running_loop()
         self._rng = rng or random.Random()
         self._wall_clock = wall_clock
@@ -356,6 +358,7 @@ class Gate:
 
     def granted(self, grant: Grant, *, penalised: bool) -> None:
         """Take over a grant: share, penalties and pause of others."""
+        self.retries.holders = grant.holders
         if grant.answered and not self.answers:
             self.answers = 1
             self._probing = False

@@ -64,6 +64,8 @@ class Grant:
         Why to stop; empty to go on.
     answered : bool
         The endpoint has answered some holder: nobody need probe it, and silence now is an outage.
+    holders : int
+        Processes that share this gate.
     """
 
     concurrency: int
@@ -76,6 +78,7 @@ class Grant:
     expires_s: float = 15.0
     stop: str = ""
     answered: bool = False
+    holders: int = 1
 
 
 @dataclass(frozen=True, slots=True)
