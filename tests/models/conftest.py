@@ -1,12 +1,11 @@
-"""A client against a scripted server, and an event loop whose clock is ours."""
+"""A client against a scripted server."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -22,37 +21,8 @@ from apwa_dask.testing.fixtures import StartServer, canary_key, scripted_server
 
 __all__ = ["canary_key", "scripted_server"]
 
-T = TypeVar("T")
-
 FAST = RetryPolicy(base_s=0.01, cap_s=0.02)
 """The real number of attempts, without the real waits."""
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Waiting takes no time on this event loop: when nothing is ready, the clock jumps to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now_s = 0.0
-
-    def time(self) -> float:
-        return self._now_s
-
-    def _run_once(self) -> None:
-        scheduled = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        if not self._ready:  # type: ignore[attr-defined]
-            if not scheduled:
-                raise RuntimeError("everything waits and no timer is set: a deadlock")
-            self._now_s = max(self._now_s, scheduled[0]._when)
-        super()._run_once()  # type: ignore[misc]
-
-
-def in_virtual_time(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on a fresh virtual clock that starts at 0."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(coroutine)
 
 
 @dataclass
@@ -95,12 +65,6 @@ class Ask:
             return await asyncio.gather(*calls, return_exceptions=True)
         finally:
             await endpoints.close()
-
-
-@pytest.fixture(scope="session")
-def virtual_time() -> Callable[[Coroutine[Any, Any, T]], T]:
-    """Runs a coroutine to its end on a clock that only waiting moves."""
-    return in_virtual_time
 
 
 @pytest.fixture
