@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from apwa_dask.errors import RunError, StoreError
+from apwa_dask.execution.batch_desk import run_deferring
 from apwa_dask.execution.bisect import Course, Span, course_of
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.ledger import Ledger
@@ -103,6 +104,8 @@ def _whole(context: StageContext, load: Load, attempt: Attempt) -> Worked:
 
 
 def _run(context: StageContext, table: pa.Table) -> PipelineResult:
+    if context.spec.batch is not None:
+        return run_deferring(context, table)
     return run_pipeline(context.stage.steps, context.agents, table, context.stage.schema, context.desk())
 
 

@@ -23,10 +23,10 @@ from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, physical_schema
 from apwa_dask.execution.frames import RECORD
 from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.pipeline import Failure, PipelineResult
-from apwa_dask.execution.reduce import NOTES_COLUMN, ledger_of
+from apwa_dask.execution.reduce import NOTES_COLUMN, is_deferred, ledger_of
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
-from apwa_dask.execution.stopping import Interrupted, write_stop
+from apwa_dask.execution.stopping import DEFERRED, Deferred, Interrupted, write_stop
 from apwa_dask.plans.steps import Filter
 from apwa_dask.store.commit import CommitRecord, LedgerLine
 from apwa_dask.store.killpoints import reach
@@ -78,6 +78,8 @@ def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -
     known = context.folder.commit_of(context.stage.index, ordinal)
     if known is not None:
         return _record_row(known)
+    if is_deferred(frame):
+        return _record_of_none(ordinal, DEFERRED)
     ledger = ledger_of(frame[NOTES_COLUMN].dropna().tolist()) if NOTES_COLUMN in frame.columns else Ledger()
     table = to_arrow(frame, context.stage.schema)
     failures = _group_failures(context, table)
@@ -135,12 +137,17 @@ def _record(context: StageContext, ordinal: int, work: Callable[[], CommitRecord
     """One record row: of the commit, or of why the run stopped before it."""
     try:
         return _record_row(work())
+    except Deferred:
+        return _record_of_none(ordinal, DEFERRED)
     except (Interrupted, ApwaError) as reason:
         _hand_over(context)
         context.run.stop(str(reason), reason if isinstance(reason, ApwaError) else None)
         cause = context.control.error or reason
-        stopped = pd.DataFrame({"partition": [ordinal], "rows_out": [0], "stopped": [write_stop(cause)]})
-        return stopped.astype(RECORD.dtypes)
+        return _record_of_none(ordinal, write_stop(cause))
+
+
+def _record_of_none(ordinal: int, why: str) -> pd.DataFrame:
+    return pd.DataFrame({"partition": [ordinal], "rows_out": [0], "stopped": [why]}).astype(RECORD.dtypes)
 
 
 def _rows(context: StageContext, work: Callable[[], CommitRecord]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from apwa_dask.execution.collector import spared_collector
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
-from apwa_dask.execution.stopping import Interrupted
+from apwa_dask.execution.stopping import Deferred, Interrupted
 from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Step
 
@@ -153,6 +153,8 @@ def run_pipeline(
     ------
     Interrupted
         The run is stopping; what was paid for is in the journal.
+    Deferred
+        Rows wait for a batch: the desk has their requests.
     """
     leading = 0
     dropped = 0
@@ -183,6 +185,7 @@ class _Flow:
         self._landed: deque[tuple[Sequence[_Row], Conversation, LLMStep]] = deque()
         self._wake = threading.Event()
         self._gathering: dict[int, list[_Row]] = {}
+        self._deferred = 0
 
     def run(self, table: pa.Table) -> None:
         fed = 0
@@ -198,6 +201,8 @@ class _Flow:
                 and fed >= table.num_rows
                 and not self._release_gathered()
             ):
+                if self._deferred:
+                    raise Deferred(f"{self._deferred} units wait for a batch")
                 return
             if self._flying and not self._landed:
                 self._wake.wait()
@@ -268,8 +273,8 @@ class _Flow:
 
     def _release_gathered(self) -> bool:
         """Units of many rows start when all rows before them have arrived; the earliest step first."""
-        if not self._gathering:
-            return False
+        if not self._gathering or self._deferred:
+            return False  # what shares a prompt is known when the rows before it have their answers
         at = min(self._gathering)
         rows = sorted(self._gathering.pop(at), key=lambda row: row.order)
         step = self.steps[at]
@@ -317,6 +322,9 @@ class _Flow:
         onward: list[_Row] = []
         for index, outcome in conversation.outcomes.items():
             row = rows[index]
+            if outcome.outcome is OutcomeClass.DEFERRED:
+                self._deferred += 1
+                continue
             if outcome.outcome.is_pending:
                 raise Interrupted(outcome.message)
             self.ledger.add_outcome(step.id, outcome)

@@ -24,15 +24,17 @@ from apwa_dask.agents.clean import BadInput
 from apwa_dask.agents.conversation import Conversation
 from apwa_dask.agents.outcome import Outcome
 from apwa_dask.agents.reduce import Item, Node, item_tokens
+from apwa_dask.execution.batch_desk import defer_all
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.frames import over_frame
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
+from apwa_dask.execution.stopping import DEFERRED, Deferred
 from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
-__all__ = ["NOTES_COLUMN", "SPLIT_EVERY", "ledger_of", "reduce_frame"]
+__all__ = ["NOTES_COLUMN", "SPLIT_EVERY", "is_deferred", "ledger_of", "reduce_frame"]
 
 NOTES_COLUMN = "_apwa_notes"
 """In the reduced frame's first row: what the whole tree cost, as JSON, for the commit record."""
@@ -110,6 +112,9 @@ def hold_all(context: StageContext, conversations: Sequence[Conversation], step_
     Interrupted
         The run is stopping.
     """
+    if context.spec.batch is not None:
+        defer_all(context, conversations, step_id)
+        return
     desk = context.desk()
     desk.reuse(conversations)
     flying = [conversation for conversation in conversations if not conversation.finished]
@@ -147,6 +152,7 @@ class _Tree:
         self.agent = context.reduce_agent
         self.groups: dict[tuple[Any, ...], _Group] = {}
         self.ledger = Ledger()
+        self.deferred = False
         if not step.by:
             self.groups[()] = _Group()
 
@@ -166,14 +172,17 @@ class _Tree:
             item = self.agent.item({name: row[name] for name in inputs})
             if not isinstance(item, BadInput):
                 group.items.append(item)
-        self.context.meter.note(rows=table.num_rows)
+        if self.context.spec.batch is None or not self.context.run.batches.round:
+            self.context.meter.note(rows=table.num_rows)
 
     def add_partials(self, frame: pd.DataFrame) -> None:
         """Partials in the order of their partitions."""
         schema = _partial_schema(self.context.stage, self.step)
         for row in to_arrow(frame, schema).to_pylist():
             notes = row[NOTES_COLUMN]
-            if notes is not None:
+            if notes == DEFERRED:
+                self.deferred = True
+            elif notes is not None:
                 for line in orjson.loads(notes):
                     self.ledger.add(Entry(**line))
             if row["_apwa_items"] is None:
@@ -185,8 +194,14 @@ class _Tree:
                 group.failed = tuple(orjson.loads(row["_apwa_failed"]))
 
     def shrink(self) -> None:
-        """Write notes, level by level, until every group fits one prompt."""
-        while True:
+        """Write notes, level by level, until every group fits one prompt, or its notes wait for a batch."""
+        try:
+            self._shrink()
+        except Deferred:
+            self.deferred = True
+
+    def _shrink(self) -> None:
+        while not self.deferred:
             large = [
                 g
                 for g in self.groups.values()
@@ -207,6 +222,8 @@ class _Tree:
     def partial(self) -> pd.DataFrame:
         """The groups as a frame that travels to the next node."""
         schema = _partial_schema(self.context.stage, self.step)
+        if self.deferred:
+            return _waiting(schema)
         rows: list[dict[str, Any]] = [
             {
                 **dict(zip(self.step.by, key, strict=True)),
@@ -221,8 +238,14 @@ class _Tree:
 
     def answers(self) -> pd.DataFrame:
         """One row a group, in the order in which the groups first occur."""
+        schema = pa.schema([*self.context.stage.schema, pa.field(NOTES_COLUMN, pa.string())])
         asked = [group for group in self.groups.values() if group.failed is None]
-        outcomes = iter(self._ask([group.items for group in asked], "answer"))
+        try:
+            outcomes = iter([] if self.deferred else self._ask([group.items for group in asked], "answer"))
+        except Deferred:
+            self.deferred = True
+        if self.deferred:
+            return _waiting(schema)
         rows: list[dict[str, Any]] = []
         for number, (key, group) in enumerate(self.groups.items()):
             status, values = group.failed, {}
@@ -241,7 +264,6 @@ class _Tree:
             )
         if rows:
             rows[0][NOTES_COLUMN] = self._notes()
-        schema = pa.schema([*self.context.stage.schema, pa.field(NOTES_COLUMN, pa.string())])
         return to_pandas(pa.Table.from_pylist(rows, schema=schema))
 
     def _ask(self, packs: Sequence[Sequence[Item]], node: Node) -> list[Outcome]:
@@ -250,7 +272,8 @@ class _Tree:
         outcomes = [conversation.outcomes[0] for conversation in conversations]
         for outcome in outcomes:
             self.ledger.add_outcome(self.step.id, outcome)
-            self.context.meter.note(outcome=outcome)
+            if self.context.spec.batch is None:  # a batch is counted when it is paid
+                self.context.meter.note(outcome=outcome)
         return outcomes
 
     def _notes(self) -> str:
@@ -259,6 +282,16 @@ class _Tree:
 
 def _partial_schema(stage: Stage, step: Reduce) -> pa.Schema:
     return pa.schema([*(stage.schema.field(name) for name in step.by), *_PARTIAL])
+
+
+def _waiting(schema: pa.Schema) -> pd.DataFrame:
+    """What a node gives whose answers, or whose inputs, wait for a batch."""
+    return to_pandas(pa.Table.from_pylist([{NOTES_COLUMN: DEFERRED}], schema=schema))
+
+
+def is_deferred(frame: pd.DataFrame) -> bool:
+    """Whether a reduced frame waits for a batch."""
+    return NOTES_COLUMN in frame.columns and bool((frame[NOTES_COLUMN] == DEFERRED).any())
 
 
 def ledger_of(notes: Sequence[str | None]) -> Ledger:

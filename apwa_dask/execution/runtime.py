@@ -21,9 +21,11 @@ import pyarrow as pa
 
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.reduce import ReduceAgent
+from apwa_dask.errors import ConfigError
 from apwa_dask.execution import loop as private
 from apwa_dask.execution.alarms import LEAST_ROWS, FailureRate, Probation, alike_error
 from apwa_dask.execution.asked_again import AskedAgain
+from apwa_dask.execution.batch_room import BatchRoom
 from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
 from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
@@ -73,6 +75,8 @@ class Runtime:
         """Set on Dask workers: asks the cluster for storage options that the caller lent it."""
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
+        self.unfit: ConfigError | None = None
+        """Why this process may not work, such as another version of this package."""
         self.isolation = Isolation()
         self.neighbours = Neighbours()
         self._endpoints: Endpoints | None = None
@@ -123,6 +127,8 @@ class Runtime:
 
     def run(self, store: str, run_id: str) -> RunContext:
         """The context of a run, opened once."""
+        if self.unfit is not None:
+            raise self.unfit
         with self._lock:
             context = self._runs.get((store, run_id))
             if context is None:
@@ -243,6 +249,7 @@ class RunContext:
         self.tasks: set[asyncio.Task[None]] = set()
         self._stages: dict[int, StageContext] = {}
         self._manifests: dict[str, Manifest] = {}
+        self._batches: BatchRoom | None = None
         self._lock = threading.RLock()
         self._ticker: asyncio.TimerHandle | None = None
         self._paused = ""
@@ -268,6 +275,14 @@ class RunContext:
     def schemas(self) -> dict[str, pa.Schema]:
         """Visible columns after each step."""
         return infer(self.spec.plan, self.spec.catalog)
+
+    @property
+    def batches(self) -> BatchRoom:
+        """What a run in batches keeps in its folder."""
+        with self._lock:
+            if self._batches is None:
+                self._batches = BatchRoom(self.folder, self.runtime.options_of(self.store))
+            return self._batches
 
     def _on_flight(self, change: int) -> None:
         if self._airborne is None:
@@ -453,7 +468,9 @@ class StageContext:
                 self.run.stop(error.what, error)
 
     def reused(self, record: CommitRecord) -> None:
-        """Count a partition that an earlier attempt had committed."""
+        """Count a partition that an earlier attempt had committed; one of an earlier round has been counted."""
+        if self.run.spec.batch is not None and self.run.batches.round:
+            return
         if self.stage.calls_model:
             self.meter.note(rows=record.rows_in, failed=record.failed, cached=record.rows_in)
         self._done(record, reused=True)
@@ -493,7 +510,10 @@ def runtime() -> Runtime:
 
 def context_of(ref: StageRef) -> StageContext:
     """The context behind a reference from a graph."""
-    return runtime().run(ref.store, ref.run_id).stage(ref.stage)
+    run = runtime().run(ref.store, ref.run_id)
+    if run.spec.batch is not None:
+        run.batches.enter(ref.round)
+    return run.stage(ref.stage)
 
 
 def _forget() -> None:

@@ -31,9 +31,11 @@ class StageRef:
     store: str
     run_id: str
     stage: int
+    round: int = 0
+    """Of a run in batches, whose tasks run again until nothing waits: a new round is new tasks to Dask."""
 
-    def __dask_tokenize__(self) -> tuple[str, str, int]:
-        return (self.store, self.run_id, self.stage)
+    def __dask_tokenize__(self) -> tuple[str, str, int, int]:
+        return (self.store, self.run_id, self.stage, self.round)
 
 
 @dataclass(frozen=True)

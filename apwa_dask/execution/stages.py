@@ -53,10 +53,12 @@ class StageGraphs:
     ) -> None:
         self.spec, self.stages, self.store, self.run_id = spec, stages, store, run_id
         self.frames, self.partitions_of = frames, partitions_of
+        self.round = 0
+        """Of a run in batches."""
 
     def ref(self, stage: Stage) -> StageRef:
         """Where a task of this stage finds its settings."""
-        return StageRef(self.store, self.run_id, stage.index)
+        return StageRef(self.store, self.run_id, stage.index, self.round)
 
     def records(self, stage: Stage) -> dd.DataFrame:
         """Eager: one commit record a partition, the inputs being committed already."""
