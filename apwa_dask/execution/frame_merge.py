@@ -26,9 +26,12 @@ _HIDDEN = ("_apwa_row", "_apwa_status", "_apwa_error")
 def merge(step: Merge, left: dd.DataFrame, right: dd.DataFrame, schema: pa.Schema) -> dd.DataFrame:
     """Join two tables; see `apwa_dask.execution.frame_steps.apply_barrier`. NULL (and NaN) never joins."""
     visible = [name for name in left.columns if not name.startswith("_apwa")]
+    renamed = merged_names(step, visible, list(right.columns))
+    # An object column does not say what it holds; one that is a key holds what its partner holds.
+    renamed |= {name: name for name in step.right_on if name not in renamed and right[name].dtype == object}
     sides = (
-        _side_schema(left, schema, {}),
-        _side_schema(right, schema, merged_names(step, visible, list(right.columns))),
+        _side_schema(left, schema, {name: name for name in left.columns}),
+        _side_schema(right, schema, renamed),
     )
     npartitions = max(left.npartitions, right.npartitions)
     placed = [
@@ -52,12 +55,12 @@ def merge(step: Merge, left: dd.DataFrame, right: dd.DataFrame, schema: pa.Schem
 
 
 def _side_schema(frame: dd.DataFrame, schema: pa.Schema, renamed: Mapping[str, str]) -> pa.Schema:
-    """One side's columns: types as the result declares them, categories by value."""
+    """One side's columns: types as the result declares those it takes over, categories by value."""
     found = arrow_schema_of(frame._meta)
-    names = {name: name for name in found.names} | dict(renamed)
     fields = []
     for name in found.names:
-        declared = schema.field(names[name]).type if names[name] in schema.names else found.field(name).type
+        target = renamed.get(name)
+        declared = schema.field(target).type if target in schema.names else found.field(name).type
         fields.append(pa.field(name, declared.value_type if pa.types.is_dictionary(declared) else declared))
     return pa.schema(fields)
 

@@ -16,8 +16,10 @@ from apwa_dask.plans.infer import (
     is_list,
     is_ordered,
     is_text,
+    keys_meet,
     merged_names,
     output_schema,
+    same_values,
 )
 from apwa_dask.plans.steps import (
     Aggregate,
@@ -240,7 +242,7 @@ def _merge(step: Merge, inputs: Sequence[Lineage], found: Findings) -> None:
         if mine not in left.names or theirs not in right.names:
             continue
         a, b = left.field(mine).type, right.field(theirs).type
-        if not _comparable(a, b):
+        if not keys_meet(a, b):
             found.add(
                 step.id,
                 "right_on",
@@ -259,16 +261,12 @@ def _cast_hint(mine: str, a: pa.DataType, theirs: str, b: pa.DataType) -> str:
     return f'put an assign step before, such as {other}_text: CAST("{other}" AS VARCHAR), and join on that'
 
 
-def _comparable(a: pa.DataType, b: pa.DataType) -> bool:
-    return a == b or (pa.types.is_integer(a) and pa.types.is_integer(b)) or (is_text(a) and is_text(b))
-
-
 def _concat(step: Concat, inputs: Sequence[Lineage], found: Findings) -> None:
     types: dict[str, pa.DataType] = {}
     for name, table in zip(step.inputs_from, inputs, strict=True):
         for column in table.schema:
             known = types.setdefault(column.name, column.type)
-            if known != column.type:
+            if not same_values(known, column.type):
                 found.add(
                     step.id,
                     "others",

@@ -32,8 +32,10 @@ __all__ = [
     "is_number",
     "is_ordered",
     "is_text",
+    "keys_meet",
     "merged_names",
     "output_schema",
+    "same_values",
     "visible",
 ]
 
@@ -194,11 +196,12 @@ def _merge(step: Merge, inputs: Sequence[pa.Schema]) -> pa.Schema:
         right.field(old).with_name(new) for old, new in merged_names(step, left.names, right.names).items()
     ]
     kept = list(left)
-    # A side that may be missing loses the memory of a frame's dtype: NumPy integers cannot hold nulls.
     if step.how in ("left", "outer"):
-        added = [field.remove_metadata() for field in added]
+        added = [_may_miss(field) for field in added]
     if step.how in ("right", "outer"):
-        kept = [field.remove_metadata() for field in kept]
+        # A key with one name on both sides holds the values of either.
+        shared = {a for a, b in zip(step.left_on, step.right_on, strict=False) if a == b}
+        kept = [_may_miss(_common(f, right.field(f.name)) if f.name in shared else f) for f in kept]
     return pa.schema([*kept, *added])
 
 
@@ -207,14 +210,53 @@ def _concat(step: Concat, inputs: Sequence[pa.Schema]) -> pa.Schema:
     for schema in inputs:
         for field in schema:
             known = fields.setdefault(field.name, field)
-            if known.type != field.type:
+            if not same_values(known.type, field.type):
                 raise PlanError(
                     f"step {step.id!r}: {field.name!r} is {known.type} in one table, {field.type} in another",
                     fix="cast one of them in an assign step first",
                     code="PLAN-TYPE",
                 )
+            fields[field.name] = _common(known, field)
     everywhere = set.intersection(*(set(schema.names) for schema in inputs))
-    return pa.schema([f if f.name in everywhere else f.remove_metadata() for f in fields.values()])
+    return pa.schema([f if f.name in everywhere else _may_miss(f) for f in fields.values()])
+
+
+def same_values(a: pa.DataType, b: pa.DataType) -> bool:
+    """Whether two columns hold values of one kind: text of any width, categories as what they stand for."""
+    a, b = _plain(a), _plain(b)
+    return bool(a == b or (is_text(a) and is_text(b)))
+
+
+def keys_meet(a: pa.DataType, b: pa.DataType) -> bool:
+    """Whether rows can be joined by columns of these types; integers meet where one type covers both."""
+    if same_values(a, b):
+        return True
+    if not (pa.types.is_integer(a) and pa.types.is_integer(b)):
+        return False
+    return pa.types.is_signed_integer(a) == pa.types.is_signed_integer(b) or pa.uint64() not in (a, b)
+
+
+def _may_miss(field: pa.Field) -> pa.Field:
+    """A column that may lack values loses the memory of a frame's dtype: NumPy integers cannot hold nulls."""
+    return field if pa.types.is_dictionary(field.type) else field.remove_metadata()
+
+
+def _common(a: pa.Field, b: pa.Field) -> pa.Field:
+    """A column for the values of both; categories and dtypes of frames that differ give way to plain ones."""
+    if a.type == b.type and (a.metadata or {}) == (b.metadata or {}):
+        return a
+    if same_values(a.type, b.type):
+        plain = _plain(a.type)
+        return pa.field(a.name, pa.string() if is_text(plain) else plain)
+    unsigned = not (pa.types.is_signed_integer(a.type) or pa.types.is_signed_integer(b.type))
+    return pa.field(a.name, pa.uint64() if unsigned else pa.int64())
+
+
+def _plain(of: pa.DataType) -> pa.DataType:
+    """The type of the values: categories are numbered anew wherever tables meet."""
+    if not pa.types.is_dictionary(of):
+        return of
+    return pa.string() if is_text(of.value_type) else of.value_type
 
 
 def _field(schema: pa.Schema, name: str, step_id: str) -> pa.Field:

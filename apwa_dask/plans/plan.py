@@ -48,6 +48,11 @@ class Plan(BaseModel):
         return self.steps[-1].id if self.steps else self.sources[0]
 
     @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of all tools that its steps may call, sorted."""
+        return tuple(sorted({name for step in self.llm_steps for name in step.contract.tools}))
+
+    @property
     def llm_steps(self) -> tuple[LLMStep, ...]:
         """The steps that call a model."""
         return tuple(step for step in self.steps if isinstance(step, LLMStep))
