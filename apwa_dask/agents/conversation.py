@@ -134,7 +134,7 @@ class RowConversation(Conversation):
     """
 
     __slots__ = (
-        "_bill", "_grown", "_index", "_outcome", "_pending", "_prompt_hash",
+        "_bill", "_first", "_grown", "_index", "_outcome", "_pending",
         "_reasks", "_request", "_strikes", "_tail", "_template", "_terms", "_turn",
     )  # fmt: skip
 
@@ -147,22 +147,21 @@ class RowConversation(Conversation):
         self._grown = False
         self._pending: tuple[ToolCall, ...] = ()
         self._turn: list[Message] = []
-        self._prompt_hash = ""
+        self._first: Request | None = None
         self._request: Request | None = None
         tokens = terms.room.tail_tokens(tail)
         if tokens > terms.room.input_tokens:
             words = f"a prompt of about {tokens:,} tokens; {terms.room.input_tokens:,} fit"
             self._end(OutcomeClass.TOO_LARGE, words)
             return
-        self._request = Request(terms.template, tail)
-        self._prompt_hash = self._request.fingerprint().hex()
+        self._first = self._request = Request(terms.template, tail)
 
     @classmethod
     def ended(cls, terms: Terms, outcome: OutcomeClass, message: str, index: int = 0) -> RowConversation:
         """A conversation that is over before any call."""
         self = cls.__new__(cls)
         self._terms, self._tail, self._index = terms, (), index
-        self._bill, self._prompt_hash, self._pending = Bill(), "", ()
+        self._bill, self._first, self._pending = Bill(), None, ()
         self._end(outcome, message)
         return self
 
@@ -323,10 +322,11 @@ class RowConversation(Conversation):
     def _finish(self, outcome: OutcomeClass, **answer: Any) -> None:
         bill = self._bill
         self._request, self._pending = None, ()
+        first = self._first if outcome is not OutcomeClass.OK else None
         self._outcome = Outcome(
             outcome, usage=bill.usage, cost_usd=bill.cost_usd, attempts=bill.attempts, calls=bill.calls,
-            source=bill.source, request_id=bill.request_id, model=bill.model, prompt_hash=self._prompt_hash,
-            **answer,
+            source=bill.source, request_id=bill.request_id, model=bill.model,
+            prompt_hash=first.fingerprint().hex() if first else "", **answer,
         )  # fmt: skip
 
 

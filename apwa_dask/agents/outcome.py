@@ -35,7 +35,8 @@ class Outcome:
     source : str
         ``live`` when any call was paid for by this unit, else ``shared``, ``journal``, or ``none`` (no call).
     prompt_hash : str
-        Hexadecimal fingerprint of the unit's first request, without namespace; empty when there was none.
+        Of a failure: hexadecimal fingerprint of the unit's first request, without namespace, so that it can be
+        asked anew; empty for a good answer, and where no request was made.
     """
 
     outcome: OutcomeClass

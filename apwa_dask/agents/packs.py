@@ -310,10 +310,8 @@ class PackConversation(Conversation):
         most = self._terms.row_terms.max_rows
         if values is None or (most is not None and len(values["rows"]) > most):
             return False
-        own = self._own.outcome
-        assert own is not None
         answer: dict[str, Any] = {"values": values} if most is None else {"rows": values["rows"]}
-        self._settled[row.index] = Outcome(OutcomeClass.OK, prompt_hash=own.prompt_hash, **answer)
+        self._settled[row.index] = Outcome(OutcomeClass.OK, **answer)
         return True
 
 

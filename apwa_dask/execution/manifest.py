@@ -1,20 +1,33 @@
-"""The final record of a run: what was asked, of what, with what, and what came of it. JSON,
-schema-versioned.
-"""
+"""The final record of a run: what was asked, of what, with what, and what came of it. JSON, schema-versioned."""
 
 from __future__ import annotations
 
 import platform
 import time
+from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from apwa_dask.errors import StoreError
+from apwa_dask.execution.spec import SourceSpec
+from apwa_dask.models.model import Model
+from apwa_dask.models.prices import price_of
+from apwa_dask.tables.manifest import Manifest
+
 if TYPE_CHECKING:
+    from apwa_dask.execution.ledger import Entry
     from apwa_dask.execution.run import Run
 
-__all__ = ["MANIFEST_VERSION", "manifest_of", "versions"]
+__all__ = ["ESTIMATE", "MANIFEST_VERSION", "RunManifest", "manifest_of", "versions"]
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+ESTIMATE = "estimate.json"
+"""Name of the document that holds what the run was thought to cost, written before its first call."""
+_LISTED_FILES = 1000
 _PACKAGES = (
     "apwa-dask",
     "dask",
@@ -29,6 +42,87 @@ _PACKAGES = (
 )
 
 
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileFacts(_Frozen):
+    """Identity of a file that was read."""
+
+    path: str
+    size_bytes: int
+    etag: str = ""
+    modified: str = ""
+
+
+class InputFacts(_Frozen):
+    """A source as it was read. ``files`` lists the first thousand; ``fingerprint`` covers all of them."""
+
+    kind: str
+    fingerprint: str
+    partitions: int
+    rows: int | None
+    columns: dict[str, str]
+    files_total: int = 0
+    files: list[FileFacts] = []
+
+
+class ModelFacts(_Frozen):
+    """A model as it was asked for; ``resolved`` are the names that the endpoint gave in its answers."""
+
+    asked: str
+    resolved: list[str]
+    endpoint: str
+    embedded: bool
+    parameters: dict[str, Any]
+    usd_per_million_tokens: dict[str, Any] | None = None
+
+
+class PartFacts(_Frozen):
+    """A committed file of the run."""
+
+    stage: str
+    partition: int
+    kind: str
+    rows: int
+    file: str
+    size_bytes: int
+    sha256: str
+
+
+class RunManifest(_Frozen):
+    """The manifest's schema. No row text, prompt, key or storage option is in it."""
+
+    manifest_version: int = MANIFEST_VERSION
+    run_id: str
+    name: str
+    status: str = "done"
+    written_s: float
+    started_s: float | None
+    versions: dict[str, str]
+    query: str
+    plan_hash: str
+    plan: dict[str, Any]
+    inputs: dict[str, InputFacts]
+    models: dict[str, ModelFacts]
+    models_resolved: list[str]
+    namespace: str
+    on_error: str
+    store_prompts: bool
+    retry_of: str | None = None
+    budget: dict[str, Any]
+    estimate: dict[str, Any] | None = Field(
+        description="as it was before the first call; None: none was made"
+    )
+    actual: dict[str, Any] = Field(description="the same figures as they came out")
+    counts: dict[str, Any]
+    outcomes: dict[str, int] = Field(description="units of work by how they ended")
+    costs: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+    parts: list[PartFacts]
+
+
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a result."""
     found = {"python": platform.python_version()}
@@ -41,54 +135,124 @@ def versions() -> dict[str, str]:
 
 
 def manifest_of(run: Run) -> dict[str, Any]:
-    """Facts about a run as plain data. No row text, prompt, key or storage option is among them."""
-    spec = run.spec
-    parts = [record for stage in run.stages for record in run.folder.committed(stage.index).values()]
+    """Facts about a run as plain data, valid for `RunManifest`."""
+    spec, status, ledger = run.spec, run.status(), run.ledger()
+    history = run.folder.history()
+    resolved = sorted({entry.model for entry in ledger if entry.model})
+    asked = {alias or "default": model for alias, model in spec.models.items()}
+    manifest = RunManifest(
+        run_id=run.id,
+        name=spec.name,
+        status=status["status"] if status["status"] in ("failed", "stopped") else "done",
+        written_s=time.time(),
+        started_s=history[0]["at_s"] if history else None,
+        versions=versions(),
+        query=spec.plan.query,
+        plan_hash=spec.plan.hash,
+        plan=spec.plan.model_dump(mode="json"),
+        inputs={alias: _input(run, alias, source) for alias, source in spec.sources.items()},
+        models={alias: _model(model, resolved, len(asked)) for alias, model in asked.items()},
+        models_resolved=resolved,
+        namespace=spec.namespace,
+        on_error=spec.on_error,
+        store_prompts=spec.store_prompts,
+        retry_of=run.folder.spec.get("retry_of"),
+        budget=dict(spec.budget),
+        estimate=estimate_of(run),
+        actual=_actual(ledger),
+        counts={k: v for k, v in status.items() if k.startswith("rows") or k in ("calls", "cost_usd")},
+        outcomes=_outcomes(ledger),
+        costs=[{name: getattr(entry, name) for name in entry.__slots__} for entry in ledger],
+        history=history,
+        parts=_parts(run),
+    )
+    return manifest.model_dump(mode="json")
+
+
+def estimate_of(run: Run) -> dict[str, Any] | None:
+    """What the run was thought to come to, each figure low, expected and high; None where nobody asked."""
+    try:
+        estimate: dict[str, Any] = orjson.loads(run.folder.get_text(ESTIMATE))
+    except StoreError:
+        return None
+    return estimate
+
+
+def _actual(ledger: list[Entry]) -> dict[str, Any]:
+    costs = [entry.cost_usd for entry in ledger]
     return {
-        "manifest_version": MANIFEST_VERSION,
-        "run_id": run.id,
-        "name": spec.name,
-        "versions": versions(),
-        "written_s": time.time(),
-        "query": spec.plan.query,
-        "plan_hash": spec.plan.hash,
-        "plan": spec.plan.model_dump(mode="json"),
-        "inputs": {
-            alias: {
-                "kind": source.kind,
-                "fingerprint": source.fingerprint,
-                "partitions": source.npartitions,
-                "rows": source.rows,
-                "columns": {field.name: str(field.type) for field in source.schema},
-            }
-            for alias, source in spec.sources.items()
-        },
-        "models": {
-            alias or "default": {
-                "asked": model.name,
-                "endpoint": model.endpoint_identity,
-                "embedded": model.is_local,
-                "parameters": model.canonical_parameters(),
-            }
-            for alias, model in spec.models.items()
-        },
-        "models_resolved": sorted({entry.model for entry in run.ledger() if entry.model}),
-        "namespace": spec.namespace,
-        "on_error": spec.on_error,
-        "budget": dict(spec.budget),
-        "counts": {
-            k: v for k, v in run.status().items() if k.startswith("rows") or k in ("calls", "cost_usd")
-        },
-        "costs": run.costs().to_dict("records"),
-        "history": run.folder.history(),
-        "parts": [
-            {
-                "stage": record.stage,
-                "partition": record.partition,
-                "rows": record.rows_out,
-                "file": record.part.name,
-                "sha256": record.part.sha256,
-            }
-            for record in parts
-        ],
+        "calls": sum(entry.calls for entry in ledger),
+        "input_tokens": sum(entry.input_tokens for entry in ledger),
+        "output_tokens": sum(entry.output_tokens for entry in ledger),
+        "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
+        "reused": sum(entry.reused for entry in ledger),
     }
+
+
+def _outcomes(ledger: list[Entry]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in ledger:
+        if entry.units:
+            found[entry.outcome] = found.get(entry.outcome, 0) + entry.units
+    return found
+
+
+def _input(run: Run, alias: str, source: SourceSpec) -> InputFacts:
+    files: list[FileFacts] = []
+    total = 0
+    manifest = source_manifest(run, alias)
+    if manifest is not None:
+        total = len(manifest.files)
+        files = [
+            FileFacts(path=file.path, size_bytes=file.size, etag=file.etag, modified=file.modified)
+            for file in manifest.files[:_LISTED_FILES]
+        ]
+    return InputFacts(
+        kind=source.kind,
+        fingerprint=source.fingerprint,
+        partitions=source.npartitions,
+        rows=source.rows,
+        columns={field.name: str(field.type) for field in source.schema},
+        files_total=total,
+        files=files,
+    )
+
+
+def source_manifest(run: Run, alias: str) -> Manifest | None:
+    """The list of a source's partitions as the run's folder keeps it; None for a caller's frame."""
+    from apwa_dask.execution.runtime import manifest_url, runtime
+
+    if run.spec.sources[alias].kind != "manifest":
+        return None
+    return Manifest.load(manifest_url(run.folder, alias), runtime().options_of(run.store))
+
+
+def _model(model: Model, resolved: list[str], models: int) -> ModelFacts:
+    answered = resolved if models == 1 else [name for name in resolved if name.startswith(model.name)]
+    price = price_of(model)
+    return ModelFacts(
+        asked=model.name,
+        resolved=answered,
+        endpoint=str(model.endpoint_identity),
+        embedded=model.is_local,
+        parameters=dict(model.canonical_parameters()),
+        usd_per_million_tokens=None if price is None else asdict(price),
+    )
+
+
+def _parts(run: Run) -> list[PartFacts]:
+    return [
+        PartFacts(
+            stage=record.stage,
+            partition=record.partition,
+            kind=kind,
+            rows=file.rows,
+            file=file.name,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+        )
+        for stage in run.stages
+        for record in run.folder.committed(stage.index).values()
+        for kind, file in (("rows", record.part), ("failures", record.failures))
+        if file is not None
+    ]

@@ -22,22 +22,23 @@ PASSED_ON = [
 
 def test_a_good_answer_is_one_call_with_typed_values(kit):
     conversation = kit.agent().begin({"text": "It broke."})
-    first = conversation.request
     assert len(kit.play(conversation, lambda _: kit.ok(kit.good, request_id="r1", model="m-2"))) == 1
     outcome = conversation.outcome
     assert (outcome.outcome, outcome.values) == (OutcomeClass.OK, {"severity": 3, "product": "phone"})
     assert (outcome.calls, outcome.attempts, outcome.usage, outcome.cost_usd) == (1, 1, Usage(10, 5), 0.01)
     assert (outcome.source, outcome.request_id, outcome.model, outcome.raw) == ("live", "r1", "m-2", None)
-    assert outcome.prompt_hash == first.fingerprint().hex()
+    assert outcome.prompt_hash == "", "only what failed needs to be found again"
     assert conversation.request is None
 
 
 @pytest.mark.parametrize("outcome", PASSED_ON)
 def test_a_failure_of_the_call_is_the_rows_after_one_call(kit, outcome):
     conversation = kit.agent().begin({"text": "It broke."})
+    first = conversation.request
     assert len(kit.play(conversation, lambda _: kit.failed(outcome, "raw words"))) == 1
     assert conversation.outcome.outcome is outcome
     assert (conversation.outcome.message, conversation.outcome.raw) == ("why", "raw words")
+    assert conversation.outcome.prompt_hash == first.fingerprint().hex()
     assert not conversation.outcome.outcome.is_pending
 
 
