@@ -13,8 +13,15 @@ import pyarrow as pa
 from apwa_dask import config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.api.naming import free_name, renamed_step
-from apwa_dask.api.settings import ModelLike, configured, profile_of, store_url, subscribers_for
-from apwa_dask.errors import ConfigError
+from apwa_dask.api.settings import (
+    ModelLike,
+    configured,
+    profile_of,
+    store_url,
+    subscribers_for,
+    with_alarms,
+)
+from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
@@ -105,12 +112,15 @@ class PlannedQuery:
         budget: Budget | float | None = None,
         max_concurrency: int | None = None,
         on_error: str | None = None,
+        max_failure_rate: float | None = None,
+        early_stop: bool | None = None,
         name: str = "",
         storage_options: Mapping[str, Any] | None = None,
         namespace: str = "default",
         grants: Sequence[str] = (),
         progress: Any = None,
         optimized: bool = True,
+        store_prompts: bool | None = None,
     ) -> Run:
         """Run the plan; returns its handle at once, so that an interrupted cell still has it.
 
@@ -129,6 +139,12 @@ class PlannedQuery:
             Calls in flight per endpoint, over all processes.
         on_error : str
             ``keep`` failed rows with nulls (default), ``drop`` them, or ``raise`` at the first.
+        max_failure_rate : float, optional
+            Stop when a larger share of a step's rows has failed, 0 to 1, over all processes, once 50 rows have
+            ended; a stage of fewer rows is judged at its end. The run can be resumed. Default: any may fail.
+        early_stop : bool
+            Stop when the first 50 calls of a step all fail in the same way (default; on a cluster the first 50
+            of each worker).
         grants : sequence of str
             Capabilities whose power to reach the network or to write you allow in this run.
         progress : bool or callable, optional
@@ -137,14 +153,23 @@ class PlannedQuery:
             Apply rewrites that change no result (filters and limits before model calls); False runs it as
             written.
 
+        store_prompts : bool, optional
+            Keep each request's exact text in the journal beside its answer, for audits. Off by default: prompts
+            hold the rows' text.
+
         Raises
         ------
         PlanError, ConfigError
             Before any call.
         """
-        settings = self._settings(
-            model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
+        settings = replace(
+            self._settings(
+                model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
+            ),
+            store_prompts=config.get("store-prompts", store_prompts),
+            estimate=self._forecast(model),
         )
+        settings = with_alarms(settings, max_failure_rate, early_stop)
         subscribers = subscribers_for(progress)
         plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
         run = engine.launch(plan, self.sources, settings, executor_for(client, scheduler), subscribers)
@@ -164,6 +189,7 @@ class PlannedQuery:
             options.get("on_error"),
             options.get("name", ""),
         )
+        settings = with_alarms(settings, options.get("max_failure_rate"), options.get("early_stop"))
         executors = executors_of_lazy(options.get("client"))
         return engine.lazy(self.plan, self.sources, settings, executors, status=status)
 
@@ -177,6 +203,13 @@ class PlannedQuery:
         result = sample.id if self.plan.result == alias else self.plan.result
         plan = self.plan.model_copy(update={"steps": (sample, *steps), "output": result})
         return replace(self, plan=plan).run(**{"progress": False, **options}).result(status=True)
+
+    def _forecast(self, model: ModelLike) -> dict[str, Any] | None:
+        """The estimate to keep with a run; None where the source cannot be looked at, which the run will say."""
+        try:
+            return self.estimate(model=model).to_dict()
+        except ApwaError:
+            return None
 
     def _catalog(self) -> dict[str, pa.Schema]:
         return {alias: self.sources[alias].schema for alias in self.plan.sources}

@@ -67,7 +67,7 @@ def conclude(run: Run, ending: Ending, *, as_json: bool, more: Mapping[str, Any]
     head = first_rows(run.frame, ending.show_rows) if ending.show_rows else None
     groups = failure_groups(run.failures) if status["rows_failed"] else []
     if ending.output is not None:
-        run.export(ending.output)
+        run.export(ending.output, overwrite=ending.overwrite)
     code = exit_of_rows(status["rows_failed"], status["rows_out"], ending.max_failed_fraction)
     if as_json:
         rows = [] if head is None else frame_rows(head)

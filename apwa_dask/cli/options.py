@@ -105,7 +105,10 @@ class RunChoices:
     max_calls: int | None
     max_concurrency: int | None
     on_error: str | None
+    max_failure_rate: float | None
+    early_stop: bool | None
     name: str | None
+    store_prompts: bool | None
 
     def ceiling(self, budget_usd: float | None) -> Any:
         """The budget of the run: dollars as agreed, calls as given, or None."""
@@ -120,7 +123,10 @@ class RunChoices:
         options = {
             "max_concurrency": config.get("max-concurrency", self.max_concurrency),
             "on_error": config.get("on-error", self.on_error),
+            "max_failure_rate": config.get("max-failure-rate", self.max_failure_rate),
+            "early_stop": config.get("early-stop", self.early_stop),
             "name": self.name,
+            "store_prompts": self.store_prompts,
         }
         return {name: value for name, value in options.items() if value is not None}
 
@@ -132,6 +138,7 @@ class Ending:
     output: str | None
     show: int | None
     max_failed: float | None
+    overwrite: bool
 
     def __post_init__(self) -> None:
         """Find what is wrong with the output before anything is paid for."""
@@ -143,6 +150,8 @@ class Ending:
             )
         if "://" in self.output:
             return
+        if Path(self.output).exists() and not self.overwrite:
+            raise click.UsageError(f"--output {self.output}: it exists; replace it with --overwrite")
         folder = Path(self.output).absolute().parent
         if not folder.is_dir():
             raise click.UsageError(f"--output {self.output}: there is no folder {folder}")
@@ -214,7 +223,23 @@ run_options = _gathered(
     click.option(
         "--on-error", type=click.Choice(["keep", "drop", "raise"]), help="What becomes of failed rows."
     ),
+    click.option(
+        "--max-failure-rate",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        help="Stop when more rows than this share have failed.",
+    ),
+    click.option(
+        "--early-stop/--no-early-stop",
+        default=None,
+        help="Whether to stop when the first 50 calls all fail alike (the default).",
+    ),
     click.option("--name", help="A name for the run."),
+    click.option(
+        "--store-prompts/--no-store-prompts",
+        default=None,
+        help="Keep the text of each request beside its answer; it holds the rows' text.",
+    ),
 )
 place_options = _gathered(
     Place,
@@ -243,6 +268,7 @@ ending_options = _gathered(
         metavar="SHARE",
         help="Exit code 2 above this share of failed rows.",
     ),
+    click.option("--overwrite", is_flag=True, help="Replace the output file where there is one."),
 )
 store_option = click.option(
     "--store", metavar="URL", help="Folder of journal, runs and results; default: this user's."

@@ -46,7 +46,7 @@ def main(output: str, model: str) -> Score:
     _show_run(run, result)
     found = score(result, pd.read_csv(HERE / "gold.csv"))
     _show_score(found, chosen)
-    parquet = run.export(str(folder / "result.parquet"))
+    parquet = run.export(str(folder / "result.parquet"), overwrite=True)
     report = folder / "report.html"
     run.report(str(report))
     click.echo(

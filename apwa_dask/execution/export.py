@@ -1,9 +1,11 @@
-"""A result in one file of the user's choice."""
+"""A result in one file of the user's choice: written whole or not at all, never mixed with what was there."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,10 +14,11 @@ from apwa_dask.errors import ConfigError
 __all__ = ["SUFFIXES", "export"]
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".jsonl", ".csv")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_BLANKS = " \u00a0\u200b\ufeff"
 
 
-def export(frame: pd.DataFrame, path: str, *, safe_csv: bool = True) -> str:
+def export(frame: pd.DataFrame, path: str, *, safe_csv: bool = True, overwrite: bool = False) -> str:
     """Write `frame` to `path` in the format its suffix names, all or nothing.
 
     Parameters
@@ -24,12 +27,16 @@ def export(frame: pd.DataFrame, path: str, *, safe_csv: bool = True) -> str:
     path : str
         Ends in one of `SUFFIXES`.
     safe_csv : bool
-        Put an apostrophe before cells that a spreadsheet would run as a formula (CSV only).
+        Put an apostrophe before cells and column names that a spreadsheet would run as a formula (CSV only).
+    overwrite : bool
+        Replace a file of that name, in one step: readers see the old rows or the new ones. Otherwise an existing
+        file is an error.
 
     Raises
     ------
     ConfigError
-        The suffix names no known format.
+        The suffix names no known format (``CONFIG-EXPORT``), or there is something at `path`
+        (``CONFIG-EXPORT-EXISTS``).
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -39,14 +46,42 @@ def export(frame: pd.DataFrame, path: str, *, safe_csv: bool = True) -> str:
             fix=f"use one of {', '.join(SUFFIXES)}",
             code="CONFIG-EXPORT",
         )
+    if target.is_dir() or (target.exists() and not overwrite):
+        raise _exists(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         _write(frame, partial, suffix, safe_csv)
-        os.replace(partial, target)
+        _put(partial, target, overwrite=overwrite)
     finally:
         partial.unlink(missing_ok=True)
     return str(target)
+
+
+def _put(partial: Path, target: Path, *, overwrite: bool) -> None:
+    """Give the finished file its name; without `overwrite` only where the name is still free."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    if overwrite:
+        os.replace(partial, target)
+        return
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise _exists(target) from None
+    except OSError:  # a file system without hard links: the check above is the best there is
+        os.replace(partial, target)
+
+
+def _exists(target: Path) -> ConfigError:
+    kind = "a folder" if target.is_dir() else "a file"
+    return ConfigError(
+        f"there is {kind} at {target} already",
+        why="rows of two results must never be mixed",
+        fix="choose another name" if target.is_dir() else "choose another name, or pass overwrite=True",
+        saved="nothing was written",
+        code="CONFIG-EXPORT-EXISTS",
+    )
 
 
 def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None:
@@ -59,23 +94,26 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None
         (frame.reset_index() if named else frame.reset_index(drop=True)).to_feather(path)
     elif suffix == ".jsonl":
         (frame.reset_index() if named else frame).to_json(
-            path, orient="records", lines=True, date_format="iso"
+            path, orient="records", lines=True, date_format="iso", force_ascii=False
         )
     else:
-        (_spreadsheet_safe(frame) if safe_csv else frame).to_csv(path, index=named)
+        flat = frame.reset_index() if named else frame
+        (_spreadsheet_safe(flat) if safe_csv else flat).to_csv(path, index=False)
 
 
 def _spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text cells that begin like a formula (also after blanks) get an apostrophe in front (OWASP CSV
-    injection).
-    """
+    """Text that begins like a formula (also after blanks) gets an apostrophe in front (OWASP CSV injection)."""
     safe = frame.copy()
-    for name in safe.columns:
-        if pd.api.types.is_string_dtype(safe[name]) or safe[name].dtype == object:
-            safe[name] = safe[name].map(_guard, na_action="ignore")
+    for place, dtype in enumerate(frame.dtypes):
+        is_text = pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype)
+        if is_text or isinstance(dtype, pd.CategoricalDtype):
+            cells = frame.iloc[:, place].astype(object).map(_guard, na_action="ignore")
+            safe.isetitem(place, cells.to_numpy())
+    safe.columns = pd.Index([_guard(name) for name in safe.columns])
     return safe
 
 
-def _guard(cell: object) -> object:
-    risky = isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip(" ").startswith(_FORMULA))
+def _guard(cell: Any) -> Any:
+    """Lists and dicts are written by their text, so a formula in them stands after a bracket, in no cell's front."""
+    risky = isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip(_BLANKS).startswith(_FORMULA))
     return f"'{cell}" if risky else cell

@@ -11,20 +11,23 @@ from functools import cached_property
 from typing import Any
 
 import dask.dataframe as dd
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.errors import ConfigError, candidates
+from apwa_dask.execution.alarms import checked_rate
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
 from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
+from apwa_dask.execution.manifest import ESTIMATE
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
 from apwa_dask.execution.runtime import runtime
-from apwa_dask.execution.spec import RunSpec, SourceSpec
+from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, SourceSpec
 from apwa_dask.execution.stages import StageGraphs
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
@@ -103,9 +106,13 @@ class Settings:
     budget: Mapping[str, float | None] | None = None
     max_concurrency: int | None = None
     on_error: str = "keep"
+    max_failure_rate: float | None = None
+    early_stop: bool = True
     name: str = ""
     store_prompts: bool = False
     grants: tuple[str, ...] = ()
+    estimate: Mapping[str, Any] | None = None
+    """What the run was thought to come to; kept beside what it came to."""
 
 
 def launch(
@@ -123,11 +130,12 @@ def launch(
         Before anything is written or any model is called.
     """
     _check(plan, sources, settings)
+    frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
+    executor.admit(plan.tools, frames)
     runtime().remember_options(settings.store, settings.store_options)
     store = RunStore(settings.store, settings.store_options)
     run_id = store.new_run_id()
     folder = _prepare(store, run_id, plan, sources, settings)
-    frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     return Run(settings.store, folder, executor, frames, tuple(subscribers))
 
 
@@ -151,15 +159,17 @@ def lazy(
         identity.update(f"{alias}={_fingerprint(source)}\n".encode())
     for alias, model in sorted(settings.models.items()):
         identity.update(repr((alias, sorted(model.as_dict().items(), key=str))).encode())
-    run_id = f"lazy-{identity.hexdigest()[:24]}-{_SESSION}"
+    identity.update(repr((settings.on_error, settings.max_failure_rate, settings.early_stop)).encode())
+    run_id = f"{LAZY_PREFIX}{identity.hexdigest()[:24]}-{_SESSION}"
     known = run_id in store.ids()
     folder = store.open(run_id) if known else _prepare(store, run_id, plan, sources, settings)
     spec = RunSpec.from_dict(folder.spec)
     stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
+    frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     for executor in executors:
+        executor.admit(plan.tools, frames)
         executor.lend(runtime().options_for(settings.store, run_id))
         executor.open(run_id, Budget(**spec.budget), Money(), _unheard)
-    frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     graphs = StageGraphs(
         spec, stages, settings.store, run_id, frames, lambda index: len(folder.committed(index))
     )
@@ -196,6 +206,7 @@ def again(run: Run) -> Run:
     AskedAgain.write(folder, run.asked_in_vain())
     runtime().copy_options(run.id, folder.run_id, run.spec.sources)
     fresh = Run(run.store, folder, run.executor, run._frames, tuple(run._subscribers))
+    run.executor.admit(run.spec.plan.tools, run._frames)
     return fresh.start()
 
 
@@ -209,6 +220,8 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
             fix=candidates(settings.on_error, ON_ERROR, noun="values"),
             code="CONFIG-ON-ERROR",
         )
+    if settings.max_failure_rate is not None:
+        checked_rate(settings.max_failure_rate)
     validate(
         plan,
         {alias: source.schema for alias, source in sources.items()},
@@ -233,6 +246,8 @@ def _prepare(
         models={alias: _pinned(model, settings) for alias, model in settings.models.items()},
         namespace=settings.namespace,
         on_error=settings.on_error,
+        max_failure_rate=settings.max_failure_rate,
+        early_stop=settings.early_stop,
         budget=dict(settings.budget or {}),
         max_concurrency=settings.max_concurrency,
         store_prompts=settings.store_prompts,
@@ -240,6 +255,8 @@ def _prepare(
         name=settings.name,
     )
     folder = store.create(run_id, spec.as_dict())
+    if settings.estimate is not None:
+        folder.put_text(ESTIMATE, orjson.dumps(dict(settings.estimate)).decode())
     for alias, source in staged.items():
         folder.put_text(f"source-{alias}.json", source.manifest.encode().decode())
         runtime().remember_options(f"{run_id}/{alias}", source.storage_options)

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from apwa_dask.errors import ApwaError, BudgetError, RunError, StoreError
+from apwa_dask.execution.alarms import FailureRate, checked_rate
 from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage, compile_plan
 from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
@@ -40,6 +41,9 @@ from apwa_dask.store.runs import RunFolder
 __all__ = ["Run"]
 
 Subscriber = Callable[[Event], None]
+
+ABANDON_S = 5.0
+"""How long the second Ctrl-C waits until all calls are hung up on."""
 
 
 class Run:
@@ -71,6 +75,8 @@ class Run:
         self._finished = threading.Event()
         self._error: BaseException | None = None
         self._stopping = ""
+        self._rate: FailureRate | None = None
+        self._alarm: RunError | None = None
 
     @property
     def id(self) -> str:
@@ -83,12 +89,20 @@ class Run:
         if self._thread is not None and self._thread.is_alive():
             return self
         self._finished.clear()
-        self._error, self._stopping = None, ""
+        self._error, self._stopping, self._alarm = None, "", None
+        limit = self.spec.max_failure_rate
+        self._rate = None if limit is None else FailureRate(limit)
         self._thread = threading.Thread(target=self._drive, name=f"apwa-run-{self.id[-6:]}", daemon=True)
         self._thread.start()
         return self
 
-    def resume(self, *, budget: Budget | float | None = None) -> Run:
+    def resume(
+        self,
+        *,
+        budget: Budget | float | None = None,
+        max_failure_rate: float | None = None,
+        early_stop: bool | None = None,
+    ) -> Run:
         """Go on where the run stopped: committed partitions are kept, paid answers are not paid again.
 
         A run that is still stopping is waited for first.
@@ -97,6 +111,10 @@ class Run:
         ----------
         budget : float or Budget, optional
             A new ceiling for the whole run, what it has spent already included.
+        max_failure_rate : float, optional
+            Another share of failed rows, 0 to 1, above which the run stops.
+        early_stop : bool, optional
+            Whether it still stops when the first calls of a step all fail in the same way.
         """
         if self._stopping:
             self._join(None)
@@ -106,7 +124,16 @@ class Run:
             ceiling = Budget.of(budget).as_dict()
             self.folder.append_history("budget", **ceiling)
             self.spec = replace(self.spec, budget=ceiling)
+        self.executor.admit(self.spec.plan.tools, self._frames)
+        if max_failure_rate is not None or early_stop is not None:
+            self._set_alarms(max_failure_rate, early_stop)
         return self.start()
+
+    def _set_alarms(self, max_failure_rate: float | None, early_stop: bool | None) -> None:
+        rate = self.spec.max_failure_rate if max_failure_rate is None else checked_rate(max_failure_rate)
+        early = self.spec.early_stop if early_stop is None else early_stop
+        self.folder.append_history("alarms", max_failure_rate=rate, early_stop=early)
+        self.spec = replace(self.spec, max_failure_rate=rate, early_stop=early)
 
     def stop(self, why: str = "stopped by the user") -> Run:
         """Start no further call; calls in flight finish and are kept. Returns at once."""
@@ -118,7 +145,8 @@ class Run:
     def wait(self, timeout: float | None = None) -> Run:
         """Wait until the run has ended.
 
-        Ctrl-C once stops dispatch, drains, and leaves a run that can be resumed; twice gives up waiting.
+        Ctrl-C once stops dispatch, drains, and leaves a run that can be resumed; twice also hangs up on the
+        calls in flight.
 
         Raises
         ------
@@ -131,12 +159,21 @@ class Run:
         try:
             self._join(deadline)
         except KeyboardInterrupt:
-            self.stop("interrupted")
-            self._join(None)
+            self._interrupted()
             raise
         if self._error is not None:
             raise self._error
         return self
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: stop dispatch and wait for calls in flight; at the second, hang up on them."""
+        try:
+            self.stop("interrupted")
+            self._join(None)
+        except KeyboardInterrupt:
+            self.executor.abandon(self.id)
+            self._finished.wait(ABANDON_S)
+            raise
 
     def _join(self, deadline: float | None) -> None:
         if self._thread is None:
@@ -224,7 +261,8 @@ class Run:
             journal and cost nothing. ``calls``, ``input_tokens``, ``cached_tokens``, ``output_tokens`` and
             ``cost_usd`` (missing where a price is unknown) are what was paid. The outcome ``uncommitted`` stands
             for calls whose partition was not committed by the process that paid them: it was killed or stopped,
-            or is still at work. Their answers are kept.
+            or is still at work. Their answers are kept. Of ``estimated`` units the endpoint did not state all
+            tokens: theirs are our guess.
         """
         rows = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.ledger()]
         return pd.DataFrame(rows, columns=list(Entry.__slots__))
@@ -269,11 +307,17 @@ class Run:
                 file.write(html)
         return html
 
-    def export(self, path: str, *, status: bool = False, safe_csv: bool = True) -> str:
-        """Write the result to one file; the suffix names the format (parquet, arrow, jsonl, csv)."""
+    def export(
+        self, path: str, *, status: bool = False, safe_csv: bool = True, overwrite: bool = False
+    ) -> str:
+        """Write the result to one file; the suffix names the format (parquet, arrow, jsonl, csv).
+
+        A file that is there already is an error, or is replaced in one step with ``overwrite=True``. With
+        `safe_csv`, cells that a spreadsheet would run as a formula get an apostrophe in front.
+        """
         from apwa_dask.execution.export import export
 
-        return export(self.result(status=status), path, safe_csv=safe_csv)
+        return export(self.result(status=status), path, safe_csv=safe_csv, overwrite=overwrite)
 
     def retry_failed(self) -> Run:
         """Try the failed rows again, in a run of its own over the same sources; good rows cost nothing.
@@ -309,6 +353,10 @@ class Run:
     def _emit(self, event: Event) -> None:
         for subscriber in self._subscribers:
             subscriber(event)
+        error = None if self._rate is None else self._rate.see(event)
+        if error is not None and self._alarm is None:
+            self._alarm = error
+            self.executor.stop(self.id, error.what)
 
     def _drive(self) -> None:
         status, message = "done", ""
@@ -387,6 +435,7 @@ class Run:
             )
             made = self._collect(records)
             self._check_consumed(stage, rows)
+            self._check_rate(stage)
             self.folder.append_history("stage", stage=stage.index, partitions=len(made))
             rows_out = int(made["rows_out"].sum())
             self._emit(StageFinished(self.id, time.time(), stage=stage.index, rows_out=rows_out))
@@ -401,8 +450,8 @@ class Run:
             if len(stopped) and reason is None:
                 reason = read_stop(stopped.iloc[0])
                 self.executor.stop(self.id, str(reason))
-        if reason is not None:
-            raise reason
+        if self._alarm is not None or reason is not None:
+            raise self._alarm or reason  # type: ignore[misc]
         return pd.concat(batches, ignore_index=True)
 
     def _spent(self) -> Money:
@@ -414,6 +463,15 @@ class Run:
 
     def _journal(self) -> Journal:
         return runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)
+
+    def _check_rate(self, stage: Stage) -> None:
+        """A stage that ended above the limit does not pass, however few its rows."""
+        if self._rate is None or not stage.calls_model:
+            return
+        records = self._committed(stage).values()
+        error = self._rate.judge(sum(r.rows_in for r in records), sum(r.failed for r in records))
+        if error is not None:
+            raise error
 
     def _check_consumed(self, stage: Stage, rows: int | None) -> None:
         """Every input row of a stage that works row by row was read exactly once."""

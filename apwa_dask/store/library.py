@@ -238,7 +238,9 @@ class SegmentLibrary:
             with self._folder.open(file_name) as file:
                 return paid_in(file, run_id)
         except (BadSegmentError, FileNotFoundError):
-            return None  # a damaged one is named in `ignored` when it is served; a compacted one has a successor
+            return (
+                None  # a damaged one is named in `ignored` when it is served; a compacted one has a successor
+            )
 
     def history(self, keys: Sequence[bytes]) -> dict[bytes, list[Record]]:
         """All records of `keys`, also those that are never served, oldest first. Reads every segment's keys."""

@@ -110,8 +110,8 @@ class FakeRun:
         self.api.failed_rows = 0
         return dataclasses.replace(self, id="calm-otter-again")
 
-    def export(self, path: str) -> None:
-        self.api.calls.append(("export", {"path": path}))
+    def export(self, path: str, *, overwrite: bool = False) -> None:
+        self.api.calls.append(("export", {"path": path, "overwrite": overwrite}))
 
     def report(self, path: str) -> None:
         self.api.calls.append(("report", {"path": path}))

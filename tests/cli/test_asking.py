@@ -59,7 +59,7 @@ def test_what_is_said_on_the_command_line_reaches_the_run(apwa, fake_api, tmp_pa
         "name": "n",
         "scheduler": "sync",
     }
-    assert fake_api.named("export") == [{"path": out}]
+    assert fake_api.named("export") == [{"path": out, "overwrite": False}]
 
 
 def test_an_endpoint_on_the_command_line_becomes_a_model(apwa, fake_api):
