@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,15 @@ from apwa_dask.plans.validate import validate
 from apwa_dask.store.names import default_store
 from apwa_dask.tables.profile import Profile, profile_frame, profile_source
 
-__all__ = ["ModelLike", "check_plan", "configured", "profile_of", "store_url", "subscribers_for"]
+__all__ = [
+    "ModelLike",
+    "check_plan",
+    "configured",
+    "profile_of",
+    "store_url",
+    "subscribers_for",
+    "with_alarms",
+]
 
 ModelLike = Model | str | Mapping[str, Model | str] | None
 
@@ -27,6 +36,17 @@ def configured(model: ModelLike) -> ModelLike:
 
 def store_url(store: str | None) -> str:
     return store or config.get("store", None) or default_store()
+
+
+def with_alarms(
+    settings: engine.Settings, max_failure_rate: float | None, early_stop: bool | None
+) -> engine.Settings:
+    """`settings` with what stops a run that fails, as given or configured."""
+    return replace(
+        settings,
+        max_failure_rate=config.get("max-failure-rate", max_failure_rate),
+        early_stop=config.get("early-stop", early_stop),
+    )
 
 
 def subscribers_for(progress: Any) -> tuple[Any, ...]:

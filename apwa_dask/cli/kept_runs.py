@@ -78,6 +78,17 @@ def status(run_id: str | None, store: str | None, as_json: bool) -> None:
 @click.option(
     "--budget", type=click.FloatRange(min=0), metavar="USD", help="A new ceiling for the whole run."
 )
+@click.option(
+    "--max-failure-rate",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Another share of rows that may fail.",
+)
+@click.option(
+    "--early-stop/--no-early-stop",
+    default=None,
+    help="Whether to stop when the first 50 calls all fail alike.",
+)
 @place_options
 @ending_options
 @store_option
@@ -85,6 +96,8 @@ def status(run_id: str | None, store: str | None, as_json: bool) -> None:
 def resume(
     run_id: str | None,
     budget: float | None,
+    max_failure_rate: float | None,
+    early_stop: bool | None,
     place: Place,
     ending: Ending,
     store: str | None,
@@ -93,7 +106,10 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped; nothing that was paid is paid again."""
     with place_of(place) as where, progress_settings(quiet=quiet):
-        going = _attached(run_id, store, **where).resume(**({} if budget is None else {"budget": budget}))
+        given = {"budget": budget, "max_failure_rate": max_failure_rate, "early_stop": early_stop}
+        going = _attached(run_id, store, **where).resume(
+            **{name: value for name, value in given.items() if value is not None}
+        )
         follow(going)
         leave(conclude(going, ending, as_json=as_json))
 

@@ -8,7 +8,6 @@ submitted the run, from the progress reports that travel there anyway.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -17,13 +16,24 @@ from typing import TYPE_CHECKING
 
 from apwa_dask.agents.agent import Conversation
 from apwa_dask.agents.outcome import Outcome
-from apwa_dask.errors import RunError
+from apwa_dask.errors import ConfigError, RunError
 from apwa_dask.execution.events import Event, Progress
+from apwa_dask.execution.failures import normalised
 
 if TYPE_CHECKING:
     from apwa_dask.execution.pipeline import Failure
 
-__all__ = ["LEAST_ROWS", "SAMPLE", "FailureRate", "Kind", "Probation", "alike", "alike_error", "row_error"]
+__all__ = [
+    "LEAST_ROWS",
+    "SAMPLE",
+    "FailureRate",
+    "Kind",
+    "Probation",
+    "alike",
+    "alike_error",
+    "checked_rate",
+    "row_error",
+]
 
 SAMPLE = 50
 """Units of a step that may fail alike, for each process, before the run stops."""
@@ -31,9 +41,6 @@ LEAST_ROWS = 50
 """A share of failed rows means nothing before so many rows of a stage have ended, or all of a smaller one."""
 
 _SAVED = "finished partitions and paid answers are kept; rows without an outcome are still pending"
-
-_VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\b[0-9a-f-]*\d[0-9a-f-]*\b", re.IGNORECASE)
-"""What differs between messages that mean the same: quoted values, numbers, identifiers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ def alike(outcome: str, message: str) -> Kind:
     >>> alike("bad_input", "HTTP 400 (row 7: 'abc' is bad)") == alike("bad_input", 'HTTP 400 (row 12: "x" is bad)')
     True
     """
-    return Kind(str(outcome), " ".join(_VARIABLE.sub("#", message).split()).casefold()[:300])
+    return Kind(str(outcome), normalised(message)[:300])
 
 
 class Probation:
@@ -222,6 +229,23 @@ class FailureRate:
             saved=_SAVED,
             code="RUN-FAILURE-RATE",
         )
+
+
+def checked_rate(rate: float) -> float:
+    """`rate`, when it is a share.
+
+    Raises
+    ------
+    ConfigError
+        It is not between 0 and 1.
+    """
+    if 0 <= rate <= 1:
+        return rate
+    raise ConfigError(
+        f"max_failure_rate={rate!r} is no share of rows",
+        fix="a number from 0 (no row may fail) to 1 (all may); 0.05 is five in a hundred",
+        code="CONFIG-FAILURE-RATE",
+    )
 
 
 def alike_error(step_id: str, message: str) -> RunError:
