@@ -56,8 +56,9 @@ format: $(STAMP)  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## overhead against raw aiohttp and the official client, as ratios
-	$(BIN)/python benchmarks/overhead.py
+bench: $(STAMP)  ## overhead and the coordinator at scale; PEERS="--peers" also the libraries that are installed
+	$(BIN)/python benchmarks/overhead.py --cases A,B,C,D,E,G $(PEERS)
+	$(BIN)/python -m benchmarks.scaling
 
 notebook: $(STAMP)  ## execute the notebooks in place in a real kernel
 	$(BIN)/python notebooks/execute.py

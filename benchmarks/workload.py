@@ -16,7 +16,8 @@ from apwa_dask.models.model import Model
 
 MODEL = "scripted"
 INSTRUCTION = "Classify the ticket by its topic, and rate its severity from 1 to 5."
-OUTPUT: dict[str, Any] = {"topic": {"labels": ["billing", "delivery", "login", "other"]}, "severity": int}
+LABELS = ("billing", "delivery", "login", "other")
+OUTPUT: dict[str, Any] = {"topic": {"labels": list(LABELS)}, "severity": int}
 TICKET = (
     "the parcel has not come and nobody answers my letters, so I ask you to look where it is; "
     "my card was charged twice for it and the page does not let me in to see why"
@@ -40,6 +41,8 @@ class Workload:
         The body around the user message, as the engine sends it.
     body : dict
         The same body as an object, without the user message.
+    instruction : str
+        What is asked, for clients that write their own prompt.
     """
 
     folder: str
@@ -48,16 +51,20 @@ class Workload:
     prefix: str
     suffix: str
     body: dict[str, Any]
+    instruction: str = INSTRUCTION
 
     def save(self, path: Path) -> Path:
         path.write_text(json.dumps(asdict(self)))
         return path
 
 
-def prepare(folder: Path, base_url: str, rows: int, concurrency: int) -> Workload:
-    """Write the rows and prompts of a job into `folder`."""
+def prepare(
+    folder: Path, base_url: str, rows: int, concurrency: int, distinct: int | None = None
+) -> Workload:
+    """Write the rows and prompts of a job into `folder`; row k has the text of ticket ``k % distinct``."""
     folder.mkdir(parents=True, exist_ok=True)
-    frame = pd.DataFrame({"id": range(rows), "text": [_text(k) for k in range(rows)]})
+    tickets = [k % (distinct or rows) for k in range(rows)]
+    frame = pd.DataFrame({"id": range(rows), "text": [_text(ticket) for ticket in tickets]})
     frame.to_parquet(folder / "rows.parquet", index=False)
     table = apwa.from_pandas(frame.head(1)).map(INSTRUCTION, inputs="text", output=OUTPUT, id="label")
     model = Model(MODEL, base_url=base_url).pinned()
