@@ -28,6 +28,7 @@ __all__ = [
     "Power",
     "ToolResult",
     "Toolbox",
+    "adopt",
     "capability",
     "find_capability",
     "known_capabilities",
@@ -237,6 +238,12 @@ def capability(
         return fn
 
     return register if function is None else register(function)
+
+
+def adopt(tool: Capability) -> None:
+    """Register a capability that another process registered, in place of an older one of that name."""
+    with _registry_lock:
+        _registry[tool.name] = tool
 
 
 def find_capability(name: str) -> Capability:

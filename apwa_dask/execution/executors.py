@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -37,6 +37,12 @@ class Executor(Protocol):
     def stop(self, run_id: str, why: str) -> None:
         """Let no process start another call of this run."""
 
+    def abandon(self, run_id: str) -> None:
+        """Hang up on the calls in flight of this run, in every process."""
+
+    def admit(self, tools: Sequence[str], frames: Mapping[str, dd.DataFrame]) -> None:
+        """Make sure, before anything is spent, that every process can have these tools and frames."""
+
 
 class LocalExecutor:
     """Threads of this process, or this thread alone."""
@@ -60,6 +66,12 @@ class LocalExecutor:
     def stop(self, run_id: str, why: str) -> None:
         runtime().stop(run_id, why)
 
+    def abandon(self, run_id: str) -> None:
+        runtime().abandon(run_id)
+
+    def admit(self, tools: Sequence[str], frames: Mapping[str, dd.DataFrame]) -> None:
+        """Whatever this process has, its threads have."""
+
 
 class ClusterExecutor:
     """A `distributed.Client`: the caller's own, or the one of a local cluster."""
@@ -68,11 +80,13 @@ class ClusterExecutor:
         from apwa_dask.execution.plugin import prepare_cluster
 
         self.client = client
+        self._run_id = ""
         prepare_cluster(client)
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
         from apwa_dask.execution.plugin import TOPIC, event_of
 
+        self._run_id = run_id
         _SINKS[run_id] = sink
         self.client.run(_forget_here, run_id)
         self.client.subscribe_topic(TOPIC, lambda message: _deliver(event_of(message[1])))
@@ -85,17 +99,24 @@ class ClusterExecutor:
         )
 
     def execute(self, records: dd.DataFrame) -> Iterator[pd.DataFrame]:
-        from distributed import as_completed, futures_of
+        from distributed import futures_of
+
+        from apwa_dask.execution.gathering import gathered
 
         # retries are for lost connections to the store; a model's trouble never leaves the task
         persisted = self.client.persist(records, retries=1)
         futures = futures_of(persisted, client=self.client)
         try:
-            for batch in as_completed(futures, loop=self.client.loop, with_results=True).batches():
-                yield pd.concat([frame for _, frame in batch], ignore_index=True)
+            yield from gathered(self.client, futures, self._run_id)
         except BaseException:
-            self.client.cancel(futures)
+            if self._is_connected:
+                self.client.cancel(futures)
             raise
+
+    @property
+    def _is_connected(self) -> bool:
+        """Without its scheduler a cluster is no more: its workers end by themselves, and drain."""
+        return bool(self.client.status == "running")
 
     def lend(self, options: Mapping[str, Mapping[str, Any]]) -> None:
         from apwa_dask.execution.hand_over import lend
@@ -103,7 +124,21 @@ class ClusterExecutor:
         lend(self.client, options)
 
     def stop(self, run_id: str, why: str) -> None:
-        self.client.run(_stop_here, run_id, why)
+        if self.client.asynchronous:  # called by an event's handler, on the client's own loop
+            self.client.loop.add_callback(self.client.run, _stop_here, run_id, why)
+        elif self._is_connected:
+            self.client.run(_stop_here, run_id, why)
+
+    def abandon(self, run_id: str) -> None:
+        if self._is_connected:
+            self.client.run(_abandon_here, run_id)
+
+    def admit(self, tools: Sequence[str], frames: Mapping[str, dd.DataFrame]) -> None:
+        from apwa_dask.execution.shipping import check_frame, ship_tools
+
+        for alias, frame in frames.items():
+            check_frame(alias, frame)
+        ship_tools(self.client, tools)
 
 
 _SINKS: dict[str, Callable[[Event], None]] = {}
@@ -119,6 +154,11 @@ def _deliver(event: Event | None) -> None:
 def _forget_here(run_id: str) -> None:
     """Runs on each worker: a run that is resumed begins with a fresh context."""
     runtime().forget(run_id)
+
+
+def _abandon_here(run_id: str) -> None:
+    """Runs on each worker."""
+    runtime().abandon(run_id)
 
 
 def _stop_here(run_id: str, why: str) -> int:

@@ -8,13 +8,17 @@ and both share one limit.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from distributed import Client, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
+from distributed import Client, Reschedule, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
+from distributed.core import rpc
+from distributed.scheduler import WorkerState
 from pydantic import TypeAdapter
+from tornado.ioloop import PeriodicCallback
 
 from apwa_dask.errors import ConfigError
 from apwa_dask.execution.events import Event, PartitionDone, Progress, State
@@ -28,6 +32,13 @@ __all__ = ["TOPIC", "CoordinatorPlugin", "RuntimePlugin", "event_of", "prepare_c
 TOPIC = "apwa"
 RPC_TIMEOUT_S = 10.0
 DRAIN_S = 20.0
+ASK_TIMEOUT_S = 2.0
+"""How long another worker may take to say whether it still works on something; then it does not."""
+CLIENT_SILENT_S = 25.0
+"""A client whose heartbeat (every 5 s) stands still for so long is gone, though its connection may be open."""
+LOOK_S = 2.0
+ROWS_PREFIX = "apwa-rows"
+"""Start of the names of the tasks that make calls (`apwa_dask.execution.stages`)."""
 _EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, PartitionDone, State)}
 
 _PREPARED: WeakKeyDictionary[Client, frozenset[str]] = WeakKeyDictionary()
@@ -56,6 +67,10 @@ class CoordinatorPlugin(SchedulerPlugin):
         self.stopped: dict[str, str] = {}
         self.owners: dict[str, str] = {}
         self.scheduler = scheduler
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._looked_s = time.monotonic()
+        self._watch = PeriodicCallback(self._stop_runs_of_the_silent, LOOK_S * 1000)
+        self._watch.start()
         scheduler.handlers["apwa_lease"] = self.lease
         scheduler.handlers["apwa_fund"] = self.fund
         scheduler.handlers["apwa_open"] = self.open_run
@@ -86,10 +101,41 @@ class CoordinatorPlugin(SchedulerPlugin):
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Nobody waits for the runs of a client that is gone: their spending stops."""
+        self._seen.pop(client, None)
         for run_id in [run for run, owner in self.owners.items() if owner == client]:
             del self.owners[run_id]
             message = {"op": "apwa_stop", "run_id": run_id, "why": "its client is gone"}
             scheduler.send_all({}, {address: [message] for address in scheduler.workers})
+
+    def _stop_runs_of_the_silent(self) -> None:
+        """A client that is frozen, or behind a dead network, keeps its connection: its heartbeat tells."""
+        now_s = time.monotonic()
+        late, self._looked_s = now_s - self._looked_s > 3 * LOOK_S, now_s
+        for client in set(self.owners.values()):
+            state = self.scheduler.clients.get(client)
+            if state is None:
+                continue
+            beat, since_s = self._seen.get(client, (None, now_s))
+            if beat != state.last_seen or late:  # when this process slept, nobody could be heard
+                self._seen[client] = (state.last_seen, now_s)
+            elif now_s - since_s > CLIENT_SILENT_S:
+                self.remove_client(self.scheduler, client)
+
+    def valid_workers_downscaling(
+        self, scheduler: Scheduler, workers: list[WorkerState]
+    ) -> list[WorkerState]:
+        """Adaptive scaling takes workers that are waiting for no answers, if there are any."""
+        return [worker for worker in workers if not _makes_calls(worker)]
+
+    async def close(self) -> None:
+        """The scheduler ends."""
+        self._watch.stop()
+
+
+def _makes_calls(worker: WorkerState) -> bool:
+    return any(
+        task.prefix is not None and task.prefix.name.startswith(ROWS_PREFIX) for task in worker.processing
+    )
 
 
 class RuntimePlugin(WorkerPlugin):
@@ -98,13 +144,49 @@ class RuntimePlugin(WorkerPlugin):
     name = "apwa-runtime"
     idempotent = True
 
+    def __init__(self, version: str) -> None:
+        self.version = version
+
     def setup(self, worker: Worker) -> None:
         """Leases, money and events go by the worker's own connection to the scheduler."""
         self.worker = worker
         here = runtime()
         here.worker_name = str(worker.address)
         here.lease, here.fund, here.publish = self.lease, self.fund, self.publish
+        neighbours = here.neighbours
+        neighbours.address = str(worker.address)
+        neighbours.ask, neighbours.hand_over = self.ask, Reschedule
+        # workers that join later are asked by nobody else
+        found = _version_here()
+        here.unfit = (
+            None if found == self.version else _another_version(here.worker_name, found, self.version)
+        )
         worker.stream_handlers["apwa_stop"] = self.stop_run
+        worker.handlers["apwa_works_on"] = self.works_on
+
+    def works_on(self, token: str) -> bool:
+        """Answers another worker: is this attempt still at work here?"""
+        return runtime().neighbours.works_on(token)
+
+    def ask(self, address: str, token: str) -> bool:
+        """Ask another worker whether it is still at work on an attempt, from a partition's thread.
+
+        A worker that cannot be reached, or is frozen, is not at work.
+        """
+
+        async def ask() -> bool:
+            other = rpc(address, timeout=ASK_TIMEOUT_S, connection_args=self.worker.connection_args)
+            try:
+                return bool(await other.apwa_works_on(token=token))
+            finally:
+                await other.close_rpc()
+
+        future = asyncio.run_coroutine_threadsafe(ask(), self.worker.loop.asyncio_loop)
+        try:
+            return future.result(ASK_TIMEOUT_S)
+        except (OSError, TimeoutError):
+            future.cancel()
+            return False
 
     async def lease(self, gate_key: str, want: Want, report: Report) -> Grant:
         """Ask the scheduler for a block, from the private loop."""
@@ -149,8 +231,15 @@ class RuntimePlugin(WorkerPlugin):
         runtime().stop(run_id, why)
 
     async def teardown(self, worker: Worker) -> None:
-        """Wait a little for calls in flight, so that what was paid for is journaled."""
-        await asyncio.to_thread(runtime().drain, DRAIN_S)
+        """Take no more rows, and wait for calls in flight, so that what was paid for is journaled.
+
+        Meanwhile this worker still answers others, who wait for the partitions it is leaving.
+        """
+        here = runtime()
+        await asyncio.to_thread(here.drain, DRAIN_S)
+        if here.neighbours.address == str(worker.address):  # of a worker that lived in its client's process
+            here.neighbours.address, here.neighbours.ask, here.neighbours.hand_over = "", None, None
+            here.publish = None
 
 
 def event_of(message: Mapping[str, Any]) -> Event | None:
@@ -182,16 +271,20 @@ def prepare_cluster(client: Client) -> None:
     wrong = {where: version for where, version in found.items() if version != ours}
     if wrong:
         where, version = next(iter(wrong.items()))
-        raise ConfigError(
-            f"{where} has apwa_dask {version or 'not installed'}, this process has {ours}",
-            why="the graph names functions of this package, so all processes need the same version",
-            fix=f"install apwa-dask=={ours} on the scheduler and on every worker",
-            saved="nothing was called",
-            code="CONFIG-VERSIONS",
-        )
+        raise _another_version(where, version, ours)
     client.register_plugin(CoordinatorPlugin())
-    client.register_plugin(RuntimePlugin())
+    client.register_plugin(RuntimePlugin(ours))
     _PREPARED[client] = workers
+
+
+def _another_version(where: str, found: str, ours: str) -> ConfigError:
+    return ConfigError(
+        f"{where} has apwa_dask {found or 'not installed'}, the client has {ours}",
+        why="the graph names functions of this package, so all processes need the same version",
+        fix=f"install apwa-dask=={ours} on the scheduler and on every worker",
+        saved="nothing was called",
+        code="CONFIG-VERSIONS",
+    )
 
 
 def _versions(client: Client) -> dict[str, str]:
