@@ -23,15 +23,16 @@ from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.stopping import Deferred, Interrupted
+from apwa_dask.execution.window import Seat, Window
 from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Step
 
 __all__ = ["Desk", "Failure", "PipelineResult", "run_pipeline"]
 
-WINDOW_ROWS = 1024
-"""Rows of one partition that may be with the loop at once; the gate decides how many of them fly."""
 FEED_ROWS = 256
-"""Rows taken from the partition at a time."""
+"""Most rows taken from the partition at a time."""
+WINDOW = Window()
+"""Of this process."""
 _ORDER = "_apwa_order"
 
 
@@ -99,10 +100,11 @@ class PipelineResult:
 class _Fragment:
     """Some rows as one Arrow table; a column becomes Python values once, when it is first asked for."""
 
-    __slots__ = ("_cells", "table")
+    __slots__ = ("_cells", "row_bytes", "table")
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
+        self.row_bytes = table.nbytes // max(table.num_rows, 1)
         self._cells: dict[str, list[Any]] = {}
 
     def cells(self, column: str) -> list[Any] | None:
@@ -170,8 +172,8 @@ def run_pipeline(
     flow = _Flow(steps[leading:], agents, desk)
     flow.failures += failures
     desk.note(rows=max(dropped, 0))
-    with spared_collector():
-        flow.run(table)
+    with spared_collector(), WINDOW.seat() as seat:
+        flow.run(table, seat)
         return flow.result(schema)
 
 
@@ -187,11 +189,11 @@ class _Flow:
         self._gathering: dict[int, list[_Row]] = {}
         self._deferred = 0
 
-    def run(self, table: pa.Table) -> None:
+    def run(self, table: pa.Table, seat: Seat) -> None:
         fed = 0
+        self._seat = seat
         while True:
-            while self._flying < WINDOW_ROWS and fed < table.num_rows:
-                slice_ = table.slice(fed, FEED_ROWS)
+            while fed < table.num_rows and (slice_ := _feed(table, fed, seat)) is not None:
                 self._advance(_rows_of(slice_, fed))
                 fed += slice_.num_rows
             self._land()
@@ -297,6 +299,8 @@ class _Flow:
                 flying.append((rows, conversation))
         if flying:
             self._flying += len(flying)
+            for rows, _ in flying:
+                self._seat.enter(rows[0].fragment.row_bytes)
 
             def landed(position: int) -> None:
                 rows, conversation = flying[position]
@@ -311,6 +315,7 @@ class _Flow:
         while self._landed:
             rows, conversation, step = self._landed.popleft()
             self._flying -= 1
+            self._seat.leave(rows[0].fragment.row_bytes)
             moved.extend(self._settle(step, rows, conversation))
         for batch in _by_position(moved):
             self._advance(batch)
@@ -373,6 +378,16 @@ class _Flow:
 
 
 # -- rows and fragments
+
+
+def _feed(table: pa.Table, fed: int, seat: Seat) -> pa.Table | None:
+    """The next rows of the partition that the window has room for; at least one where nothing is under way."""
+    rows = min(FEED_ROWS, seat.room_rows)
+    piece = table.slice(fed, max(rows, 1))
+    while piece.num_rows > 1 and piece.nbytes > seat.room_bytes:
+        piece = piece.slice(0, piece.num_rows // 2)
+    fits = rows > 0 and piece.nbytes <= seat.room_bytes
+    return piece if fits or seat.rows == 0 else None
 
 
 def _rows_of(table: pa.Table, offset: int) -> list[_Row]:
