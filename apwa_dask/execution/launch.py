@@ -225,7 +225,7 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
     validate(
         plan,
         {alias: source.schema for alias, source in sources.items()},
-        tools=frozenset(known_capabilities()),
+        tools=frozenset(known_capabilities() if plan.tools else ()),
         models=frozenset(alias for alias in settings.models if alias),
     )
 
