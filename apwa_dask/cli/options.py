@@ -123,8 +123,8 @@ class RunChoices:
         options = {
             "max_concurrency": config.get("max-concurrency", self.max_concurrency),
             "on_error": config.get("on-error", self.on_error),
-            "max_failure_rate": config.get("max-failure-rate", self.max_failure_rate),
-            "early_stop": config.get("early-stop", self.early_stop),
+            "max_failure_rate": self.max_failure_rate,
+            "early_stop": self.early_stop,
             "name": self.name,
             "store_prompts": self.store_prompts,
         }

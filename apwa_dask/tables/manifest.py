@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from ..errors import SourceError
+from .asked import Asked
 from .locate import Opener, identity
 from .pieces import FileInfo, Layout, Partition, Piece, Slice
 
@@ -41,6 +42,8 @@ class Manifest:
         How the files are read, shared between files.
     documents : bool
         Whether rows are read as documents (path, page, text, media).
+    asked : Asked, optional
+        What was asked for, so that changes can be seen (`apwa_dask.tables.changes`). No part of the identity.
     """
 
     schema: pa.Schema
@@ -48,6 +51,7 @@ class Manifest:
     files: tuple[FileInfo, ...]
     layouts: tuple[Layout, ...]
     documents: bool = False
+    asked: Asked | None = dataclasses.field(default=None, compare=False)
 
     @property
     def npartitions(self) -> int:
@@ -73,7 +77,7 @@ class Manifest:
         read = [
             [
                 _piece_fields(piece)[1:],
-                dataclasses.astuple(self.files[piece.file])[:-1],
+                dataclasses.astuple(dataclasses.replace(self.files[piece.file], layout=0)),
                 self._layout_of(piece),
             ]
             for piece in pieces
@@ -93,7 +97,8 @@ class Manifest:
 
     def encode(self) -> bytes:
         """The manifest as JSON, as `load` reads it; without options of the source."""
-        return orjson.dumps(self._content())
+        asked = None if self.asked is None else self.asked.as_dict()
+        return orjson.dumps({**self._content(), "asked": asked})
 
     def save(self, url: str, storage_options: Mapping[str, Any] | None = None) -> str:
         """Write the manifest into a folder and return its URL; the same content has the same name.
@@ -177,6 +182,7 @@ class Manifest:
                 _partition(ordinal, pieces, tokens)
                 for ordinal, (pieces, tokens) in enumerate(content["partitions"])
             ),
+            asked=Asked.from_dict(content["asked"]) if content.get("asked") else None,
         )
 
 

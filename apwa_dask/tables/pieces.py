@@ -102,7 +102,8 @@ class FileInfo:
     """Identity of one file: enough to open it and to notice that it changed.
 
     `url` never holds user names or passwords. `path` is what a reader sees: relative to the folder, glob or
-    archive that was named. `etag` and `modified` are whatever the file system offers, as text.
+    archive that was named. `etag` and `modified` are whatever the file system offers, as text; `checksum` is of
+    the content, where there is no etag.
     """
 
     url: str
@@ -112,6 +113,7 @@ class FileInfo:
     modified: str
     compression: str
     layout: int
+    checksum: str = ""
 
 
 @dataclass(frozen=True, slots=True)

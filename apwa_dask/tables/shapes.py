@@ -24,6 +24,7 @@ class Probed:
     file: Located
     compression: str
     probe: Probe
+    checksum: str = ""
 
 
 @dataclass

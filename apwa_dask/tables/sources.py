@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import ConfigError, SourceError, candidates
+from .asked import Asked, lasting
+from .checksums import checksum
 from .decoding import detect_compression
 from .formats import FORMATS, detect_format
 from .hive import folder_fields
@@ -143,9 +145,10 @@ def read_sources(
         [urlpath] if isinstance(urlpath, str) else list(urlpath), storage_options
     )
     opener = Opener(secrets)
-    located = _with_unique_paths(_open_archives(list(expand(urls, opener)), opener, format))
+    lasting_urls = tuple(lasting(url) for url in urls)
+    located = list_files(lasting_urls, opener, format)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="apwa-read") as pool:
-        outcomes = list(pool.map(lambda item: _probe(item, opener, options, format), located))
+        outcomes = list(pool.map(lambda item: probe_file(item, opener, options, format), located))
     probed = [outcome for outcome, _ in outcomes if outcome is not None]
     report = ReadReport(tuple(row for _, row in outcomes))
     if not probed:
@@ -154,8 +157,22 @@ def read_sources(
     sources: list[Source] = []
     for shape in group(probed, documents=documents):
         name = source_name([member.file for member in shape.members], [source.name for source in sources])
-        sources.append(_source(name, shape, options, report, columns, documents, secrets))
+        own = {member.file.url for member in shape.members}
+        others = tuple(file.url for file, _ in located if not file.skip and file.url not in own)
+        asked = Asked(lasting_urls, options, format, others)
+        sources.append(_source(name, shape, asked, report, columns, documents, secrets))
     return Sources(sources, report)
+
+
+def list_files(urls: Sequence[str], opener: Opener, said: str | None) -> list[tuple[Located, str]]:
+    """The files behind `urls` in reading order, members of archives too; each with why it cannot be opened, or "".
+
+    Raises
+    ------
+    SourceError
+        When a name matches nothing.
+    """
+    return _with_unique_paths(_open_archives(list(expand(urls, opener)), opener, said))
 
 
 def _limits(rows: int, tokens: int) -> Limits:
@@ -224,9 +241,10 @@ def _with_unique_paths(files: list[tuple[Located, str]]) -> list[tuple[Located, 
     ]
 
 
-def _probe(
+def probe_file(
     item: tuple[Located, str], opener: Opener, options: ReadOptions, said: str | None
 ) -> tuple[Probed | None, FileReport]:
+    """What is learned of one listed file, and its line of the report; None for one that holds no table."""
     file, broken = item
     if file.skip:
         return None, FileReport(file.path, "skipped", "", file.skip, None)
@@ -243,12 +261,21 @@ def _probe(
                 file.path, "failed", found, "an archive inside an archive is not opened", None
             )
         probe = _with_folder_columns(READERS[found].probe(source, options), file.path)
+        content = _checksum(file, opener)
     except Exception as error:
         # A damaged file may raise anything from any library; it becomes a row of the report with its reason.
         return None, FileReport(file.path, "failed", found or "", reason_of(error), None)
     status = "ok" if probe.rows else "empty"
     row = FileReport(file.path, status, probe.layout.format, "; ".join(probe.notes), probe.rows)  # type: ignore[arg-type]
-    return (Probed(file, compression, probe) if probe.schema.names else None), row
+    return (Probed(file, compression, probe, content) if probe.schema.names else None), row
+
+
+def _checksum(file: Located, opener: Opener) -> str:
+    """Of local files, which have no etag: their size and time alone may stay the same when they change."""
+    if file.etag or not file.url.startswith("file://"):
+        return ""
+    with opener.open(file.url) as stream:
+        return checksum(stream, file.size)
 
 
 def _with_folder_columns(probe: Probe, path: str) -> Probe:
@@ -271,7 +298,7 @@ def _nothing_readable(urls: Sequence[str], report: ReadReport) -> SourceError:
 def _source(
     name: str,
     shape: Shape,
-    options: ReadOptions,
+    asked: Asked,
     report: ReadReport,
     columns: Sequence[str] | None,
     documents: bool,
@@ -279,7 +306,7 @@ def _source(
 ) -> Source:
     layouts: dict[Layout, int] = {}
     files = tuple(_file_info(member, layouts) for member in shape.members)
-    declared, notes = merge_schemas([member.probe.schema for member in shape.members], options.schema)
+    declared, notes = merge_schemas([member.probe.schema for member in shape.members], asked.options.schema)
     if documents:
         declared, notes = DOCUMENT_SCHEMA, []
     missing = [] if documents or shape.family != "table" else _missing_columns(shape, declared)
@@ -287,9 +314,9 @@ def _source(
         present = [declared.field(column) for column in columns if column in declared.names]
         declared = pa.schema(present) if present else declared
     partitions = pack(
-        ((index, member.probe.cuts) for index, member in enumerate(shape.members)), options.limits
+        ((index, member.probe.cuts) for index, member in enumerate(shape.members)), asked.options.limits
     )
-    manifest = Manifest(declared, partitions, files, tuple(layouts), documents)
+    manifest = Manifest(declared, partitions, files, tuple(layouts), documents, asked)
     paths = {file.path for file in files}
     rows = [row for row in report.files if row.path in paths]
     rows += [FileReport(name, "ok", "", note, None) for note in (*notes, *missing)]
@@ -299,7 +326,9 @@ def _source(
 def _file_info(member: Probed, layouts: dict[Layout, int]) -> FileInfo:
     file = member.file
     layout = layouts.setdefault(member.probe.layout, len(layouts))
-    return FileInfo(file.url, file.path, file.size, file.etag, file.modified, member.compression, layout)
+    return FileInfo(
+        file.url, file.path, file.size, file.etag, file.modified, member.compression, layout, member.checksum
+    )
 
 
 def _missing_columns(shape: Shape, declared: pa.Schema) -> list[str]:
