@@ -13,6 +13,7 @@ from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.tool_notes import tool_calls_of, tools_text
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
 from apwa_dask.store.journal import Journal, Record
+from apwa_dask.store.killpoints import reach
 
 __all__ = ["Control", "InFlight", "JournaledCaller", "reply_of"]
 
@@ -83,7 +84,9 @@ class JournaledCaller:
         self._in_flight[key] = mine
         self._on_flight(1)
         try:
+            reach("call.before")
             reply = await self._client.call(request, purpose)
+            reach("call.answered")
             if reply.attempts:  # also what was given up when the run stopped: its attempts may be billed
                 self._journal.put(_record_of(key, reply, purpose, request, self._store_prompts))
             if not reply.outcome.is_pending:

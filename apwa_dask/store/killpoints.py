@@ -8,6 +8,11 @@ for each file that is replaced (``journal``, ``compaction``, ``part``, ``failure
 ``.half_written``, ``.before_link`` and ``.after_link`` for each that is put if absent (``run``, ``history``,
 ``attempt``, ``commit``, ``manifest``, ``lease``); ``commit.before``, ``commit.after`` and
 ``compaction.before_delete``. On an object store there is no ``.half_written``.
+
+Points of the engine: ``call.before`` and ``call.answered`` around each call, ``partition.before_write``,
+``partition.before_commit`` and ``partition.after_commit``. With ``journal.after_rename`` they are the five
+places where what is lost, paid again or published differs: before a call, after its response, after the
+journal has it, before the commit, and after it.
 """
 
 from __future__ import annotations

@@ -13,14 +13,22 @@ import pytest
 import apwa_dask as apwa
 from apwa_dask.testing import ScriptedServer
 
-_NAME = "tests_faults_invariants"
-pytest.register_assert_rewrite(_NAME)
-_SPEC = importlib.util.spec_from_file_location(_NAME, Path(__file__).with_name("invariants.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-_MODULE = importlib.util.module_from_spec(_SPEC)
-sys.modules[_NAME] = _MODULE
-_SPEC.loader.exec_module(_MODULE)
+
+def _beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package: tests are imported one by one."""
+    full_name = f"tests_faults_{name}"
+    pytest.register_assert_rewrite(full_name)
+    spec = importlib.util.spec_from_file_location(full_name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full_name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_MODULE = _beside("invariants")
+_PROCESSES = _beside("processes")
 
 
 class ModelAt(Protocol):
@@ -31,6 +39,12 @@ class ModelAt(Protocol):
 def invariants() -> ModuleType:
     """I1 to I7 (`invariants.py` beside this file)."""
     return _MODULE
+
+
+@pytest.fixture(scope="session")
+def processes() -> ModuleType:
+    """Schedulers, workers and programs as real processes (`processes.py` beside this file)."""
+    return _PROCESSES
 
 
 @pytest.fixture

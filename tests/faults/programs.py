@@ -1,0 +1,138 @@
+"""Programs that tests start, kill, freeze and interrupt: ``python programs.py NAME '{"url": ...}'``."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import apwa_dask as apwa
+
+
+def say(word: str, value: object) -> None:
+    """One line that the test waits for."""
+    sys.stdout.write(f"{word} {value}\n")
+    sys.stdout.flush()
+
+
+def frame(rows: int) -> pd.DataFrame:
+    """As in `processes.frame`, which a program cannot import."""
+    return pd.DataFrame(
+        {"text": [f"note {k}" for k in range(rows)], "k": range(rows)}, index=[f"i{k}" for k in range(rows)]
+    )
+
+
+def place(options: dict[str, Any]) -> dict[str, Any]:
+    """Where to run: on a cluster, or in threads of this process."""
+    if "cluster" not in options:
+        return {"scheduler": "threads"}
+    from distributed import Client
+
+    return {"client": Client(options["cluster"], set_as_default=False)}
+
+
+def started(options: dict[str, Any], **more: Any) -> apwa.Run:
+    model = apwa.Model(
+        "test-model",
+        base_url=options["url"],
+        api_key_env="APWA_TEST_KEY",
+        max_concurrency=options.get("concurrency", 8),
+        price=apwa.Price(1, 1),
+    )
+    table = apwa.from_pandas(frame(options["rows"]), npartitions=options.get("npartitions", 8))
+    mapped = table.map("How severe?", inputs="text", output={"severity": int}, id="ask", **more)
+    run = mapped.run(model=model, store=options["store"], progress=False, **place(options))
+    say("RUN", run.id)
+    return run
+
+
+def whole(options: dict[str, Any]) -> None:
+    started(options).wait()
+    say("DONE", _peak_mib())
+
+
+def resume(options: dict[str, Any]) -> None:
+    run = apwa.attach(options["run"], options["store"], progress=False, **place(options)).resume().wait()
+    say("DONE", run.id)
+
+
+def interrupted(options: dict[str, Any]) -> None:
+    """As a shell's program or a notebook's cell: Ctrl-C arrives in `wait`."""
+    run = started(options)
+    try:
+        run.wait()
+    except KeyboardInterrupt:
+        say("STATUS", run.status()["status"])
+
+
+def poisoned(options: dict[str, Any]) -> None:
+    """A tool that ends the process on one row; each death leaves a line in a file."""
+    _register_killer(options)
+    run = started(options, tools=["look"])
+    run.wait()
+    say("DONE", run.id)
+
+
+def resume_poisoned(options: dict[str, Any]) -> None:
+    _register_killer(options)
+    resume(options)
+
+
+def _register_killer(options: dict[str, Any]) -> None:
+    deaths = options["deaths"]
+
+    @apwa.capability(name="look", version="1")
+    def look(word: str) -> str:
+        """Look a word up."""
+        if word == "poison":
+            with Path(deaths).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            os._exit(77)
+        return f"found {word}"
+
+
+def measured(options: dict[str, Any]) -> None:
+    """Memory at half of the rows and at the end, said in MiB."""
+    marks: list[float] = []
+    half = options["rows"] // 2
+    done = 0
+
+    def watch(event: apwa.Event) -> None:
+        nonlocal done
+        if type(event).__name__ == "PartitionDone":
+            done += event.rows_in
+            if done >= half and not marks:
+                marks.append(_now_mib())
+
+    model = apwa.Model(
+        "test-model",
+        base_url=options["url"],
+        api_key_env="APWA_TEST_KEY",
+        max_concurrency=options["concurrency"],
+    )
+    table = apwa.from_pandas(frame(options["rows"]), npartitions=options["npartitions"])
+    mapped = table.map("How severe?", inputs="text", output={"severity": int}, id="ask")
+    run = mapped.run(model=model, store=options["store"], progress=watch, scheduler="threads").wait()
+    say("HALF", marks[0])
+    say("END", _now_mib())
+    say("THREADS", len(os.listdir("/proc/self/task")))
+    say("FILES", len(os.listdir("/proc/self/fd")))
+    say("DONE", run.id)
+
+
+def _now_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](json.loads(sys.argv[2]))
