@@ -26,7 +26,8 @@ answers are kept, and are counted as reused where they served in the end."""
 class Entry:
     """One line of the ledger. ``units`` ended this way; ``reused`` of them were not paid for in this run.
 
-    ``cost_usd`` is None when the price of any of them is unknown.
+    ``cost_usd`` is None when the price of any of them is unknown. Of ``estimated`` units the endpoint did not
+    state all tokens: theirs, and so their cost, are our guess.
     """
 
     step: str
@@ -39,6 +40,7 @@ class Entry:
     cached_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0
+    estimated: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +54,7 @@ class _Sum:
     cached_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0
+    estimated: int = 0
 
     def add(self, input_tokens: int, cached_tokens: int, output_tokens: int, cost_usd: float | None) -> None:
         self.input_tokens += input_tokens
@@ -75,6 +78,7 @@ class Ledger:
         line.units += entry.units
         line.reused += entry.reused
         line.calls += entry.calls
+        line.estimated += entry.estimated
         line.add(entry.input_tokens, entry.cached_tokens, entry.output_tokens, entry.cost_usd)
 
     def add_outcome(self, step_id: str, outcome: Outcome) -> None:
@@ -84,6 +88,7 @@ class Ledger:
         if outcome.source == "live":
             usage = outcome.usage
             line.calls += outcome.attempts
+            line.estimated += usage.estimated
             line.add(usage.input, usage.cached, usage.output, outcome.cost_usd)
         elif outcome.source != "none":
             line.reused += 1

@@ -40,6 +40,8 @@ class LedgerLine:
     cached_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = None
+    estimated: int = 0
+    """Units whose tokens, and so their cost, the endpoint did not state: our guess."""
     """None where no price is known."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import pytest
 
 import apwa_dask as apwa
+from apwa_dask.models.retry import RetryPolicy
 from apwa_dask.testing import ScriptedServer
 
 
@@ -56,3 +58,14 @@ def model_at(canary_key: str) -> ModelAt:
         return apwa.Model("test-model", base_url=server.base_url, **given)
 
     return make
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real number of attempts without the real waits between them, in this process."""
+    monkeypatch.setattr(RetryPolicy.__init__, "__defaults__", _without_waits())
+
+
+def _without_waits() -> tuple[Any, ...]:
+    short = {"base_s": 0.01, "cap_s": 0.02}
+    return tuple(short.get(field.name, field.default) for field in fields(RetryPolicy))
