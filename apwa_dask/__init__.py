@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what `_HOME` says, for type checkers and editors
     from apwa_dask.api import runs as runs
     from apwa_dask.errors import ApwaError as ApwaError
     from apwa_dask.execution.run import Run as Run
+    from apwa_dask.models.batches import BatchTerms as BatchTerms
     from apwa_dask.models.budget import Budget as Budget
     from apwa_dask.models.model import Model as Model
     from apwa_dask.models.model import Price as Price
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ApwaError": "errors",
+    "BatchTerms": "models.batches",
     "Budget": "models.budget",
     "Field": "plans.schema",
     "Model": "models.model",

@@ -15,6 +15,7 @@ from apwa_dask.agents.agent import Agent
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
     ModelLike,
+    batch_terms,
     configured,
     profile_of,
     store_url,
@@ -25,6 +26,7 @@ from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
+from apwa_dask.models.batches import BatchTerms
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.defaults import resolve_models
 from apwa_dask.optimize import estimate as estimate_steps
@@ -121,6 +123,7 @@ class PlannedQuery:
         progress: Any = None,
         optimized: bool = True,
         store_prompts: bool | None = None,
+        mode: BatchTerms | str | None = None,
     ) -> Run:
         """Run the plan; returns its handle at once, so that an interrupted cell still has it.
 
@@ -152,10 +155,12 @@ class PlannedQuery:
         optimized : bool
             Apply rewrites that change no result (filters and limits before model calls); False runs it as
             written.
-
         store_prompts : bool, optional
             Keep each request's exact text in the journal beside its answer, for audits. Off by default: prompts
             hold the rows' text.
+        mode : str or BatchTerms, optional
+            ``live`` (default), or ``batch``: answers come from the endpoint's batches, within a day and mostly at
+            half the price. No worker waits; `attach` finds the run again in any process. `BatchTerms` sets limits.
 
         Raises
         ------
@@ -168,6 +173,7 @@ class PlannedQuery:
             ),
             store_prompts=config.get("store-prompts", store_prompts),
             estimate=self._forecast(model),
+            batch=batch_terms(mode),
         )
         settings = with_alarms(settings, max_failure_rate, early_stop)
         subscribers = subscribers_for(progress)
@@ -178,7 +184,14 @@ class PlannedQuery:
     def to_dask(
         self, *, model: ModelLike = None, store: str | None = None, status: bool = False, **options: Any
     ) -> dd.DataFrame:
-        """A lazy Dask frame with the calls in its graph."""
+        """A lazy Dask frame with the calls in its graph. The calls are live: a graph cannot wait for a batch."""
+        if BatchTerms.of(options.get("mode") or "live") is not None:
+            raise ConfigError(
+                "a lazy frame cannot be answered by batches",
+                why="its graph would hold a worker until the last answer is there",
+                fix="run(mode='batch').frame",
+                code="CONFIG-MODE",
+            )
         settings = self._settings(
             model,
             store,

@@ -11,6 +11,7 @@ import pyarrow as pa
 from apwa_dask import config
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.execution import launch as engine
+from apwa_dask.models.batches import BatchTerms
 from apwa_dask.models.model import Model
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate
@@ -19,6 +20,7 @@ from apwa_dask.tables.profile import Profile, profile_frame, profile_source
 
 __all__ = [
     "ModelLike",
+    "batch_terms",
     "check_plan",
     "configured",
     "profile_of",
@@ -32,6 +34,11 @@ ModelLike = Model | str | Mapping[str, Model | str] | None
 
 def configured(model: ModelLike) -> ModelLike:
     return config.get("model", None) if model is None else model
+
+
+def batch_terms(mode: BatchTerms | str | None) -> BatchTerms | None:
+    """What a mode means, the configured one where none is given."""
+    return mode if isinstance(mode, BatchTerms) else BatchTerms.of(config.get("mode", mode))
 
 
 def store_url(store: str | None) -> str:
@@ -62,7 +69,9 @@ def subscribers_for(progress: Any) -> tuple[Any, ...]:
 def check_plan(plan: Plan, catalog: Mapping[str, pa.Schema]) -> None:
     """Validate a plan whose model aliases get their models only when it runs."""
     aliases = {step.contract.model for step in plan.llm_steps if step.contract.model is not None}
-    validate(plan, catalog, tools=frozenset(known_capabilities() if plan.tools else ()), models=frozenset(aliases))
+    validate(
+        plan, catalog, tools=frozenset(known_capabilities() if plan.tools else ()), models=frozenset(aliases)
+    )
 
 
 def profile_of(source: engine.Source, samples: int) -> Profile:

@@ -109,6 +109,7 @@ class RunChoices:
     early_stop: bool | None
     name: str | None
     store_prompts: bool | None
+    batch: bool
 
     def ceiling(self, budget_usd: float | None) -> Any:
         """The budget of the run: dollars as agreed, calls as given, or None."""
@@ -127,6 +128,7 @@ class RunChoices:
             "early_stop": self.early_stop,
             "name": self.name,
             "store_prompts": self.store_prompts,
+            "mode": "batch" if self.batch else None,
         }
         return {name: value for name, value in options.items() if value is not None}
 
@@ -235,6 +237,11 @@ run_options = _gathered(
         help="Whether to stop when the first 50 calls all fail alike (the default).",
     ),
     click.option("--name", help="A name for the run."),
+    click.option(
+        "--batch",
+        is_flag=True,
+        help="Answers from the endpoint's batches: within a day, mostly at half price.",
+    ),
     click.option(
         "--store-prompts/--no-store-prompts",
         default=None,

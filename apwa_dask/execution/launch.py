@@ -24,11 +24,13 @@ from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
 from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
 from apwa_dask.execution.manifest import ESTIMATE
+from apwa_dask.execution.redoing import refuse_lazy_changes
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, SourceSpec
 from apwa_dask.execution.stages import StageGraphs
+from apwa_dask.models.batches import BatchTerms, check_model
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
@@ -36,6 +38,7 @@ from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate
 from apwa_dask.store.folder import open_folder
 from apwa_dask.store.runs import RunFolder, RunStore
+from apwa_dask.tables.changes import changes_of
 from apwa_dask.tables.dtypes import arrow_schema_of, to_arrow
 from apwa_dask.tables.manifest import Manifest
 from apwa_dask.tables.sources import read_sources
@@ -111,6 +114,8 @@ class Settings:
     name: str = ""
     store_prompts: bool = False
     grants: tuple[str, ...] = ()
+    batch: BatchTerms | None = None
+    """Answers come from the endpoint's batches; None: live."""
     estimate: Mapping[str, Any] | None = None
     """What the run was thought to come to; kept beside what it came to."""
 
@@ -162,6 +167,10 @@ def lazy(
     identity.update(repr((settings.on_error, settings.max_failure_rate, settings.early_stop)).encode())
     run_id = f"{LAZY_PREFIX}{identity.hexdigest()[:24]}-{_SESSION}"
     known = run_id in store.ids()
+    if known:  # by this session, whose finished partitions it serves
+        for source in sources.values():
+            if isinstance(source, FileSource):
+                refuse_lazy_changes(changes_of(source.manifest, source.storage_options))
     folder = store.open(run_id) if known else _prepare(store, run_id, plan, sources, settings)
     spec = RunSpec.from_dict(folder.spec)
     stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
@@ -198,7 +207,7 @@ def again(run: Run) -> Run:
     tried.
     """
     store = RunStore(run.store, runtime().options_of(run.store))
-    folder = store.create(store.new_run_id(), {**run.folder.spec, "retry_of": run.id})
+    folder = store.create(store.new_run_id(), {**run.folder.spec, **_alarms_of(run.spec), "retry_of": run.id})
     for alias, source in run.spec.sources.items():
         if source.kind == "manifest":
             name = f"source-{alias}.json"
@@ -208,6 +217,11 @@ def again(run: Run) -> Run:
     fresh = Run(run.store, folder, run.executor, run._frames, tuple(run._subscribers))
     run.executor.admit(run.spec.plan.tools, run._frames)
     return fresh.start()
+
+
+def _alarms_of(spec: RunSpec) -> dict[str, Any]:
+    """As a resume may have set them."""
+    return {"max_failure_rate": spec.max_failure_rate, "early_stop": spec.early_stop}
 
 
 # -- preparing a folder
@@ -222,6 +236,9 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
         )
     if settings.max_failure_rate is not None:
         checked_rate(settings.max_failure_rate)
+    if settings.batch is not None:
+        for step in plan.llm_steps:
+            check_model(settings.models[step.contract.model or ""])
     validate(
         plan,
         {alias: source.schema for alias, source in sources.items()},
@@ -253,6 +270,7 @@ def _prepare(
         store_prompts=settings.store_prompts,
         grants=settings.grants,
         name=settings.name,
+        batch=None if settings.batch is None else settings.batch.as_dict(),
     )
     folder = store.create(run_id, spec.as_dict())
     if settings.estimate is not None:
@@ -289,7 +307,8 @@ def _spec_of(
             tuple(meta.index.names),
             _fingerprint(source),
         ), None
-    manifest = _write_frame(settings, run_id, alias, source)
+    # what lies in the run's own folder is nobody's to change
+    manifest = replace(_write_frame(settings, run_id, alias, source), asked=None)
     spec = SourceSpec(
         "manifest",
         source.schema,

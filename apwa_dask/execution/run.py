@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from apwa_dask.errors import ApwaError, BudgetError, RunError, StoreError
 from apwa_dask.execution.alarms import FailureRate, checked_rate
+from apwa_dask.execution.batch_jobs import JobBook
+from apwa_dask.execution.batch_rounds import BatchRounds
 from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage, compile_plan
 from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
@@ -27,11 +30,12 @@ from apwa_dask.execution.failures import Failures
 from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
+from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
 from apwa_dask.execution.results import answered_by, computed, result_frame
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.stages import StageGraphs
-from apwa_dask.execution.stopping import Interrupted, read_stop
+from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.store.commit import CommitRecord
@@ -77,6 +81,7 @@ class Run:
         self._stopping = ""
         self._rate: FailureRate | None = None
         self._alarm: RunError | None = None
+        self._batches: BatchRounds | None = None
 
     @property
     def id(self) -> str:
@@ -102,6 +107,7 @@ class Run:
         budget: Budget | float | None = None,
         max_failure_rate: float | None = None,
         early_stop: bool | None = None,
+        on_change: OnChange = "refuse",
     ) -> Run:
         """Go on where the run stopped: committed partitions are kept, paid answers are not paid again.
 
@@ -115,10 +121,25 @@ class Run:
             Another share of failed rows, 0 to 1, above which the run stops.
         early_stop : bool, optional
             Whether it still stops when the first calls of a step all fail in the same way.
+        on_change : {"refuse", "redo"}
+            When files of the source have changed, are gone or are new: refuse to go on, or redo what changed.
+
+        Returns
+        -------
+        Run
+            This run. Under ``on_change="redo"``, where something has changed, a new one over the files as they
+            are now: finished partitions that did not change are in it, and rows that did not change cost nothing.
+
+        Raises
+        ------
+        SourceError
+            Files have changed; they are named.
         """
+        checked_on_change(on_change)
         if self._stopping:
             self._join(None)
-        if self.status()["status"] == "done":
+        done = self.status()["status"] == "done"
+        if done and on_change == "refuse":
             return self
         if budget is not None:
             ceiling = Budget.of(budget).as_dict()
@@ -127,7 +148,11 @@ class Run:
         self.executor.admit(self.spec.plan.tools, self._frames)
         if max_failure_rate is not None or early_stop is not None:
             self._set_alarms(max_failure_rate, early_stop)
-        return self.start()
+        changes = changes_under(self)
+        if changes and on_change == "redo":
+            return redo(self).start()
+        refuse_changes(changes, self.id)
+        return self if done else self.start()
 
     def _set_alarms(self, max_failure_rate: float | None, early_stop: bool | None) -> None:
         rate = self.spec.max_failure_rate if max_failure_rate is None else checked_rate(max_failure_rate)
@@ -136,9 +161,22 @@ class Run:
         self.spec = replace(self.spec, max_failure_rate=rate, early_stop=early)
 
     def stop(self, why: str = "stopped by the user") -> Run:
-        """Start no further call; calls in flight finish and are kept. Returns at once."""
+        """Start no further call; calls in flight finish and are kept. Returns at once.
+
+        Batches at the provider are cancelled; what they have answered by then is kept, and paid.
+        """
+        return self._halt(why, cancel=True)
+
+    def leave(self, why: str = "left by the user") -> Run:
+        """Like `stop`, but batches at the provider go on: a `resume`, in any process, finds their answers."""
+        return self._halt(why, cancel=False)
+
+    def _halt(self, why: str, *, cancel: bool) -> Run:
         self._stopping = why
         self._emit(State(self.id, time.time(), words=f"stopping: {why}"))
+        batches = self._batches
+        if batches is not None:
+            batches.stop(why, cancel=cancel)
         self.executor.stop(self.id, why)
         return self
 
@@ -146,7 +184,7 @@ class Run:
         """Wait until the run has ended.
 
         Ctrl-C once stops dispatch, drains, and leaves a run that can be resumed; twice also hangs up on the
-        calls in flight.
+        calls in flight. Batches go on at the provider.
 
         Raises
         ------
@@ -168,7 +206,7 @@ class Run:
     def _interrupted(self) -> None:
         """Ctrl-C: stop dispatch and wait for calls in flight; at the second, hang up on them."""
         try:
-            self.stop("interrupted")
+            self.leave("interrupted")
             self._join(None)
         except KeyboardInterrupt:
             self.executor.abandon(self.id)
@@ -267,6 +305,11 @@ class Run:
         rows = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.ledger()]
         return pd.DataFrame(rows, columns=list(Entry.__slots__))
 
+    def batches(self) -> pd.DataFrame:
+        """The batches of a run with ``mode="batch"``: shard, batch id, model, requests, when made, status."""
+        columns = ["shard", "batch", "model", "requests", "made_s", "status"]
+        return pd.DataFrame(JobBook(self.folder.room("batch")).table(), columns=columns)
+
     def status(self) -> dict[str, Any]:
         """State and counts, from storage: the same in every process."""
         done = [self._committed(stage) for stage in self.stages]
@@ -319,17 +362,32 @@ class Run:
 
         return export(self.result(status=status), path, safe_csv=safe_csv, overwrite=overwrite)
 
-    def retry_failed(self) -> Run:
+    def retry_failed(self, *, on_change: OnChange = "refuse") -> Run:
         """Try the failed rows again, in a run of its own over the same sources; good rows cost nothing.
 
         After a run without failures this is a no-op.
+
+        Parameters
+        ----------
+        on_change : {"refuse", "redo"}
+            When files of the source have changed, are gone or are new: refuse, or redo them too.
+
+        Raises
+        ------
+        SourceError
+            Files have changed; they are named.
         """
+        checked_on_change(on_change)
         if all(
             record.failed == 0 and record.failures is None
             for s in self.stages
             for record in self._committed(s).values()
         ):
             return self
+        changes = changes_under(self)
+        if changes and on_change == "redo":
+            return redo(self, retry_failed=True).start()
+        refuse_changes(changes, self.id)
         from apwa_dask.execution.launch import again
 
         return again(self)
@@ -371,7 +429,7 @@ class Run:
                     model=self.spec.models[""].name if "" in self.spec.models else "",
                 )
             )
-            with held(self.folder, runtime().worker_name, self.stop):
+            with held(self.folder, runtime().worker_name, self.leave):
                 self.executor.lend(runtime().options_for(self.store, self.id))
                 self.executor.open(
                     self.id,
@@ -380,7 +438,8 @@ class Run:
                     self._emit,
                 )
                 self.folder.append_history("resumed" if self.folder.history() else "started")
-                self._run_stages()
+                with self._batching():
+                    self._run_stages()
                 self.folder.append_history("done")
                 self.folder.finish(manifest_of(self), replacing=True)
         except BaseException as failure:
@@ -433,12 +492,39 @@ class Run:
                     rows=rows if stage.calls_model else 0,  # progress is about rows that cost something
                 )
             )
-            made = self._collect(records)
+            made = self._made(graphs, stage, records)
             self._check_consumed(stage, rows)
             self._check_rate(stage)
             self.folder.append_history("stage", stage=stage.index, partitions=len(made))
             rows_out = int(made["rows_out"].sum())
             self._emit(StageFinished(self.id, time.time(), stage=stage.index, rows_out=rows_out))
+
+    @contextmanager
+    def _batching(self) -> Iterator[None]:
+        """While the body runs, what waits is answered by batches, where the run is in that mode."""
+        if self.spec.batch is None:
+            yield
+            return
+        self._batches = BatchRounds(
+            runtime().run(self.store, self.id), Budget(**self.spec.budget), self._emit
+        )
+        try:
+            self._batches.open()
+            yield
+        finally:
+            self._batches.close()
+            self._batches = None
+
+    def _made(self, graphs: StageGraphs, stage: Stage, records: dd.DataFrame) -> pd.DataFrame:
+        """All records of a stage, after as many rounds as its batches take."""
+        if self._batches is None:
+            return self._collect(records)
+
+        def collect(round_: int) -> pd.DataFrame:
+            graphs.round = round_
+            return self._collect(graphs.records(stage))
+
+        return self._batches.work(stage.index, collect)
 
     def _collect(self, records: dd.DataFrame) -> pd.DataFrame:
         """All records of a stage. The first task that stops stops the others, in every process."""
@@ -447,6 +533,7 @@ class Run:
         for batch in self.executor.execute(records):
             batches.append(batch)
             stopped = batch["stopped"].dropna()
+            stopped = stopped[stopped != DEFERRED]
             if len(stopped) and reason is None:
                 reason = read_stop(stopped.iloc[0])
                 self.executor.stop(self.id, str(reason))

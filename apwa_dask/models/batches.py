@@ -199,7 +199,7 @@ class BatchApi:
         ProviderError
             There are none.
         """
-        await self._settled("listing batches", lambda: self._send("GET", "/batches?limit=1"))
+        await self._settled("listing batches", lambda: self._send("GET", "/batches?limit=1"), may_lack=True)
 
     async def upload(self, content: bytes, name: str) -> str:
         """Upload an input file; its id. What a lost reply leaves behind costs nothing and expires."""
@@ -284,7 +284,9 @@ class BatchApi:
             raise self._refused(doing, "the answer is no JSON object")
         return document
 
-    async def _settled(self, doing: str, send: Callable[[], Awaitable[Raw]]) -> bytes:
+    async def _settled(
+        self, doing: str, send: Callable[[], Awaitable[Raw]], *, may_lack: bool = False
+    ) -> bytes:
         """Try until there is a good answer, within the policy."""
         loop = asyncio.get_running_loop()
         tries = Tries(self._policy, loop.time(), self._rng)
@@ -292,7 +294,7 @@ class BatchApi:
             raw = await send()
             if raw.status == 200 and not raw.trouble and raw.body is not None:
                 return raw.body
-            if raw.status in _ABSENT and "batches" in doing:
+            if may_lack and raw.status in _ABSENT:
                 raise self._absent()
             verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=self._lane.secrets)
             wait_s = tries.wait_s(verdict, loop.time()) if verdict.retry is not Retry.NONE else None
@@ -307,16 +309,19 @@ class BatchApi:
             return await fatal_error(self._lane, verdict)
         if raw.trouble == "connect":
             return unreachable_error(self._lane.model)
-        return self._refused(doing, verdict.words)
+        silent = verdict.retry is not Retry.NONE
+        return self._refused(
+            doing, verdict.words, code="PROVIDER-UNREACHABLE" if silent else "PROVIDER-BATCH"
+        )
 
-    def _refused(self, doing: str, why: str) -> ProviderError:
+    def _refused(self, doing: str, why: str, code: str = "PROVIDER-BATCH") -> ProviderError:
         return ProviderError(
             f"{doing} failed",
             where=self._where,
             why=why,
             fix="resume the run later: its batches go on",
             saved="batches made so far, and all answers that were read",
-            code="PROVIDER-BATCH",
+            code=code,
         )
 
     def _absent(self) -> ProviderError:
