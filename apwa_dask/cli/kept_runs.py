@@ -28,6 +28,11 @@ from apwa_dask.observe.reprs import run_text
 __all__ = ["COMMANDS"]
 
 _run_id = click.argument("run_id", metavar="RUN")
+_on_change = click.option(
+    "--on-change",
+    type=click.Choice(["refuse", "redo"]),
+    help="When input files have changed: refuse to go on (the default), or redo what changed.",
+)
 _run_id_or_latest = click.argument("run_id", metavar="[RUN]", required=False)
 
 
@@ -89,6 +94,7 @@ def status(run_id: str | None, store: str | None, as_json: bool) -> None:
     default=None,
     help="Whether to stop when the first 50 calls all fail alike.",
 )
+@_on_change
 @place_options
 @ending_options
 @store_option
@@ -98,6 +104,7 @@ def resume(
     budget: float | None,
     max_failure_rate: float | None,
     early_stop: bool | None,
+    on_change: str | None,
     place: Place,
     ending: Ending,
     store: str | None,
@@ -106,7 +113,12 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped; nothing that was paid is paid again."""
     with place_of(place) as where, progress_settings(quiet=quiet):
-        given = {"budget": budget, "max_failure_rate": max_failure_rate, "early_stop": early_stop}
+        given = {
+            "budget": budget,
+            "max_failure_rate": max_failure_rate,
+            "early_stop": early_stop,
+            "on_change": on_change,
+        }
         going = _attached(run_id, store, **where).resume(
             **{name: value for name, value in given.items() if value is not None}
         )
@@ -116,16 +128,25 @@ def resume(
 
 @click.command(cls=ApwaCommand)
 @_run_id_or_latest
+@_on_change
 @place_options
 @ending_options
 @store_option
 @quiet_option
 def retry(
-    run_id: str | None, place: Place, ending: Ending, store: str | None, quiet: bool, as_json: bool
+    run_id: str | None,
+    on_change: str | None,
+    place: Place,
+    ending: Ending,
+    store: str | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Try the failed rows of a run again, and only those, in a run of its own."""
     with place_of(place) as where, progress_settings(quiet=quiet):
-        going = _attached(run_id, store, **where).retry_failed()
+        going = _attached(run_id, store, **where).retry_failed(
+            **({} if on_change is None else {"on_change": on_change})
+        )
         follow(going)
         leave(conclude(going, ending, as_json=as_json))
 

@@ -25,13 +25,13 @@ from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.pipeline import Failure, PipelineResult
 from apwa_dask.execution.reduce import NOTES_COLUMN, is_deferred, ledger_of
 from apwa_dask.execution.runtime import StageContext, context_of
-from apwa_dask.execution.spec import StageRef
+from apwa_dask.execution.spec import LAZY_PREFIX, StageRef
 from apwa_dask.execution.stopping import DEFERRED, Deferred, Interrupted, write_stop
 from apwa_dask.plans.steps import Filter
 from apwa_dask.store.commit import CommitRecord, LedgerLine
 from apwa_dask.store.killpoints import reach
 from apwa_dask.tables.dtypes import to_arrow, to_pandas
-from apwa_dask.tables.reading import read_partition
+from apwa_dask.tables.reading import read_partition, refuse_changed
 
 __all__ = [
     "load_committed",
@@ -184,6 +184,7 @@ def _raisable(reason: BaseException) -> BaseException:
 def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -> CommitRecord:
     known = context.folder.commit_of(context.stage.index, ordinal)
     if known is not None:
+        _refuse_stale(context, ordinal)
         context.reused(known)
         return known
     if context.control.stopping:
@@ -194,6 +195,16 @@ def _ensure(context: StageContext, ordinal: int, load: Callable[[], pa.Table]) -
             return _committed_meanwhile(context, ordinal)
         result = _on_error(context, worked.result)
         return _commit(context, ordinal, result, worked.rows_in, started, worked.attempt)
+
+
+def _refuse_stale(context: StageContext, ordinal: int) -> None:
+    """A lazy frame that is computed again stands for its files as they are now; a run for what it has read."""
+    (source,) = context.stage.inputs
+    if not context.ref.run_id.startswith(LAZY_PREFIX) or not isinstance(source, str):
+        return
+    spec = context.spec.sources[source]
+    if spec.kind == "manifest" and spec.npartitions:
+        refuse_changed(context.manifest(source), ordinal, context.storage_options(source))
 
 
 def _committed_meanwhile(context: StageContext, ordinal: int) -> CommitRecord:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.dataframe as dd
 import pandas as pd
@@ -41,6 +41,10 @@ from apwa_dask.models.leases import Money
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
 from apwa_dask.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from apwa_dask.execution.lineage import Lineage
+    from apwa_dask.execution.row_story import RowStory
 
 __all__ = ["Run"]
 
@@ -339,6 +343,30 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """What was run, on what, with what, and what came of it."""
         return self.folder.manifest or manifest_of(self)
+
+    @property
+    def frames(self) -> Mapping[str, dd.DataFrame]:
+        """The caller's own frames, by source; empty in a process that found the run again."""
+        return self._frames
+
+    def row(self, row: str | int) -> RowStory:
+        """All that is known of one row: status, values, prompts and answers step by step, tools, attempts, cost, and
+        where it came from. Makes no call: what was said is found in the journal.
+
+        Parameters
+        ----------
+        row : str or int
+            An id, as in ``run.failures["row_id"]``; or a position in the result, from 0.
+        """
+        from apwa_dask.execution.row_story import story_of
+
+        return story_of(self, row)
+
+    def lineage(self, row: str | int) -> Lineage:
+        """From a row back to source files and rows, through filters, flat_maps, joins and groups; see `row`."""
+        from apwa_dask.execution.lineage import lineage_of, locate, locate_position
+
+        return lineage_of(self, locate_position(self, row) if isinstance(row, int) else locate(self, row))
 
     def report(self, path: str | None = None) -> str:
         """One offline HTML page about this run; written to `path` when given."""

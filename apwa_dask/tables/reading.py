@@ -18,7 +18,7 @@ from .readers.source import SourceFile
 from .scalars import text_to_type
 from .schema import ROW_ID, conform
 
-__all__ = ["read_partition", "read_pieces"]
+__all__ = ["read_partition", "read_pieces", "refuse_changed"]
 
 
 def read_partition(
@@ -151,6 +151,30 @@ def _with_rows(physical: pa.Table, schema: pa.Schema, source: SourceFile, piece:
     return pa.Table.from_arrays([pa.nulls(piece.rows, field.type) for field in schema], schema=schema)
 
 
+def refuse_changed(
+    manifest: Manifest, ordinal: int, storage_options: Mapping[str, Any] | None = None
+) -> None:
+    """Look whether the files of a partition are still those of the manifest.
+
+    Raises
+    ------
+    SourceError
+        One has changed, or is gone.
+    """
+    opener = Opener(storage_options)
+    for number in dict.fromkeys(piece.file for piece in manifest.partitions[ordinal].pieces):
+        info = manifest.files[number]
+        try:
+            _refuse_changed(info, opener)
+        except FileNotFoundError:
+            raise SourceError(
+                f"{info.path} is gone",
+                where=public_url(info.url),
+                fix="read the source again",
+                code="SOURCE-CHANGED",
+            ) from None
+
+
 def _refuse_changed(info: FileInfo, opener: Opener) -> None:
     size, etag, modified = identity(opener.info(info.url))
     same = etag == info.etag if etag and info.etag else (size, modified) == (info.size, info.modified)
@@ -158,7 +182,7 @@ def _refuse_changed(info: FileInfo, opener: Opener) -> None:
         raise SourceError(
             f"{info.path} changed since it was listed",
             where=public_url(info.url),
-            fix="read the source again",
+            fix="read the source again; a run goes on with run.resume(on_change='redo')",
             code="SOURCE-CHANGED",
         )
 

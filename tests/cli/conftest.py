@@ -105,7 +105,7 @@ class FakeRun:
         self.api.calls.append(("resume", options))
         return self
 
-    def retry_failed(self) -> FakeRun:
+    def retry_failed(self, **options: Any) -> FakeRun:
         self.api.calls.append(("retry_failed", {}))
         self.api.failed_rows = 0
         return dataclasses.replace(self, id="calm-otter-again")
