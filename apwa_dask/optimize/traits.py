@@ -1,50 +1,254 @@
-"""What rewrites may rely on, step by step. A kind of step that is not named here may do anything."""
+"""What each step declares of itself, for rewrites to rely on: fields, rows, order, calls.
+
+Doubt is the default: a kind of step that is not named here may read, write and remove every column, mix rows,
+change their order and call a model. So a new step blocks every rewrite until it has said what it does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from apwa_dask.errors import PlanError
 from apwa_dask.plans.expressions import columns_of
-from apwa_dask.plans.steps import Assign, Filter, FlatMap, Limit, Map, Select, Where
+from apwa_dask.plans.infer import merged_names, visible
+from apwa_dask.plans.steps import (
+    Aggregate,
+    Assign,
+    Chunk,
+    Concat,
+    Distinct,
+    Explode,
+    Filter,
+    FlatMap,
+    Limit,
+    Map,
+    Merge,
+    Reduce,
+    Sample,
+    Select,
+    Sort,
+    Where,
+)
 
-__all__ = ["judges_rows_alone", "keeps_each_row", "reads", "written_over"]
+__all__ = ["Traits", "traits_of"]
+
+Fields = frozenset[str]
 
 
-def judges_rows_alone(step: Any) -> bool:
-    """Whether taking rows out before the step changes nothing for the rows that stay.
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of a step over its tables; each default is what must be feared.
 
-    Agents that see several rows (packs, partitions, groups) are not trusted with it: a row can sway its
-    neighbours.
+    Parameters
+    ----------
+    reads : frozenset of str or None
+        Columns of the inputs that decide which rows come out, in which order, or what is written. None: any.
+    writes : frozenset of str or None
+        Columns of the result that are not, row by row, the first input's column of that name. None: any.
+    removes : frozenset of str or None
+        Columns of the first input that the result does not have. None: any.
+    row_local : bool
+        Taking rows out before the step changes nothing for the rows that stay. An agent that sees several
+        rows (packs, partitions, groups) is not trusted with it: a row can sway its neighbours.
+    order_preserving : bool
+        Rows come out in the order of the rows of the first input that they come from.
+    keeps_each_row : bool
+        Each row comes out exactly once (a row that fails too: with nulls).
+    calls_model : bool
+        It may cost money.
     """
-    if isinstance(step, (Map, Filter, FlatMap)):
-        return step.contract.unit == "row"
-    return isinstance(step, (Assign, Select, Where))
+
+    reads: Fields | None = None
+    writes: Fields | None = None
+    removes: Fields | None = None
+    row_local: bool = False
+    order_preserving: bool = False
+    keeps_each_row: bool = False
+    calls_model: bool = True
 
 
-def keeps_each_row(step: Any) -> bool:
-    """Whether each row comes out once and in its place (a row that fails too: with nulls)."""
-    return isinstance(step, (Assign, Select)) or (isinstance(step, Map) and step.contract.unit == "row")
+def traits_of(step: Any, inputs: Sequence[pa.Schema]) -> Traits:
+    """The traits of a step over tables of these schemas (``step.inputs_from``, in order)."""
+    rule = _RULES.get(type(step))
+    return Traits() if rule is None else rule(step, [list(visible(schema).names) for schema in inputs])
 
 
-def reads(step: Any) -> set[str] | None:
-    """Columns a step that moves needs; None where they are not known."""
-    if isinstance(step, Where):
-        try:
-            return columns_of(step.condition)
-        except PlanError:
-            return None
-    return set() if isinstance(step, Limit) else None
+_Names = Sequence[Sequence[str]]
+_NONE: Fields = frozenset()
 
 
-def written_over(step: Any) -> set[str] | None:
-    """Columns that differ before and after the step, or exist on one side only; None: unknown."""
-    if isinstance(step, (Map, FlatMap)):
-        return set(step.contract.output.names)
-    if isinstance(step, (Filter, Where)):
-        return set()
-    if isinstance(step, Assign):
-        return set(step.columns)
-    if isinstance(step, Select):
-        return {name for pair in step.rename.items() for name in pair}
-    return None
+def _map(step: Map, inputs: _Names) -> Traits:
+    alone = step.contract.unit == "row"
+    return Traits(
+        reads=frozenset(step.contract.inputs),
+        writes=frozenset(step.contract.output.names),
+        removes=_NONE,
+        row_local=alone,
+        order_preserving=True,
+        keeps_each_row=alone,
+    )
+
+
+def _filter(step: Filter, inputs: _Names) -> Traits:
+    return Traits(
+        reads=frozenset(step.contract.inputs),
+        writes=_NONE,
+        removes=_NONE,
+        row_local=step.contract.unit == "row",
+        order_preserving=True,
+    )
+
+
+def _flat_map(step: FlatMap, inputs: _Names) -> Traits:
+    return Traits(
+        reads=frozenset(step.contract.inputs),
+        writes=frozenset(step.contract.output.names),
+        removes=_NONE,
+        row_local=step.contract.unit == "row",
+        order_preserving=True,
+    )
+
+
+def _reduce(step: Reduce, inputs: _Names) -> Traits:
+    made = {*step.by, *step.contract.output.names}
+    return Traits(
+        reads=frozenset({*step.by, *step.contract.inputs}),
+        writes=frozenset(made),
+        removes=frozenset(inputs[0]) - made,
+    )
+
+
+def _where(step: Where, inputs: _Names) -> Traits:
+    return Traits(
+        reads=_columns([step.condition]),
+        writes=_NONE,
+        removes=_NONE,
+        row_local=True,
+        order_preserving=True,
+        calls_model=False,
+    )
+
+
+def _assign(step: Assign, inputs: _Names) -> Traits:
+    return Traits(
+        reads=_columns(step.columns.values()),
+        writes=frozenset(step.columns),
+        removes=_NONE,
+        row_local=True,
+        order_preserving=True,
+        keeps_each_row=True,
+        calls_model=False,
+    )
+
+
+def _columns(expressions: Any) -> Fields | None:
+    """Columns that expressions read; None where one cannot be parsed."""
+    try:
+        return frozenset().union(*(columns_of(expression) for expression in expressions))
+    except PlanError:
+        return None
+
+
+def _select(step: Select, inputs: _Names) -> Traits:
+    kept = {step.rename.get(name, name) for name in step.columns}
+    renamed = {old: new for old, new in step.rename.items() if old != new}
+    return Traits(
+        reads=frozenset(renamed),
+        writes=frozenset(renamed.values()),
+        removes=frozenset(inputs[0]) - kept,
+        row_local=True,
+        order_preserving=True,
+        keeps_each_row=True,
+        calls_model=False,
+    )
+
+
+def _explode(step: Explode, inputs: _Names) -> Traits:
+    column = frozenset({step.column})
+    return Traits(
+        reads=column, writes=column, removes=_NONE, row_local=True, order_preserving=True, calls_model=False
+    )
+
+
+def _chunk(step: Chunk, inputs: _Names) -> Traits:
+    return Traits(
+        reads=frozenset({step.column}),
+        writes=frozenset({step.column, f"{step.column}_chunk"}),
+        removes=_NONE,
+        row_local=True,
+        order_preserving=True,
+        calls_model=False,
+    )
+
+
+def _aggregate(step: Aggregate, inputs: _Names) -> Traits:
+    made = {*step.by, *step.aggregates}
+    return Traits(
+        reads=frozenset({*step.by, *(rule.column for rule in step.aggregates.values() if rule.column)}),
+        writes=frozenset(made),
+        removes=frozenset(inputs[0]) - made,
+        calls_model=False,
+    )
+
+
+def _sort(step: Sort, inputs: _Names) -> Traits:
+    keys = frozenset(key.column for key in step.by)
+    return Traits(reads=keys, writes=_NONE, removes=_NONE, keeps_each_row=True, calls_model=False)
+
+
+def _picks(step: Limit | Sample, inputs: _Names) -> Traits:
+    """Which rows stay depends on where they stand, and on no column."""
+    return Traits(reads=_NONE, writes=_NONE, removes=_NONE, order_preserving=True, calls_model=False)
+
+
+def _distinct(step: Distinct, inputs: _Names) -> Traits:
+    return Traits(
+        reads=frozenset(step.columns or inputs[0]),
+        writes=_NONE,
+        removes=_NONE,
+        order_preserving=True,
+        calls_model=False,
+    )
+
+
+def _merge(step: Merge, inputs: _Names) -> Traits:
+    left, right = inputs
+    added = merged_names(step, left, right)
+    # Rows without a partner on the left come last, from nowhere in the first input.
+    from_left = step.how in ("inner", "left")
+    return Traits(
+        reads=frozenset({*step.left_on, *step.right_on, *added}),
+        writes=frozenset(added.values()) if from_left else frozenset({*left, *added.values()}),
+        removes=_NONE,
+        order_preserving=from_left,
+        calls_model=False,
+    )
+
+
+def _concat(step: Concat, inputs: _Names) -> Traits:
+    every = frozenset(name for names in inputs for name in names)
+    return Traits(reads=every, writes=every, removes=_NONE, calls_model=False)
+
+
+_RULES: dict[type, Callable[[Any, _Names], Traits]] = {
+    Map: _map,
+    Filter: _filter,
+    FlatMap: _flat_map,
+    Reduce: _reduce,
+    Where: _where,
+    Assign: _assign,
+    Select: _select,
+    Explode: _explode,
+    Chunk: _chunk,
+    Aggregate: _aggregate,
+    Sort: _sort,
+    Limit: _picks,
+    Sample: _picks,
+    Distinct: _distinct,
+    Merge: _merge,
+    Concat: _concat,
+}
