@@ -74,7 +74,7 @@ def reduce_frame(frame: dd.DataFrame, stage: Stage, ref: StageRef) -> dd.DataFra
 
 def reduce_chunk(frame: pd.DataFrame, ref: StageRef, meta: pd.DataFrame) -> pd.DataFrame:
     """A partition's rows -> a partial."""
-    tree = _Tree(context_of(ref))
+    tree = GroupTree(context_of(ref))
     tree.add_rows(frame)
     tree.shrink()
     return tree.partial()
@@ -82,7 +82,7 @@ def reduce_chunk(frame: pd.DataFrame, ref: StageRef, meta: pd.DataFrame) -> pd.D
 
 def reduce_combine(frame: pd.DataFrame, ref: StageRef, meta: pd.DataFrame) -> pd.DataFrame:
     """Partials, one under another -> a partial."""
-    tree = _Tree(context_of(ref))
+    tree = GroupTree(context_of(ref))
     tree.add_partials(frame)
     tree.shrink()
     return tree.partial()
@@ -90,7 +90,7 @@ def reduce_combine(frame: pd.DataFrame, ref: StageRef, meta: pd.DataFrame) -> pd
 
 def reduce_final(frame: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
     """Partials -> the typed answers."""
-    tree = _Tree(context_of(ref))
+    tree = GroupTree(context_of(ref))
     tree.add_partials(frame)
     tree.shrink()
     return tree.answers()
@@ -98,10 +98,15 @@ def reduce_final(frame: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
 
 def reduce_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
     """A partition's rows -> one row."""
-    tree = _Tree(context_of(ref), f"p{int(ordinals['ordinal'].iloc[0])}")
+    tree = GroupTree(context_of(ref), f"p{int(ordinals['ordinal'].iloc[0])}")
     tree.add_rows(frame)
     tree.shrink()
     return tree.answers()
+
+
+def tree_of(context: StageContext) -> GroupTree:
+    """An empty node of a stage's tree."""
+    return GroupTree(context)
 
 
 def hold_all(context: StageContext, conversations: Sequence[Conversation], step_id: str) -> None:
@@ -142,7 +147,7 @@ class _Group:
         return sum(item_tokens(item) for item in self.items)
 
 
-class _Tree:
+class GroupTree:
     """The groups of one node of the tree."""
 
     def __init__(self, context: StageContext, name: str = "r") -> None:
