@@ -7,7 +7,7 @@ number of partitions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dask
@@ -100,22 +100,55 @@ def _sample(
     step: Sample, frame: dd.DataFrame, others: Sequence[dd.DataFrame], schema: pa.Schema
 ) -> dd.DataFrame:
     counts = row_counts(frame)
-    meta = pd.DataFrame({"row": pd.Series([], dtype="int64")})
-    chosen = mapped(_choose, counts, meta=meta, n=step.n, fraction=step.fraction, seed=step.seed)
-    return with_ordinals(_chosen_rows, frame, counts, chosen, meta=frame._meta)
+    meta = pd.DataFrame({"bound": pd.Series([], dtype="uint64")})
+    bound = mapped(_bound_of, counts, meta=meta, n=step.n, fraction=step.fraction, seed=step.seed)
+    return with_ordinals(_rows_within, frame, counts, bound, meta=frame._meta, seed=step.seed)
 
 
-def _choose(counts: pd.DataFrame, n: int | None, fraction: float | None, seed: int) -> pd.DataFrame:
-    """Row numbers of the sample: those with the smallest hashes, so only seed and row count matter."""
+def _bound_of(counts: pd.DataFrame, n: int | None, fraction: float | None, seed: int) -> pd.DataFrame:
+    """The largest hash in the sample, which is the rows with the smallest hashes; no row for an empty sample.
+
+    A row's hash is that of its number in the table, so only seed and row count decide, and no partitioning.
+    """
     total = int(counts["rows"].sum())
     size = min(n if n is not None else round((fraction or 0.0) * total), total)
-    hashes = _mixed(np.arange(total, dtype=np.uint64), seed)
-    rows = np.argsort(hashes, kind="stable")[:size]
-    return pd.DataFrame({"row": np.sort(rows).astype("int64")})
+    found = [_nth_smallest(total, size, seed)] if size else []
+    return pd.DataFrame({"bound": np.array(found, dtype="uint64")})
+
+
+def _nth_smallest(total: int, n: int, seed: int) -> int:
+    """The n-th smallest hash of ``total`` rows, in memory that does not grow with them to speak of.
+
+    Rows are counted by the first bits of their hashes; then only those that share the wanted bits are looked at.
+    """
+    counts = np.zeros(1 << _RADIX_BITS, dtype=np.int64)
+    for hashes in _hashes(total, seed):
+        counts += np.bincount(_radix(hashes), minlength=len(counts))
+    upto = np.cumsum(counts)
+    radix = int(np.searchsorted(upto, n))
+    inside = np.concatenate([hashes[_radix(hashes) == radix] for hashes in _hashes(total, seed)])
+    place = n - 1 - int(upto[radix] - counts[radix])
+    return int(np.partition(inside, place)[place])
+
+
+_RADIX_BITS = 16
+_ROWS_AT_ONCE = 1 << 20
+
+
+def _hashes(total: int, seed: int) -> Iterator[np.ndarray[Any, Any]]:
+    for first in range(0, total, _ROWS_AT_ONCE):
+        yield _mixed(np.arange(first, min(first + _ROWS_AT_ONCE, total), dtype=np.uint64), seed)
+
+
+def _radix(hashes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return (hashes >> np.uint64(64 - _RADIX_BITS)).astype(np.int64)
 
 
 def _mixed(numbers: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """SplitMix64 (Steele, Lea and Flood 2014): fixed for ever, where NumPy's generators may change."""
+    """SplitMix64 (Steele, Lea and Flood 2014): fixed for ever, where NumPy's generators may change.
+
+    Each of its operations can be undone, so no two numbers have one hash.
+    """
     with np.errstate(over="ignore"):
         z = numbers * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1342543DE82EF95 + 1) % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -123,13 +156,15 @@ def _mixed(numbers: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
         return z ^ (z >> np.uint64(31))
 
 
-def _chosen_rows(
-    part: pd.DataFrame, ordinal: int, counts: pd.DataFrame, chosen: pd.DataFrame
+def _rows_within(
+    part: pd.DataFrame, ordinal: int, counts: pd.DataFrame, bound: pd.DataFrame, seed: int
 ) -> pd.DataFrame:
+    if len(bound) == 0:
+        return part.iloc[:0]
     first = int(counts["rows"].iloc[:ordinal].sum())
-    rows = chosen["row"].to_numpy()
-    low, high = np.searchsorted(rows, [first, first + len(part)])
-    return part.iloc[rows[low:high] - first].reset_index(drop=True)
+    hashes = _mixed(np.arange(first, first + len(part), dtype=np.uint64), seed)
+    kept: pd.DataFrame = part[hashes <= bound["bound"].to_numpy()[0]]
+    return kept.reset_index(drop=True)
 
 
 def _distinct(
