@@ -37,6 +37,9 @@ BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
 OUTAGE_STREAK = 5
 """Calls that fail in a row before one at a time asks whether the endpoint is back."""
 
+OUTAGE_CAP_S = 20.0
+"""Longest wait between two such questions: work goes on soon after the endpoint is back."""
+
 
 class Gate:
     """Admits calls, first come first served.
@@ -88,6 +91,7 @@ class Gate:
         self._threshold = float(max_concurrency)
         self._probing = probe
         self._streak = 0
+        self._silences = 0
         self._blind_pauses = 0
         self._sequence = 0
         self._shrunk_at = 0
@@ -221,7 +225,10 @@ class Gate:
         if self._streak < OUTAGE_STREAK or not self.answers:
             return
         self._probing = True
-        self.pause(min(60.0, 2.0 ** min(self._streak - OUTAGE_STREAK, 6)), "provider does not answer")
+        if self._loop.time() < self._pause_until:
+            return  # it was in flight when the outage began, and says nothing new
+        self.pause(min(OUTAGE_CAP_S, 2.0**self._silences), "provider does not answer")
+        self._silences = min(self._silences + 1, 30)
 
     @property
     def outage(self) -> bool:
@@ -280,7 +287,7 @@ class Gate:
         return True
 
     def _back_to_work(self) -> None:
-        self._streak = 0
+        self._streak = self._silences = 0
         if self._probing:
             self._probing = False
             self._set_cap()
