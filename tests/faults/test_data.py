@@ -1,24 +1,41 @@
-"""Faults 23 to 32 of the matrix (data), and 62 (everything fails): what a table can hold harms its row at most."""
+"""Faults 23 to 32 of the matrix (data), and 62 (everything fails): what a table holds harms its row at most."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 import apwa_dask as apwa
+from apwa_dask.errors import RunError, SourceError
+from apwa_dask.execution.alarms import SAMPLE
+from apwa_dask.testing import Fault, Script, ScriptedServer, expected_answer
 
-MISSING: list[Any] = [None, np.nan, pd.NaT, pd.NA, "", "  \n", "​"]
+MISSING: list[Any] = [None, np.nan, pd.NaT, pd.NA, "", "  \n", "\u200b"]
+SPELLED_OUT = re.compile(r"\b(nan|NaN|None|NaT|NA|null)\b|<NA>")
 
 
-def mapped(frame: pd.DataFrame, npartitions: int = 3, **options: Any) -> apwa.Table:
-    given = {"inputs": "text", "output": {"a": str}, **options}
-    return apwa.from_pandas(frame, npartitions=npartitions).map("say", **given)
+def mapped(frame: pd.DataFrame, npartitions: int = 3, inputs: str | list[str] = "text") -> apwa.Table:
+    return apwa.from_pandas(frame, npartitions=npartitions).map("say", inputs=inputs, output={"a": str})
 
 
-def test_fault_23_missing_values_of_every_kind_make_no_call(
+def prompts(server: ScriptedServer) -> str:
+    return "\n".join(str(message["content"]) for call in server.log() for message in call.messages)
+
+
+# -- 23: missing values
+
+
+def test_fault_23_missing_values_of_every_kind_make_no_call_and_are_never_spelled_out(
     scripted_server, model_at, canary_key, invariants, store
 ):
     server = scripted_server()
@@ -29,5 +46,597 @@ def test_fault_23_missing_values_of_every_kind_make_no_call(
 
     assert result["_apwa_status"].tolist() == ["ok", *["bad_input"] * 7, "ok"]
     assert server.calls == 2
-    sent = "\n".join(str(m["content"]) for call in server.log() for m in call.messages)
-    assert not re.search(r"\b(nan|None|NaT|NA|null)\b", sent)
+    assert not SPELLED_OUT.search(prompts(server))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([1.5, np.nan, None], dtype="float64"),
+        pd.Series([1, None, None], dtype="Int64"),
+        pd.Series(pd.to_datetime(["2026-01-02", None, None])),
+        pd.Series([True, None, None], dtype="boolean"),
+        pd.Series(["x", None, None], dtype="category"),
+        pd.Series(["x", None, None], dtype="string[pyarrow]"),
+        pd.Series([["x"], [], None], dtype="object"),
+    ],
+    ids=lambda column: str(column.dtype),
+)
+def test_fault_23_missing_values_of_every_dtype_make_no_call(
+    scripted_server, model_at, invariants, store, column
+):
+    server = scripted_server()
+    frame = pd.DataFrame({"value": column, "k": range(3)})
+
+    run = mapped(frame, 1, "value").run(model=model_at(server), store=store, progress=False)
+
+    assert invariants.hold(run, server, frame[["k"]])["_apwa_status"].tolist() == [
+        "ok",
+        "bad_input",
+        "bad_input",
+    ]
+    assert server.calls == 1
+    assert not SPELLED_OUT.search(prompts(server))
+
+
+# -- 24: strange cells
+
+
+def test_fault_24_strange_cells_are_one_rows_failure_at_most_and_can_be_written(
+    scripted_server, model_at, canary_key, invariants, store, tmp_path
+):
+    server = scripted_server()
+    strange = {
+        "plain": "row 1",
+        "lone surrogate": "half \ud83d pair",
+        "nul": "a\0b",
+        "right to left": "\u202egnirts\u202c",
+        "zero width": "a\u200bb\u2060c",
+        "emoji": "👩‍👩‍👧‍👦",
+        "ten megabytes": "x " * 5_000_000,
+        "after": "row 8",
+    }
+    frame = pd.DataFrame({"text": pd.Series(list(strange.values()), list(strange), dtype="object")})
+    table = apwa.from_pandas(frame, npartitions=2).map("say", inputs="text", output={"a": str})
+
+    run = table.run(model=model_at(server, context_tokens=50_000), store=store, progress=False)
+    result = invariants.hold(run, server, frame.drop(columns="text"), canary=canary_key)
+
+    status = result["_apwa_status"].to_dict()
+    assert status.pop("ten megabytes") == "too_large"
+    assert set(status.values()) == {"ok"}
+    assert server.calls == len(strange) - 1
+    assert "\ud83d" not in prompts(server)
+    assert result["text"].drop("lone surrogate").tolist() == frame["text"].drop("lone surrogate").tolist()
+    written = pd.read_parquet(run.export(str(tmp_path / "out.parquet")))
+    assert written["a"].tolist() == result["a"].tolist()
+    pq.read_table(run.export(str(tmp_path / "status.parquet"), status=True)).validate(full=True)
+
+
+def test_fault_24_an_answer_with_strange_text_is_written_too(
+    scripted_server, model_at, invariants, store, tmp_path
+):
+    server = scripted_server(Script(faults=(Fault("content", content='{"a": "x\\ud83dy\\u0000z\\u202e"}'),)))
+    frame = pd.DataFrame({"text": [f"row {k}" for k in range(4)]})
+
+    run = mapped(frame, 2).run(model=model_at(server), store=store, progress=False)
+    invariants.hold(run, server, frame)
+
+    assert len(pd.read_parquet(run.export(str(tmp_path / "out.parquet")))) == 4
+
+
+# -- 25: too large
+
+
+def test_fault_25_a_prompt_over_the_known_window_makes_no_call(scripted_server, model_at, invariants, store):
+    server = scripted_server(Script(context_tokens=2_000))
+    frame = pd.DataFrame({"text": ["row 0", "word " * 20_000, "row 2"]})
+
+    run = mapped(frame).run(
+        model=model_at(server, context_tokens=2_000, max_output_tokens=100), store=store, progress=False
+    )
+
+    result = invariants.hold(run, server, frame)
+    assert result["_apwa_status"].tolist() == ["ok", "too_large", "ok"]
+    assert server.calls == 2
+    assert "window" in run.failures["message"].iloc[0] or "tokens" in run.failures["message"].iloc[0]
+
+
+def test_fault_25_where_the_window_is_unknown_the_endpoint_says_so_once(
+    scripted_server, model_at, invariants, store
+):
+    server = scripted_server(Script(context_tokens=2_000))
+    frame = pd.DataFrame({"text": ["row 0", "word " * 20_000, "row 2"]})
+
+    run = mapped(frame).run(model=model_at(server, max_output_tokens=100), store=store, progress=False)
+
+    assert invariants.hold(run, server, frame)["_apwa_status"].tolist() == ["ok", "too_large", "ok"]
+    assert server.calls == 3
+
+
+# -- 26: indexes and orders
+
+
+CASES, DISTINCT = 12_500, 250
+INDEXES: dict[str, Callable[[int, np.random.Generator], pd.Index]] = {
+    "duplicate": lambda n, rng: pd.Index(rng.integers(0, 20, n)),
+    "string": lambda n, rng: pd.Index([f"i{k}" for k in rng.permutation(n)]),
+    "multi": lambda n, rng: pd.MultiIndex.from_arrays([rng.integers(0, 9, n), rng.permutation(n)], names=["a", "b"]),
+    "shuffled": lambda n, rng: pd.Index(rng.permutation(n)),
+    "time": lambda n, rng: pd.Index(pd.to_datetime("2026-01-01") + pd.to_timedelta(rng.integers(0, 99, n), "D")),
+    "float": lambda n, rng: pd.Index(rng.normal(size=n)),
+    "filtered": lambda n, rng: pd.Index(np.sort(rng.choice(10 * n, n, replace=False))),
+    "default": lambda n, rng: pd.RangeIndex(n),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Iterator[tuple[ScriptedServer, str]]:
+    """A server and a store for all random frames: each distinct text is paid once."""
+    with ScriptedServer() as server:
+        yield server, str(tmp_path_factory.mktemp("fault-26") / "store")
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_fault_26_no_row_of_a_hundred_thousand_gets_the_answer_of_another(shared, model_at, invariants, kind):
+    server, store = shared
+    rng = np.random.default_rng(list(INDEXES).index(kind))
+    texts = np.array([f"complaint number {k} end" for k in range(DISTINCT)])[rng.integers(0, DISTINCT, CASES)]
+    index = INDEXES[kind](CASES, rng)
+    frame = pd.DataFrame({"text": texts, "k": np.arange(CASES)}, index=index)
+    npartitions = int(rng.integers(1, 40))
+    if kind == "filtered":
+        table = apwa.from_dask(dd.from_pandas(frame, npartitions=npartitions, sort=False))
+    else:
+        table = apwa.from_pandas(frame, npartitions=npartitions)
+
+    run = table.map("say", inputs="text", output={"a": str, "n": int}).run(
+        model=model_at(server), store=store, progress=False
+    )
+
+    result = run.result(status=True)
+    invariants.i1_every_row_has_one_status(run, CASES)
+    invariants.i2_order_and_index_are_the_inputs(result, frame)
+    answers = answers_by_text(server)
+    assert result["text"].map(lambda text: answers[text]["a"]).tolist() == result["a"].tolist()
+    assert result["text"].map(lambda text: answers[text]["n"]).tolist() == result["n"].tolist()
+    assert server.calls == server.log().distinct_texts <= DISTINCT
+
+
+def answers_by_text(server: ScriptedServer) -> dict[str, dict[str, Any]]:
+    found = {}
+    for call in server.log():
+        (text,) = re.findall(r"complaint number \d+ end", call.text)
+        assert call.body is not None
+        schema = call.body["response_format"]["json_schema"]["schema"]
+        found[text] = json.loads(expected_answer(server.script, call.messages, schema))
+    return found
+
+
+# -- 27: duplicates
+
+
+@pytest.mark.parametrize("npartitions", [1, 8])
+def test_fault_27_equal_prompts_are_one_call_each_and_every_row_is_filled(
+    scripted_server, model_at, canary_key, invariants, store, npartitions
+):
+    server = scripted_server(Script(latency_s=0.02))
+    frame = pd.DataFrame({"text": [f"row {k // 2}" for k in range(400)], "k": range(400)})
+    frame = frame.sample(frac=1, random_state=7)
+
+    run = mapped(frame, npartitions).run(model=model_at(server), store=store, progress=False)
+    result = invariants.hold(run, server, frame, canary=canary_key)
+
+    assert server.calls == 200
+    assert result["a"].notna().all()
+    assert result.groupby("text")["a"].nunique().eq(1).all()
+
+
+# -- 28: nothing there
+
+
+def test_fault_28_an_empty_table_an_empty_partition_and_failures_only_have_one_schema(
+    scripted_server, model_at, invariants, store
+):
+    server = scripted_server(Script(faults=(Fault("refusal", on="bad"),)))
+    model = model_at(server)
+
+    def parts(texts: list[Any], npartitions: int) -> list[pa.Schema]:
+        frame = pd.DataFrame({"text": pd.Series(texts, dtype="string[pyarrow]")})
+        run = mapped(frame, npartitions).run(model=model, store=store, progress=False).wait()
+        invariants.i1_every_row_has_one_status(run, len(frame))
+        invariants.i2_order_and_index_are_the_inputs(run.result(), frame)
+        return [run.folder.read_part(record).schema for record in run.folder.committed(0).values()]
+
+    good = parts(["row 0", "row 1"], 2)
+    schemas = {
+        "no rows": parts([], 1),
+        "an empty partition": parts(["row 0"], 4),
+        "all failed": parts(["bad 0", "bad 1", "row 2"], 3),
+        "all null": parts([None, None], 2),
+    }
+    for case, found in schemas.items():
+        assert all(schema.equals(good[0]) for schema in found), case
+
+
+def test_fault_28_files_without_rows_among_others_leave_no_trace(
+    scripted_server, model_at, invariants, store, tmp_path
+):
+    server = scripted_server()
+    for name, rows in (("a", 3), ("b", 0), ("c", 2)):
+        table = pa.table({"text": pa.array([f"row {name}{k}" for k in range(rows)], pa.string())})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    source = apwa.read(str(tmp_path / "*.parquet"), partition_rows=2)
+
+    run = source.map("say", inputs="text", output={"a": str}).run(
+        model=model_at(server), store=store, progress=False
+    )
+
+    expected = pd.DataFrame({"text": ["row a0", "row a1", "row a2", "row c0", "row c1"]})
+    invariants.hold(run, server, expected)
+    assert run.frame.compute().dtypes.equals(run.result().dtypes)
+
+
+# -- 29: files that disagree
+
+
+def test_fault_29_a_column_that_one_file_lacks_is_null_there_and_this_is_said(
+    scripted_server, model_at, invariants, store, tmp_path
+):
+    server = scripted_server()
+    (tmp_path / "a.csv").write_text("text,stars,who\nrow 0,5,ann\n")
+    (tmp_path / "b.csv").write_text("text,stars\nrow 1,4\n")
+    source = apwa.read(str(tmp_path))
+
+    run = source.map("say", inputs=["text", "who"], output={"a": str}).run(
+        model=model_at(server), store=store, progress=False
+    )
+
+    result = invariants.hold(run, server, pd.DataFrame({"text": ["row 0", "row 1"], "stars": [5, 4]}))
+    assert result["who"].isna().tolist() == [False, True]
+    assert any("'who' is missing in 1 of 2 files" in row.reason for row in source.report.files) or (
+        "who" in str(source.report)
+    )
+    assert not SPELLED_OUT.search(prompts(server))
+
+
+def test_fault_29_types_that_disagree_are_never_cast_in_silence(
+    scripted_server, model_at, invariants, store, tmp_path
+):
+    server = scripted_server()
+    pq.write_table(pa.table({"text": ["row 0"], "code": [7]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["row 1"], "code": ["007"]}), tmp_path / "b.parquet")
+    source = apwa.read(str(tmp_path))
+
+    run = source.map("say", inputs="text", output={"a": str}).run(
+        model=model_at(server), store=store, progress=False
+    )
+
+    result = invariants.hold(run, server, pd.DataFrame({"text": ["row 0", "row 1"]}))
+    assert result["code"].tolist() == ["7", "007"]
+
+
+def test_fault_29_a_value_that_does_not_fit_the_declared_type_names_its_file_and_costs_nothing(
+    scripted_server, model_at, store, tmp_path
+):
+    server = scripted_server()
+    (tmp_path / "a.csv").write_text("text,stars\nrow 0,5\n")
+    (tmp_path / "b.csv").write_text("text,stars\nrow 1,many\n")
+    source = apwa.read(str(tmp_path), schema={"stars": "integer"})
+    run = source.map("say", inputs="text", output={"a": str}).run(
+        model=model_at(server), store=store, progress=False, scheduler="sync"
+    )
+
+    with pytest.raises(SourceError, match=r"b\.csv"):
+        run.wait()
+
+    assert "row 1" not in prompts(server)
+
+
+# -- 30: files that change
+
+
+class Folder:
+    """Three files of ten rows, a partition each, and a run over them that stopped in the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        for name in "abc":
+            self.write(name, [f"row {name}{k}" for k in range(10)])
+
+    def write(self, name: str, rows: list[str]) -> None:
+        (self.path / f"{name}.csv").write_text("text\n" + "".join(f"{row}\n" for row in rows))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        texts = [line for file in sorted(self.path.iterdir()) for line in file.read_text().splitlines()[1:]]
+        return pd.DataFrame({"text": texts})
+
+    def table(self) -> apwa.Table:
+        table = apwa.read(str(self.path), partition_rows=10)
+        return table.map("say", inputs="text", output={"a": str})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "in")
+
+
+@pytest.fixture
+def interrupted(scripted_server, model_at, store, folder) -> tuple[ScriptedServer, apwa.Run]:
+    """Files a and b are committed; c stopped at its sixth row, whose five answers are journaled."""
+    server = scripted_server(Script(faults=(Fault("insufficient_quota", on="row c5"),)))
+    run = folder.table().run(
+        model=model_at(server, max_concurrency=1), store=store, progress=False, scheduler="sync"
+    )
+    with pytest.raises(apwa.ApwaError):
+        run.wait()
+    assert sorted(run.folder.committed(0)) == [0, 1]
+    server.set(Script())
+    return server, run
+
+
+def edited(folder: Folder) -> None:
+    folder.write("a", ["row a0", "row changed", *(f"row a{k}" for k in range(2, 10))])
+
+
+def shortened(folder: Folder) -> None:
+    folder.write("b", ["row b3"])
+
+
+def not_yet_read(folder: Folder) -> None:
+    folder.write("c", [*(f"row c{k}" for k in range(10)), "row c more"])
+
+
+def removed(folder: Folder) -> None:
+    (folder.path / "a.csv").unlink()
+
+
+def added(folder: Folder) -> None:
+    folder.write("aa", ["row new 0", "row new 1"])
+
+
+def with_size_and_time_kept(folder: Folder) -> None:
+    import os
+
+    file = folder.path / "a.csv"
+    before = file.stat()
+    file.write_text(file.read_text().replace("row a4", "row Z4"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    edited: ("a.csv", 1),
+    shortened: ("b.csv", 0),
+    not_yet_read: ("c.csv", 1),
+    removed: ("a.csv", 0),
+    added: ("aa.csv", 2),
+    with_size_and_time_kept: ("a.csv", 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("process", ["the same", "another"])
+def test_fault_30_a_resume_over_changed_files_is_refused_by_name_before_any_call(
+    interrupted, folder, store, change, process
+):
+    server, run = interrupted
+    before = server.calls
+    change(folder)
+    if process == "another":
+        run = apwa.attach(run.id, store, progress=False)
+
+    with pytest.raises(SourceError) as caught:
+        run.resume().wait()
+
+    assert caught.value.code == "SOURCE-CHANGED"
+    assert CHANGES[change][0] in caught.value.where
+    assert "on_change='redo'" in caught.value.fix
+    assert server.calls == before
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_fault_30_what_changed_is_redone_where_asked_and_only_that(
+    interrupted, folder, store, canary_key, invariants, change
+):
+    server, run = interrupted
+    change(folder)
+    before = server.calls
+
+    redone = apwa.attach(run.id, store, progress=False).resume(on_change="redo")
+    result = redone.result(status=True)
+
+    invariants.i1_every_row_has_one_status(redone, len(folder.frame))
+    invariants.i2_order_and_index_are_the_inputs(result, folder.frame)
+    invariants.i4_little_is_paid_again(server, 0)
+    invariants.i6_the_key_is_nowhere(canary_key, [Path(store)])
+    assert result["_apwa_status"].eq("ok").all()
+    # of file c, five rows were paid and journaled; the sixth was refused and not billed
+    assert server.calls - before == CHANGES[change][1] + 5
+    assert redone.id != run.id
+
+
+def test_fault_30_a_redone_run_ends_like_one_that_never_saw_the_old_files(
+    interrupted, folder, store, model_at, invariants, tmp_path
+):
+    server, run = interrupted
+    edited(folder)
+    added(folder)
+
+    redone = run.resume(on_change="redo")
+
+    fresh = folder.table().run(
+        model=model_at(server), store=str(tmp_path / "fresh"), progress=False, scheduler="sync"
+    )
+    invariants.i7_the_result_is_as_if_nothing_had_happened(
+        redone.result(status=True), fresh.result(status=True)
+    )
+
+
+def test_fault_30_the_ledgers_of_a_run_and_of_its_redoing_are_the_bill_together(
+    interrupted, folder, invariants
+):
+    server, run = interrupted
+    edited(folder)
+
+    redone = run.resume(on_change="redo").wait()
+
+    log = server.log()
+    refused = sum(call.status == 429 for call in log)
+    listed = sum(int(one.costs()["calls"].sum()) for one in (run, redone))
+    assert listed == len(log) - refused
+    tokens = [
+        sum(int(one.costs()[name].sum()) for one in (run, redone))
+        for name in ("input_tokens", "output_tokens")
+    ]
+    assert tuple(tokens) == log.billed_tokens
+
+
+def test_fault_30_files_that_are_as_they_were_resume_as_ever(interrupted, folder, invariants):
+    server, run = interrupted
+
+    resumed = run.resume(on_change="redo")
+
+    assert resumed is run
+    invariants.i2_order_and_index_are_the_inputs(run.result(), folder.frame)
+    invariants.i4_little_is_paid_again(server, 0)
+
+
+def test_fault_30_a_file_that_changes_while_the_run_reads_is_never_read_half_old_half_new(
+    scripted_server, model_at, store, folder, invariants
+):
+    server = scripted_server()
+    table = folder.table()
+    edited(folder)  # after it was listed, before it is read
+    run = table.run(model=model_at(server), store=store, progress=False, scheduler="sync")
+
+    with pytest.raises(SourceError) as caught:
+        run.wait()
+    assert caught.value.code == "SOURCE-CHANGED"
+
+    redone = run.resume(on_change="redo")
+    invariants.i2_order_and_index_are_the_inputs(redone.result(), folder.frame)
+
+
+def test_fault_30_a_retry_over_changed_files_is_refused_or_redoes_them(
+    scripted_server, model_at, store, folder, invariants
+):
+    server = scripted_server(Script(faults=(Fault("refusal", on="row b7"),)))
+    run = folder.table().run(model=model_at(server), store=store, progress=False).wait()
+    server.set(Script())
+    edited(folder)
+
+    with pytest.raises(SourceError, match="not as they were"):
+        run.retry_failed()
+    assert server.calls == 30
+
+    again = run.retry_failed(on_change="redo")
+    invariants.i2_order_and_index_are_the_inputs(again.result(), folder.frame)
+    assert len(again.failures) == 0
+    assert server.calls == 30 + 2
+
+
+def test_fault_30_a_lazy_frame_never_gives_rows_of_files_that_are_no_more(
+    scripted_server, model_at, store, folder, invariants
+):
+    server = scripted_server()
+    table, model = folder.table(), model_at(server)
+    lazy = table.to_dask(model=model, store=store)
+    lazy.compute(scheduler="threads")
+    edited(folder)
+
+    with pytest.raises(SourceError, match=r"a\.csv changed"):
+        lazy.compute(scheduler="threads")
+    with pytest.raises(SourceError, match="not as they were"):
+        table.to_dask(model=model, store=store)
+
+    anew = folder.table().to_dask(model=model, store=store).compute(scheduler="threads")
+    assert anew["text"].tolist() == folder.frame["text"].tolist()
+    assert server.calls == 31
+
+
+def test_fault_30_a_finished_run_keeps_what_it_read_until_it_is_asked_to_redo(
+    scripted_server, model_at, store, folder, invariants
+):
+    server = scripted_server()
+    run = folder.table().run(model=model_at(server), store=store, progress=False).wait()
+    old = folder.frame
+    shortened(folder)
+
+    assert run.resume() is run
+    invariants.i2_order_and_index_are_the_inputs(run.result(), old)
+    invariants.i2_order_and_index_are_the_inputs(run.resume(on_change="redo").result(), folder.frame)
+    assert server.calls == 30
+
+
+# -- 31: names and braces
+
+
+def test_fault_31_columns_named_like_ours_and_braces_are_literal_and_prompts_are_as_promised(
+    scripted_server, model_at, canary_key, invariants, store
+):
+    server = scripted_server()
+    frame = pd.DataFrame(
+        {
+            "{{text}}": ["{{ user }} {0} %s ${HOME} {% raw %}", "{}", "plain"],
+            "_status": ["mine"] * 3,
+            "status": [1, 2, 3],
+            "naïve {col}": ["x", "y", "z"],
+        }
+    )
+    inputs = ["{{text}}", "naïve {col}"]
+    planned = mapped(frame, 1, inputs).plan()
+    model = model_at(server, max_concurrency=1)
+
+    run = planned.run(model=model, store=store, progress=False)
+    result = invariants.hold(run, server, frame, canary=canary_key)
+
+    assert list(result.columns) == [*frame.columns, "a", "_apwa_status", "_apwa_error"]
+    promised = [
+        json.loads(planned.prompt_for(row, model=model))["messages"]
+        for row in frame[inputs].to_dict("records")
+    ]
+    sent = [call.messages for call in server.log()]
+    assert sorted(map(json.dumps, sent)) == sorted(map(json.dumps, promised))
+    for text in frame["{{text}}"]:
+        assert text in prompts(server)
+
+
+# -- 32: regular expressions
+
+
+def test_fault_32_a_regex_bomb_in_text_or_pattern_stalls_nobody(scripted_server, model_at, invariants, store):
+    server = scripted_server(Script(faults=(Fault("status", status=400, on="bomb"),)))
+    bombs = ["a" * 50_000 + "!", "(a+)+$", "(" * 5_000, "x" * 100_000, "'" * 20_000, "0-" * 20_000]
+    frame = pd.DataFrame({"text": [*(f"bomb {text}" for text in bombs), "row good"], "k": range(7)})
+    table = (
+        apwa.from_pandas(frame, npartitions=2)
+        .assign(hit="regexp_matches(text, '(a+)+$')", cut="regexp_replace(text, '(a|aa)+b', '')")
+        .map("say", inputs="text", output={"a": str})
+    )
+
+    run = table.run(model=model_at(server), store=store, progress=False)
+    result = invariants.hold(run, server, frame)
+
+    assert result["_apwa_status"].tolist() == [*["bad_input"] * 6, "ok"]
+    assert result["hit"].tolist() == [bool(re.search(r"a$", text)) for text in frame["text"]]
+
+
+# -- 62: everything fails
+
+
+def test_fault_62_when_every_row_fails_alike_the_run_stops_after_a_sample_with_one_message(
+    scripted_server, model_at, canary_key, invariants, store
+):
+    server = scripted_server(Script(faults=(Fault("status", status=400),)))
+    frame = pd.DataFrame({"text": [f"row {k}" for k in range(1_000)]})
+    run = mapped(frame, 8).run(model=model_at(server, max_concurrency=256), store=store, progress=False)
+
+    error = invariants.stopped_with(run, RunError, "RUN-ALIKE")
+
+    assert server.calls <= SAMPLE == 50
+    assert str(error).count("HTTP 400") == 1
+    server.set(Script())
+    resumed = apwa.attach(run.id, store, progress=False).resume()
+    invariants.hold(resumed, server, frame, canary=canary_key, interrupted=True)
