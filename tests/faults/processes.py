@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pandas as pd
 from distributed import Client
 
@@ -27,8 +28,9 @@ KEY = "sk-CANARY-of-the-processes-0f0f0f0f"
 ROOT = str(Path(apwa.__file__).parent.parent)
 PROGRAMS = Path(__file__).with_name("programs.py")
 DEADLINE_S = 60.0
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a scheduler cannot import what tests import
 UNFLUSHED = 256
-"""Answers that the journal of one process keeps in memory at most."""
+"""Answers that the journal of one process keeps in memory at most (or those of one second)."""
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> Any:
@@ -55,6 +57,18 @@ def mapped(rows: int, npartitions: int, **options: Any) -> apwa.Table:
     return table.map("How severe?", inputs="text", output={"severity": int}, id="ask", **options)
 
 
+def at_risk(run: apwa.Run, server: Any) -> int:
+    """Calls that a death now would lose: made, as the server has it, and in no journal.
+
+    The journal is read first: calls that are made and flushed in between make the bound wider, never narrower.
+    """
+    from apwa_dask.store.journal import Journal
+
+    with Journal(run.store, namespace=run.spec.namespace) as journal:
+        flushed = journal.paid_by(run.id).calls
+    return int(server.calls) - flushed
+
+
 class Child:
     """A process of a test. Its output goes to a file, so that it can never block on a full pipe."""
 
@@ -64,6 +78,7 @@ class Child:
         output: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.output = output
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("APWA_")}
@@ -72,7 +87,7 @@ class Child:
         }  # fmt: skip
         with output.open("ab") as file:
             self._popen = subprocess.Popen(
-                [sys.executable, *command],
+                [*within, sys.executable, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -142,9 +157,9 @@ class Child:
 
 def program(name: str, folder: Path, **options: Any) -> Child:
     """A run in a process of its own (`programs.py`)."""
-    env = options.pop("env", None)
+    env, within = options.pop("env", None), options.pop("within", ())
     output = folder / f"{name}-{time.monotonic_ns()}.log"
-    return Child([str(PROGRAMS), name, json.dumps(options)], output, env)
+    return Child([str(PROGRAMS), name, json.dumps(options)], output, env, within=within)
 
 
 class Cluster:
@@ -170,7 +185,8 @@ class Cluster:
         )
         self.workers: list[Child] = []
         until(
-            lambda: contact.exists() and contact.stat().st_size or not self.scheduler.is_alive, "a scheduler"
+            lambda: (contact.exists() and contact.stat().st_size) or not self.scheduler.is_alive,
+            "a scheduler",
         )
         self.address: str = json.loads(contact.read_text())["address"]
 

@@ -36,7 +36,7 @@ def place(options: dict[str, Any]) -> dict[str, Any]:
     return {"client": Client(options["cluster"], set_as_default=False)}
 
 
-def started(options: dict[str, Any], **more: Any) -> apwa.Run:
+def started(options: dict[str, Any], progress: Any = False, **more: Any) -> apwa.Run:
     model = apwa.Model(
         "test-model",
         base_url=options["url"],
@@ -46,7 +46,7 @@ def started(options: dict[str, Any], **more: Any) -> apwa.Run:
     )
     table = apwa.from_pandas(frame(options["rows"]), npartitions=options.get("npartitions", 8))
     mapped = table.map("How severe?", inputs="text", output={"severity": int}, id="ask", **more)
-    run = mapped.run(model=model, store=options["store"], progress=False, **place(options))
+    run = mapped.run(model=model, store=options["store"], progress=progress, **place(options))
     say("RUN", run.id)
     return run
 
@@ -63,7 +63,12 @@ def resume(options: dict[str, Any]) -> None:
 
 def interrupted(options: dict[str, Any]) -> None:
     """As a shell's program or a notebook's cell: Ctrl-C arrives in `wait`."""
-    run = started(options)
+
+    def watch(event: apwa.Event) -> None:
+        if type(event).__name__ == "State":
+            say("WORDS", event.words)
+
+    run = started(options, watch)
     try:
         run.wait()
     except KeyboardInterrupt:
@@ -123,6 +128,30 @@ def measured(options: dict[str, Any]) -> None:
     say("THREADS", len(os.listdir("/proc/self/task")))
     say("FILES", len(os.listdir("/proc/self/fd")))
     say("DONE", run.id)
+
+
+def full_disk(options: dict[str, Any]) -> None:
+    """A store on a disk of its own that is too small, and grows when the run has stopped."""
+    import subprocess
+
+    folder = Path(options["folder"])
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder)]
+    subprocess.run([*mount, "-o", "size=400k"], check=True)
+    run = started({**options, "store": str(folder / "store")})
+    try:
+        run.wait()
+    except apwa.ApwaError as stopped:
+        say("STOPPED", str(stopped).replace("\n", " "))
+    say("STATUS", run.status()["status"])
+    subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
+    say("ROOM", "now")
+    run.resume().wait()
+    say("ROWS", int(run.result()["severity"].notna().sum()))
+    from apwa_dask.store.journal import Journal
+
+    with Journal(run.store) as journal:
+        say("DAMAGED", journal.stats().ignored_count)
 
 
 def _now_mib() -> float:
