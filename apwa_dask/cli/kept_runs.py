@@ -1,4 +1,4 @@
-"""Commands about runs that are kept: runs, status, resume, retry, failures, report, purge."""
+"""Commands about runs that are kept: runs, status, resume, retry, failures, row, report, purge."""
 
 from __future__ import annotations
 
@@ -155,9 +155,13 @@ def retry(
 @_run_id_or_latest
 @store_option
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=0), help="Rows to show.")
-def failures(run_id: str | None, store: str | None, limit: int, as_json: bool) -> None:
+@click.option("--summary", is_flag=True, help="One line for all rows that failed alike, with what to do.")
+def failures(run_id: str | None, store: str | None, limit: int, summary: bool, as_json: bool) -> None:
     """Show the rows that failed, and why: first by kind, then one by one."""
     found = _attached(run_id, store).failures
+    if summary:
+        _show_summary(found, as_json=as_json)
+        return
     groups = failure_groups(found)
     if as_json:
         emit_json({"groups": groups, "total": len(found), "rows": frame_rows(found.head(limit))})
@@ -169,6 +173,34 @@ def failures(run_id: str | None, store: str | None, limit: int, as_json: bool) -
     if limit:
         click.echo()
         show_frame(found.head(limit), max_rows=limit, total_rows=len(found))
+
+
+def _show_summary(found: Any, *, as_json: bool) -> None:
+    from apwa_dask.execution.failures import summary_of
+
+    groups = summary_of(found)
+    if as_json:
+        emit_json({"groups": frame_rows(groups), "total": len(found)})
+    elif len(groups):
+        show_frame(groups, max_rows=len(groups))
+    else:
+        note("no row failed")
+
+
+@click.command(cls=ApwaCommand)
+@_run_id
+@click.argument("row_id", metavar="ROW")
+@store_option
+def row(run_id: str, row_id: str, store: str | None, as_json: bool) -> None:
+    """Tell all about one row: prompts, answers, tools, cost and where it came from.
+
+    ROW is an id as `apwa failures` shows it, or a position in the result, from 0.
+    """
+    story = api().attach(run_id, store).row(int(row_id) if row_id.isdigit() else row_id)
+    if as_json:
+        emit_json(story.to_dict())
+    else:
+        show_text(str(story))
 
 
 @click.command(cls=ApwaCommand)
@@ -225,4 +257,4 @@ def _local_time(unix_s: float) -> str:
     return _utc(unix_s).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-COMMANDS = (runs, status, resume, retry, failures, report, purge)
+COMMANDS = (runs, status, resume, retry, failures, row, report, purge)

@@ -22,6 +22,7 @@ from apwa_dask.store.record import Record
 
 __all__ = ["Exchange", "ReplayDesk", "ToolUse"]
 
+AnswerId = tuple[bytes, float]
 NOT_KEPT = "its answer is not in the journal: it was purged, or lost before it was written"
 
 
@@ -82,10 +83,14 @@ class ReplayDesk:
 
     def __init__(self, journal: Journal, namespace: str, run_id: str) -> None:
         self._journal, self._namespace, self._run_id = journal, namespace, run_id
-        self._exchanges: dict[int, list[Exchange]] = {}
+        self._exchanges: dict[int, dict[AnswerId, Exchange]] = {}
         self._tool_records: dict[str, list[Record]] = {}
-        self.all: list[Exchange] = []
-        """What was said in all conversations, in order."""
+        self._all: dict[AnswerId, Exchange] = {}
+
+    @property
+    def all(self) -> tuple[Exchange, ...]:
+        """What was said in all conversations, in order; an answer that served several is told once."""
+        return tuple(self._all.values())
 
     def note(
         self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
@@ -94,7 +99,7 @@ class ReplayDesk:
 
     def exchanges(self, conversation: Conversation) -> tuple[Exchange, ...]:
         """What was said in a conversation."""
-        return tuple(self._exchanges.get(id(conversation), ()))
+        return tuple(self._exchanges.get(id(conversation), {}).values())
 
     def reuse(self, conversations: Sequence[Conversation]) -> None:
         """Feed stored answers, good or bad, until each conversation ends or the journal has no more."""
@@ -116,6 +121,7 @@ class ReplayDesk:
     def hold(self, conversations: Sequence[Conversation], step_id: str) -> None:
         """Feed `conversations` together, so that the journal is asked once for a round of all of them."""
         first = {id(held): held.request for held in conversations}
+        self._exchanges.update({id(held): {} for held in conversations})
         asking = [held for held in conversations if held.request is not None]
         while asking:
             requests = [held.request for held in asking]
@@ -149,10 +155,10 @@ class ReplayDesk:
         step_id: str,
     ) -> None:
         last = records[-1]
-        said = self._exchanges.setdefault(id(held), [])
+        said = self._exchanges[id(held)]
         for record in records:
-            said.append(exchange_of(request, record))
-            self.all.append(said[-1])
+            if id_of(record) not in said:  # a re-ask may repeat itself, and is answered once
+                self._all[id_of(record)] = said[id_of(record)] = exchange_of(request, record)
         held.feed(reply_of(last))
         if held.pending_tools:
             self._feed_tools(held, request, last, first, step_id)
@@ -171,9 +177,10 @@ class ReplayDesk:
             if first is None or not self._is_request(record, first, turns):
                 continue
             results = [str(message.content) for message in now]
-            last = self._exchanges[id(held)][-1]
+            last = self._exchanges[id(held)][id_of(asked)]
             uses = tuple(replace(use, result=result) for use, result in zip(last.tools, results, strict=True))
-            self._exchanges[id(held)][-1] = self.all[-1] = replace(last, tools=uses)
+            told = replace(last, tools=uses)
+            self._all[id_of(asked)] = self._exchanges[id(held)][id_of(asked)] = told
             held.feed_tools([ToolResult(result) for result in results])
             return
 
@@ -185,6 +192,11 @@ class ReplayDesk:
         if step_id not in self._tool_records:
             self._tool_records[step_id] = self._journal.tool_records(run_id, step_id)
         return self._tool_records[step_id]
+
+
+def id_of(record: Record) -> AnswerId:
+    """What tells one answer from another to the same request."""
+    return record.key, record.created_s
 
 
 def exchange_of(request: Request, record: Record) -> Exchange:

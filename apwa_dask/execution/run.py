@@ -358,7 +358,7 @@ class Run:
         row : str or int
             An id, as in ``run.failures["row_id"]``; or a position in the result, from 0.
         """
-        from apwa_dask.execution.row_story import story_of
+        from apwa_dask.execution.explain_row import story_of
 
         return story_of(self, row)
 
