@@ -119,7 +119,7 @@ class Table:
             Worked answers.
         """
         contract = self._contract(instruction, inputs, Schema.of(output), unit, tools, model, examples)
-        return self._with(Map(id=self._new_id(id, "map"), input=self._head, contract=contract))
+        return self._with(built(Map, id=self._new_id(id, "map"), input=self._head, contract=contract))
 
     def filter(
         self,
@@ -135,7 +135,7 @@ class Table:
         failures.
         """
         contract = self._contract(instruction, inputs, Filter.verdict(), unit, (), model, examples)
-        return self._with(Filter(id=self._new_id(id, "filter"), input=self._head, contract=contract))
+        return self._with(built(Filter, id=self._new_id(id, "filter"), input=self._head, contract=contract))
 
     def flat_map(
         self,
@@ -150,8 +150,8 @@ class Table:
     ) -> Table:
         """Zero to `max_rows` rows for each row, with the answered columns added."""
         contract = self._contract(instruction, inputs, Schema.of(output), "row", (), model, examples)
-        step = FlatMap(
-            id=self._new_id(id, "flat_map"), input=self._head, contract=contract, max_rows=max_rows
+        step = built(
+            FlatMap, id=self._new_id(id, "flat_map"), input=self._head, contract=contract, max_rows=max_rows
         )
         return self._with(step)
 
@@ -173,21 +173,24 @@ class Table:
         keys = names_of(by)
         whole = "group" if keys else "row"
         contract = self._contract(instruction, inputs, Schema.of(output), unit or whole, (), model, ())
-        return self._with(Reduce(id=self._new_id(id, "reduce"), input=self._head, contract=contract, by=keys))
+        return self._with(
+            built(Reduce, id=self._new_id(id, "reduce"), input=self._head, contract=contract, by=keys)
+        )
 
     # -- verbs without any model call
 
     def where(self, condition: str, *, id: str | None = None) -> Table:
         """Keep the rows for which a SQL scalar expression is true."""
-        return self._with(Where(id=self._new_id(id, "where"), input=self._head, condition=condition))
+        return self._with(built(Where, id=self._new_id(id, "where"), input=self._head, condition=condition))
 
     def assign(self, *, id: str | None = None, **columns: str) -> Table:
         """Add or replace columns by SQL scalar expressions."""
-        return self._with(Assign(id=self._new_id(id, "assign"), input=self._head, columns=columns))
+        return self._with(built(Assign, id=self._new_id(id, "assign"), input=self._head, columns=columns))
 
     def select(self, *columns: str, id: str | None = None, **renamed: str) -> Table:
         """Keep these columns in this order; ``new="old"`` also renames."""
-        step = Select(
+        step = built(
+            Select,
             id=self._new_id(id, "select"),
             input=self._head,
             columns=(*columns, *renamed.values()),
@@ -224,28 +227,31 @@ class Table:
 
     def limit(self, n: int, *, id: str | None = None) -> Table:
         """The first n rows."""
-        return self._with(Limit(id=self._new_id(id, "limit"), input=self._head, n=n))
+        return self._with(built(Limit, id=self._new_id(id, "limit"), input=self._head, n=n))
 
     def distinct(self, *columns: str, id: str | None = None) -> Table:
         """The first row of each distinct combination of these columns (of all when none is named)."""
-        return self._with(Distinct(id=self._new_id(id, "distinct"), input=self._head, columns=columns))
+        return self._with(built(Distinct, id=self._new_id(id, "distinct"), input=self._head, columns=columns))
 
     def sample(
         self, n: int | None = None, *, fraction: float | None = None, seed: int = 0, id: str | None = None
     ) -> Table:
         """A seeded random sample of `n` rows or of a `fraction`."""
-        step = Sample(id=self._new_id(id, "sample"), input=self._head, n=n, fraction=fraction, seed=seed)
+        step = built(
+            Sample, id=self._new_id(id, "sample"), input=self._head, n=n, fraction=fraction, seed=seed
+        )
         return self._with(step)
 
     def explode(self, column: str, *, id: str | None = None) -> Table:
         """One row for each element of a list column."""
-        return self._with(Explode(id=self._new_id(id, "explode"), input=self._head, column=column))
+        return self._with(built(Explode, id=self._new_id(id, "explode"), input=self._head, column=column))
 
     def chunk(
         self, column: str, *, tokens: int = 1_000, overlap_tokens: int = 50, id: str | None = None
     ) -> Table:
         """Cut a long text column into overlapping pieces, one row each."""
-        step = Chunk(
+        step = built(
+            Chunk,
             id=self._new_id(id, "chunk"),
             input=self._head,
             column=column,
@@ -268,6 +274,13 @@ class Table:
         """Equality join with another table."""
         left_keys = (on,) if isinstance(on, str) else tuple(on) or names_of(left_on)
         right_keys = (on,) if isinstance(on, str) else tuple(on) or names_of(right_on)
+        if not left_keys or not right_keys:
+            shared = [name for name in self.columns if name in right.columns]
+            raise PlanError(
+                "a merge needs the columns that must be equal",
+                fix=f"on=..., or left_on=... and right_on=...; in both tables: {', '.join(shared) or 'none'}",
+                code="PLAN-COLUMN",
+            )
         both, other = self._beside(right)
         step = built(
             Merge,

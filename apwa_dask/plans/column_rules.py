@@ -246,7 +246,7 @@ def _merge(step: Merge, inputs: Sequence[Lineage], found: Findings) -> None:
             found.add(
                 step.id,
                 "right_on",
-                f"{mine!r} is {a} and {theirs!r} is {b}; {_cast_hint(mine, a, theirs, b)}",
+                f"{mine!r} is {a} on the left and {theirs!r} is {b} on the right; {_cast_hint(mine, a, theirs, b)}",
             )
     added = list(merged_names(step, left.names, right.names).values())
     for name in sorted({n for n in added if n in left.names or added.count(n) > 1}):

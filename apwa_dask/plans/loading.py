@@ -200,6 +200,17 @@ def _place(location: list[Any], data: Any) -> str:
     return "".join(parts) or "plan"
 
 
+_BOUNDS = {
+    "too_short": ("give at least {}", "min_length"),
+    "string_too_short": ("it must have at least {} character", "min_length"),
+    "greater_than_equal": ("it must be at least {}", "ge"),
+    "less_than_equal": ("it must be at most {}", "le"),
+    "greater_than": ("it must be more than {}", "gt"),
+    "less_than": ("it must be less than {}", "lt"),
+}
+"""Kind of pydantic's error to our words and to what holds the bound."""
+
+
 def _words(error: Any, model: type[BaseModel], last: str) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -218,6 +229,9 @@ def _words(error: Any, model: type[BaseModel], last: str) -> str:
             f"{_short(error['input'])} is no name (at most 64 letters, digits and _, no digit first); "
             "a plan names tables and steps, never URLs, paths, code or templates"
         )
+    if kind in _BOUNDS:
+        wording, bound = _BOUNDS[kind]
+        return wording.format(context[bound])
     if kind == "value_error":
         return re.sub(r"^Value error, ", "", error["msg"])
     return str(error["msg"]).lower()

@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "merge keys of two types": (
         [{"op": "merge", "right": "products", "left_on": ["text"], "right_on": ["id"], "input": "reviews"}],
-        "'text' is string and 'id' is int64; put an assign step before, such as id_text: "
+        "'text' is string on the left and 'id' is int64 on the right; put an assign step before, such as id_text: "
         'CAST("id" AS VARCHAR)',
     ),
     "merge keys of two lengths": (
