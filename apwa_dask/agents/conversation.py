@@ -206,6 +206,8 @@ class RowConversation(Conversation):
                 self._take_answer(reply.text or "")
         elif reply.outcome is OutcomeClass.TRUNCATED:
             self._raise_ceiling(reply)
+        elif reply.outcome is OutcomeClass.INVALID_OUTPUT and reply.attempts > self._terms.max_reasks:
+            self._end(reply.outcome, reply.message, reply.text)  # the caller has asked again so often already
         elif reply.outcome is OutcomeClass.INVALID_OUTPUT:
             self._reask(reply.message or "the answer was empty", reply.text or "")
         elif self._grown and reply.outcome in (OutcomeClass.BAD_INPUT, OutcomeClass.TOO_LARGE):
