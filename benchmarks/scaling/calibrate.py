@@ -1,0 +1,151 @@
+"""What a lease costs a scheduler's CPU: the handler alone by the number of holders, and an RPC to a real scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from apwa_dask.execution.plugin import CoordinatorPlugin
+from apwa_dask.models.coordinator import Coordinator
+from apwa_dask.models.leases import Report, Want
+from benchmarks.scaling.scheduler import Cost
+
+__all__ = ["Measured", "measure", "table"]
+
+HOLDERS = (10, 100, 300, 1000, 3000)
+ROUNDS = 3
+RPCS, CONNECTIONS, START_S = 4000, 16, 30
+GATE = "https://endpoint.example/v1|0123456789abcdef|model"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """CPU microseconds of `CoordinatorPlugin.lease` by holders, and of one RPC with `rpc_holders` holders."""
+
+    handler_us: dict[int, float]
+    rpc_us: float
+    rpc_holders: int
+
+    @property
+    def cost(self) -> Cost:
+        """A straight line through the ends, and what an RPC costs above its handler."""
+        low, high = min(self.handler_us), max(self.handler_us)
+        slope_us = (self.handler_us[high] - self.handler_us[low]) / (high - low)
+        fixed_us = self.handler_us[low] - slope_us * low
+        wire_us = self.rpc_us - self.handler_us[self.rpc_holders]
+        return Cost(wire_us * 1e-6, max(0.0, fixed_us) * 1e-6, slope_us * 1e-6)
+
+
+def measure(holders: Sequence[int] = HOLDERS, rpcs: int = RPCS) -> Measured:
+    """Take both on this machine, in CPU seconds, so that other work disturbs them little."""
+    handler_us = {count: asyncio.run(_handler_us(count)) for count in holders}
+    middle = sorted(holders)[len(holders) // 2]
+    return Measured(handler_us, _rpc_us(middle, rpcs), middle)
+
+
+def table(measured: Measured) -> str:
+    """Markdown."""
+    lines = [
+        "| holders | handler, CPU us | leases/s at the renewal time | scheduler core |",
+        "|--:|--:|--:|--:|",
+    ]
+    cost = measured.cost
+    for count, handler_us in measured.handler_us.items():
+        per_s = count / _renew_s(count)
+        share = per_s * (handler_us * 1e-6 + cost.rpc_s)
+        lines.append(f"| {count} | {handler_us:.0f} | {per_s:.0f} | {share:.1%} |")
+    words = f"an RPC with {measured.rpc_holders} holders: {measured.rpc_us:.0f} us of the scheduler's CPU"
+    return "\n".join([*lines, "", f"{words}, {cost.rpc_s * 1e6:.0f} us of it beside the handler"])
+
+
+def _words(count: int) -> dict[str, Any]:
+    want = Want(concurrency=550, requests=50, max_concurrency=500 * count)
+    return {"want": asdict(want), "report": asdict(Report(admitted=25))}
+
+
+def _plugin() -> CoordinatorPlugin:
+    plugin = CoordinatorPlugin()
+    plugin.coordinator = Coordinator(expires_s=1e9)
+    return plugin
+
+
+async def _handler_us(count: int) -> float:
+    """Mean CPU of the handler as the scheduler calls it, once all holders are known; the best of some rounds."""
+    plugin, words = _plugin(), _words(count)
+    names = [f"tcp://10.0.{k // 250}.{k % 250}:40000" for k in range(count)]
+    for name in names:
+        await plugin.lease(name, GATE, **words)
+    turns = max(1, 300 // count)
+    best = float("inf")
+    for _ in range(ROUNDS):
+        before = time.thread_time()
+        for _ in range(turns):
+            for name in names[:300]:
+                await plugin.lease(name, GATE, **words)
+        best = min(best, (time.thread_time() - before) / (turns * min(count, 300)))
+    return best * 1e6
+
+
+def _renew_s(count: int) -> float:
+    coordinator = Coordinator()
+    for k in range(count):
+        grant = coordinator.lease(f"{k}", GATE, Want(1), Report())
+    return grant.renew_s
+
+
+def _rpc_us(count: int, rpcs: int) -> float:
+    """CPU of a scheduler process for one lease, some connections busy at once, so many holders at the gate."""
+    from distributed import Client
+
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    with tempfile.TemporaryDirectory() as place:
+        told = Path(place) / "scheduler.json"
+        process = subprocess.Popen(
+            [*command, "--no-dashboard", "--scheduler-file", str(told)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with Client(scheduler_file=str(told), timeout=START_S) as client:
+                client.register_plugin(CoordinatorPlugin())
+                return client.sync(_asked, client.scheduler.address, process.pid, count, rpcs)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def _asked(address: str, pid: int, count: int, rpcs: int) -> float:
+    """Microseconds a lease of the process `pid`, once all holders are known to it."""
+    from distributed.core import rpc
+
+    words = _words(count)
+    scheduler = rpc(address)
+    slots = asyncio.Semaphore(CONNECTIONS)
+
+    async def ask(k: int) -> None:
+        async with slots:
+            await scheduler.apwa_lease(
+                holder=f"tcp://10.0.{k // 250}.{k % 250}:40000", gate_key=GATE, **words
+            )
+
+    try:
+        await asyncio.gather(*(ask(k) for k in range(count)))
+        before = _cpu_s(pid)
+        await asyncio.gather(*(ask(k % count) for k in range(rpcs)))
+        return (_cpu_s(pid) - before) / rpcs * 1e6
+    finally:
+        await scheduler.close_rpc()
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
