@@ -47,7 +47,8 @@ def read(
     found = read_sources(urlpath, documents=documents, storage_options=storage_options, **options)
     tables = {}
     for name, source in found.items():
-        table = Table({name: engine.FileSource(source.manifest, storage_options)}, (), name, found.report)
+        report = found.report.with_notes(source.report)
+        table = Table({name: engine.FileSource(source.manifest, storage_options)}, (), name, report)
         hidden = [column for column in hide if column in table.columns]
         table = table.drop(*hidden) if hidden else table
         tables[name] = table.limit(sample) if sample is not None else table

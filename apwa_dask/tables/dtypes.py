@@ -14,7 +14,15 @@ import pyarrow as pa
 
 from apwa_dask.errors import SourceError
 
-__all__ = ["CATEGORIES_KEY", "DTYPE_KEY", "arrow_schema_of", "empty_frame", "to_arrow", "to_pandas"]
+__all__ = [
+    "CATEGORIES_KEY",
+    "DTYPE_KEY",
+    "arrow_schema_of",
+    "empty_frame",
+    "to_arrow",
+    "to_pandas",
+    "writable",
+]
 
 DTYPE_KEY = b"apwa:dtype"
 """Field metadata: the pandas dtype a frame's column had, as text."""
@@ -168,10 +176,11 @@ def _array(column: pd.Series, kind: pa.DataType) -> pa.Array:
     try:
         return pa.Array.from_pandas(column, type=kind)
     except UnicodeEncodeError:
-        return pa.Array.from_pandas(column.astype(object).map(_writable, na_action="ignore"), type=kind)
+        return pa.Array.from_pandas(column.astype(object).map(writable, na_action="ignore"), type=kind)
 
 
-def _writable(value: object) -> object:
+def writable(value: object) -> object:
+    """A value with text that Arrow can hold: lone surrogates become U+FFFD."""
     if not isinstance(value, str):
         return value
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import profile_repr
+from .dtypes import writable
 from .manifest import Manifest
 from .pieces import Piece
 from .reading import read_pieces
@@ -261,9 +262,9 @@ def _to_arrow(frame: pd.DataFrame) -> pa.Table:
         values = frame.iloc[:, position]
         try:
             columns[str(label)] = pa.Array.from_pandas(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError):
             columns[str(label)] = pa.array(
-                [None if _is_missing(value) else str(value) for value in values], pa.string()
+                [None if _is_missing(value) else writable(str(value)) for value in values], pa.string()
             )
     return pa.table(columns) if columns else pa.table({})
 

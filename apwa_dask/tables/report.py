@@ -51,6 +51,13 @@ class ReadReport:
     def __len__(self) -> int:
         return len(self.files)
 
+    def with_notes(self, table: ReadReport) -> ReadReport:
+        """This report of all files, with what is to be known of one table as a whole: widened types, nulls where a
+        file lacks a column.
+        """
+        paths = {file.path for file in self.files}
+        return ReadReport((*self.files, *(row for row in table.files if row.path not in paths)))
+
     @property
     def failed(self) -> tuple[FileReport, ...]:
         """Files that could not be read, each with its reason."""
@@ -72,7 +79,7 @@ class ReadReport:
         return frame.astype({"rows": "Int64"})
 
     def __repr__(self) -> str:
-        counts = Counter(file.status for file in self.files)
+        counts = Counter(file.status for file in self.files if file.format or file.status != "ok")
         said = ", ".join(
             f"{counts[status]} {status}" for status in ("ok", "empty", "skipped", "failed") if counts[status]
         )
