@@ -524,3 +524,29 @@ def test_no_prompt_stays_in_the_runs_folder(start, scripted_server, store):
     assert batch
     assert not [path for path in batch if b"the secret" in path.read_bytes()]
     assert not [path for path in batch if path.suffix == ".asks"]
+
+
+@pytest.mark.slow
+def test_no_worker_is_held_while_the_batches_of_a_cluster_are_waited_for(start, scripted_server):
+    from distributed import Client, LocalCluster
+
+    server = scripted_server(batches=BatchRules(seconds=600.0))
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(2)
+        run = start(
+            severities(rows()).filter("keep it?", inputs="text"), server, client=client, scheduler=None
+        )
+        server.wait_until(lambda stats: stats.calls == ROWS)
+
+        assert not any(client.processing().values())
+        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        server.set(server.script.but(batches=BatchRules()))
+
+        assert 0 < len(run.result()) < ROWS
+        assert len(server.log().lines) == 2 * ROWS
+        assert run.costs()["calls"].sum() == 2 * ROWS
