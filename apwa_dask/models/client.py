@@ -15,6 +15,7 @@ from apwa_dask.models.checkup import question
 from apwa_dask.models.endpoints import Endpoints, Lane
 from apwa_dask.models.fatal import fatal_error, unreachable_error
 from apwa_dask.models.gate import Gate
+from apwa_dask.models.hedge import post_hedged
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
 from apwa_dask.models.outcomes import Completion, Retry, Verdict, classify
@@ -230,7 +231,10 @@ class Client:
             return body
         spent.take_off(template)
         sent_s = loop.time()
-        raw = await lane.transport.post(body, lane.model.timeout_s)
+        if route.lateness is None:
+            raw = await lane.transport.post(body, lane.model.timeout_s)
+        else:
+            raw = await post_hedged(route, request, spent, self.wallet, body)
         now_s = loop.time()
         verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=lane.secrets)
         spent.land(route.usage(verdict, len(body)))

@@ -51,6 +51,7 @@ class Lane:
     adaptation: Adaptation = field(default_factory=Adaptation)
     checkup: Checkup = field(default_factory=Checkup)
     limits_read_s: float = float("-inf")
+    hedges: int = 0
 
     def observe(self, number: int, raw: Raw, verdict: Verdict, now_s: float, *, first: bool) -> None:
         """Tell the gate how an attempt ended, while its slot is still held."""

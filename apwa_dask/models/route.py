@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.endpoints import Lane
+from apwa_dask.models.hedge import Lateness
 from apwa_dask.models.leases import Money
 from apwa_dask.models.outcomes import Verdict
 from apwa_dask.models.tokens import BYTES_PER_TOKEN_AT_MOST, OutputEstimate, guess_output_tokens
@@ -50,6 +51,7 @@ class Route:
         self.template, self.lane = template, lane
         ceiling = template.max_output_tokens
         self.output = OutputEstimate(guess_output_tokens(template.schema, ceiling), ceiling)
+        self.lateness = Lateness() if template.model.hedge and not template.tools else None
         self._constant_bytes = len(template.prefix) + len(template.suffix)
         self._adapted_for: Adaptation | None = None
         self._adapted = template

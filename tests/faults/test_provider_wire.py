@@ -128,3 +128,23 @@ def test_fault_15_a_slow_tail_leaves_no_slot_idle_while_rows_wait(
     others = [call for call in log if call.fault != "slow"]
     assert max(call.t_end for call in others) < min(call.t_end for call in tail)
     assert len(log) == len(FRAME), "hedging is off unless it is asked for"
+
+
+def test_fault_15_with_hedging_late_calls_are_at_most_two_in_a_hundred_and_all_in_the_ledger(
+    scripted_server, model_at, invariants, store
+):
+    frame = pd.DataFrame({"text": [f"row {k}" for k in range(300)]})
+    slow = Fault("slow", on=On(fraction=0.01, seed=5), times=1, delay_s=3.0)
+    server = scripted_server(faults=(slow,), latency_s=0.02)
+
+    run = mapped(frame).run(
+        model=model_at(server, max_concurrency=8, hedge=True), store=store, progress=False
+    )
+    result = run.result(status=True)
+
+    invariants.i1_every_row_has_one_status(run, len(frame))
+    invariants.i2_order_and_index_are_the_inputs(result, frame)
+    assert (result["_apwa_status"] == "ok").all()
+    hedges = server.calls - len(frame)
+    assert hedges <= 0.02 * server.calls
+    assert int(run.costs()["calls"].sum()) == server.calls

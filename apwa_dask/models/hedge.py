@@ -1,0 +1,120 @@
+"""Send a late request once more, and take whichever answer comes first: off unless a model asks for it.
+
+Cuts the tail of an endpoint whose slow answers are slow by chance (Dean and Barroso, "The Tail at Scale",
+2013), and helps nothing where everything is slow. So it waits until nearly all answers of this contract would
+have come, takes no slot that others wait for, sends nothing while the endpoint refuses, and never more than
+`SHARE` of the calls. Both requests are billed, and both are in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from apwa_dask.models.leases import Money
+from apwa_dask.models.types import Request, Usage
+
+if TYPE_CHECKING:
+    from apwa_dask.models.budget import Wallet
+    from apwa_dask.models.route import Route, Spent
+    from apwa_dask.models.transport import Raw
+
+__all__ = ["SHARE", "Lateness", "post_hedged"]
+
+SHARE = 0.02
+"""Of the answered calls of a model, how many may have been sent twice."""
+QUANTILE = 0.95
+LEAST_SEEN = 32
+"""A contract's answers before anything is known about which are late."""
+KEPT = 256
+SORT_EVERY = 16
+SHORTEST_S = 0.05
+"""Answers that come sooner are not worth a second request."""
+
+
+class Lateness:
+    """When an answer of one contract is late: the quantile of its latest latencies."""
+
+    def __init__(self) -> None:
+        self.delay_s: float | None = None
+        """Seconds after which a request is late; None while too little is known."""
+        self._latencies: deque[float] = deque(maxlen=KEPT)
+        self._since_sorted = 0
+
+    def observe(self, latency_s: float) -> None:
+        """Learn from one answer."""
+        self._latencies.append(latency_s)
+        self._since_sorted += 1
+        if len(self._latencies) < LEAST_SEEN or self._since_sorted < SORT_EVERY:
+            return
+        self._since_sorted = 0
+        ordered = sorted(self._latencies)
+        self.delay_s = ordered[int(QUANTILE * (len(ordered) - 1))]
+
+
+async def post_hedged(route: Route, request: Request, spent: Spent, wallet: Wallet, body: bytes) -> Raw:
+    """Like the transport's `post`, with a second request where the first is late and there is room for it.
+
+    While other calls wait for a slot there is no room: a late call holds none of them up. It is looked for
+    again until the answer comes, so that the last calls of a run find the slots that nobody needs any more.
+    """
+    lane, lateness = route.lane, route.lateness
+    assert lateness is not None
+    loop = asyncio.get_running_loop()
+    begun_s = loop.time()
+    first = loop.create_task(lane.transport.post(body, lane.model.timeout_s))
+    raw = None
+    try:
+        while raw is None and lateness.delay_s is not None:
+            done, _ = await asyncio.wait({first}, timeout=max(lateness.delay_s, SHORTEST_S))
+            if done:
+                break
+            raw = await _raced(route, request, spent, wallet, body, first)
+        if raw is None:
+            raw = await first
+    finally:
+        first.cancel()
+    if raw.status == 200:
+        lateness.observe(loop.time() - begun_s)
+    return raw
+
+
+async def _raced(
+    route: Route, request: Request, spent: Spent, wallet: Wallet, body: bytes, first: asyncio.Task[Raw]
+) -> Raw | None:
+    """Race a second request against the first; the loser is cancelled and booked. None where none may be sent."""
+    lane, gate = route.lane, route.lane.gate
+    if lane.hedges + 1 > SHARE * gate.answers:
+        return None
+    reserved = route.reservation(request)
+    if wallet.limited and not wallet.try_reserve(reserved):
+        return None
+    if not gate.try_acquire(reserved.tokens):
+        if wallet.limited:
+            wallet.settle(reserved, Money())
+        return None
+    lane.hedges += 1
+    lost = route.abandoned(request)
+    second = asyncio.get_running_loop().create_task(lane.transport.post(body, lane.model.timeout_s))
+    try:
+        raw, loser = await _winner(first, second)
+        if loser is not None and loser.status not in (0, 200):
+            lost = Usage()
+        return raw
+    finally:
+        second.cancel()
+        gate.release()
+        spent.attempts += 1
+        spent.usage = spent.usage + lost
+        if wallet.limited:
+            wallet.settle(reserved, route.actual(lost))
+
+
+async def _winner(first: asyncio.Task[Raw], second: asyncio.Task[Raw]) -> tuple[Raw, Raw | None]:
+    """The first good answer, else the last bad one; and what the loser said, if it said anything."""
+    done, flying = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+    ended = next(iter(done)).result()
+    if ended.status == 200 or not flying:
+        return ended, None
+    return await next(iter(flying)), ended

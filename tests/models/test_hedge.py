@@ -1,0 +1,130 @@
+"""A late request is sent once more where that is asked for: seldom, on the bill, and never into trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from apwa_dask.models.budget import Budget, Wallet
+from apwa_dask.models.client import Client
+from apwa_dask.models.endpoints import Endpoints
+from apwa_dask.models.hedge import LEAST_SEEN, SHARE, Lateness
+from apwa_dask.models.model import Model
+from apwa_dask.models.transport import Raw
+from apwa_dask.models.types import Message, OutcomeClass, Purpose, Reply, Request, Template
+
+Virtual = Callable[..., Any]
+ANSWER = orjson.dumps(
+    {
+        "choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1},
+        "model": "m",
+    }
+)
+MODEL = Model("m", base_url="http://127.0.0.1:9/v1", api_key_env="", max_concurrency=8)
+
+
+class Endpoint:
+    """Answers after a tenth of a second, but each 40th request after five."""
+
+    def __init__(self, *, every: int = 40, status: int = 200) -> None:
+        self.every, self.status = every, status
+        self.posts = self.cancelled = 0
+
+    async def post(self, body: bytes, timeout_s: float) -> Raw:
+        self.posts += 1
+        slow = self.posts % self.every == 0
+        try:
+            await asyncio.sleep(5.0 if slow else 0.1 + (self.posts % 7) / 1000)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return Raw(200 if slow else self.status, {}, ANSWER)
+
+    async def get_models(self, timeout_s: float) -> Raw:
+        return Raw(404, {}, b"")
+
+    async def close(self) -> None:
+        return None
+
+
+async def sent(
+    endpoint: Endpoint, model: Model, rows: int, budget: Budget | None = None, wave: int = 4, **template: Any
+) -> tuple[list[Reply], Wallet, float]:
+    """Replies, the wallet, and the virtual seconds it took."""
+    endpoints = Endpoints(environ={})
+    lane = await endpoints.lane(model)
+    await lane.transport.close()
+    lane.transport = endpoint
+    client = Client(endpoints, Wallet(budget or Budget()))
+    made = Template(model, (), **template)
+    begun_s = asyncio.get_running_loop().time()
+    requests = [Request(made, (Message("user", f"row {k}"),)) for k in range(rows)]
+    replies: list[Reply] = []
+    for k in range(0, rows, wave):
+        calls = [client.call(request, Purpose()) for request in requests[k : k + wave]]
+        replies += await asyncio.gather(*calls)
+    took_s = asyncio.get_running_loop().time() - begun_s
+    await endpoints.close()
+    return replies, client.wallet, took_s
+
+
+def test_nothing_is_late_before_enough_was_seen() -> None:
+    lateness = Lateness()
+    for _ in range(LEAST_SEEN - 1):
+        lateness.observe(0.1)
+    assert lateness.delay_s is None
+    for k in range(64):
+        lateness.observe(0.1 if k % 10 else 1.0)
+    assert lateness.delay_s is not None
+    assert 0.1 <= lateness.delay_s <= 1.0
+
+
+def test_it_is_off_unless_a_model_asks_for_it(virtual_time: Virtual) -> None:
+    endpoint = Endpoint()
+    replies, _, _ = virtual_time(sent(endpoint, MODEL, 200))
+    assert endpoint.posts == 200
+    assert {reply.attempts for reply in replies} == {1}
+
+
+def test_late_requests_are_sent_once_more_seldom_and_all_are_on_the_bill(virtual_time: Virtual) -> None:
+    endpoint = Endpoint()
+    replies, wallet, took_s = virtual_time(sent(endpoint, replace(MODEL, hedge=True), 1000))
+    _, _, plain_s = virtual_time(sent(Endpoint(), MODEL, 1000))
+
+    hedges = endpoint.posts - 1000
+    assert {reply.outcome for reply in replies} == {OutcomeClass.OK}
+    assert 5 <= hedges <= SHARE * 1000
+    assert endpoint.cancelled == hedges, "the loser is cancelled"
+    assert sum(reply.attempts for reply in replies) == endpoint.posts
+    assert wallet.spent.calls == endpoint.posts
+    assert sum(reply.usage.estimated for reply in replies) == hedges, "what the loser cost is estimated"
+    assert took_s < plain_s
+
+
+def test_no_late_call_takes_a_slot_that_others_wait_for(virtual_time: Virtual) -> None:
+    endpoint = Endpoint()
+    virtual_time(sent(endpoint, replace(MODEL, hedge=True), 1000, wave=1000))
+    assert endpoint.posts - 1000 <= 8, "only those that are left in flight when the queue is empty"
+
+
+def test_contracts_with_tools_are_never_sent_twice(virtual_time: Virtual) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    endpoint = Endpoint()
+    virtual_time(sent(endpoint, replace(MODEL, hedge=True), 200, tools=(tool,)))
+    assert endpoint.posts == 200
+
+
+@pytest.mark.parametrize("rows", [300])
+def test_a_second_request_is_paid_from_the_budget_or_not_sent(virtual_time: Virtual, rows: int) -> None:
+    endpoint = Endpoint()
+    replies, wallet, _ = virtual_time(
+        sent(endpoint, replace(MODEL, hedge=True), rows, Budget(calls=rows + 20))
+    )
+    assert {reply.outcome for reply in replies} == {OutcomeClass.OK}
+    assert rows < wallet.spent.calls == endpoint.posts <= rows + 20
