@@ -37,6 +37,9 @@ __all__ = [
 
 SAMPLE = 50
 """Units of a step that may fail alike, for each process, before the run stops."""
+_FIRST = 6
+"""Of these, how many one partition may start at once: a sample of several partitions is more than one of the first
+rows of a sorted table."""
 LEAST_ROWS = 50
 """A share of failed rows means nothing before so many rows of a stage have ended, or all of a smaller one."""
 
@@ -92,7 +95,7 @@ class Probation:
         """Start the conversations that may start; the others when it is decided."""
         batch = _Batch(conversations, submit, done)
         with self._lock:
-            now = len(conversations) if self.passed else min(self._tickets, len(conversations))
+            now = len(conversations) if self.passed else min(self._tickets, _FIRST, len(conversations))
             self._tickets -= now
             if now < len(conversations):
                 self._waiting.append(batch)
@@ -113,12 +116,13 @@ class Probation:
             self._let_go()
             return
         if sum(one.attempts for one in ended) == 0:
-            self._give_ticket_back()
+            self._start_next(given_back=1)  # what failed without a call has cost nothing
             return
         alarm = self._count(ended)
         if alarm is not None:
             self._raise_alarm(alarm)
             self._let_go()
+        self._start_next()
 
     def _count(self, ended: Sequence[Outcome]) -> str | None:
         """Count one failed unit; the message when it is the last of a sample that failed alike."""
@@ -133,16 +137,17 @@ class Probation:
             return None
         return f"{ended[0].outcome}: {ended[0].message}" if full else None
 
-    def _give_ticket_back(self) -> None:
-        """What failed without a call has cost nothing: the next one may start."""
+    def _start_next(self, given_back: int = 0) -> None:
+        """Start one more, of the batch that has waited longest for its turn."""
         with self._lock:
-            if not self._waiting:
-                self._tickets += 1
+            self._tickets += given_back
+            if self._tickets == 0 or not self._waiting:
                 return
-            batch = self._waiting[0]
+            self._tickets -= 1
+            batch = self._waiting.popleft()
             part = batch.take(1)
-            if batch.left == 0:
-                self._waiting.popleft()
+            if batch.left:
+                self._waiting.append(batch)
         batch.start(part, self.landed)
 
     def _let_go(self) -> None:
