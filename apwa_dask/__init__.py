@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # what `_HOME` says, for type checkers and editors
     from apwa_dask.api import from_pandas as from_pandas
     from apwa_dask.api import load_plan as load_plan
     from apwa_dask.api import plan as plan
+    from apwa_dask.api import purge as purge
     from apwa_dask.api import read as read
     from apwa_dask.api import runs as runs
+    from apwa_dask.api import sweep_lazy as sweep_lazy
     from apwa_dask.errors import ApwaError as ApwaError
     from apwa_dask.execution.run import Run as Run
     from apwa_dask.models.batches import BatchTerms as BatchTerms
@@ -51,8 +53,10 @@ _HOME = {
     "from_pandas": "api",
     "load_plan": "api",
     "plan": "api",
+    "purge": "api",
     "read": "api",
     "runs": "api",
+    "sweep_lazy": "api",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apwa_dask.api.asking import ask, load_plan, plan
-from apwa_dask.api.kept import attach, runs
+from apwa_dask.api.kept import attach, purge, runs, sweep_lazy
 from apwa_dask.api.planned import PlannedQuery
 from apwa_dask.api.reading import from_dask, from_pandas, read
 from apwa_dask.api.table import Table, TableSet
@@ -18,6 +18,8 @@ __all__ = [
     "from_pandas",
     "load_plan",
     "plan",
+    "purge",
     "read",
     "runs",
+    "sweep_lazy",
 ]

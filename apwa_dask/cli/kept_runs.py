@@ -221,8 +221,9 @@ def report(run_id: str | None, path: str | None, store: str | None, as_json: boo
 @click.command(cls=ApwaCommand)
 @_run_id
 @store_option
+@click.option("--answers", is_flag=True, help="Also delete every answer it paid for from the journal.")
 @yes_option
-def purge(run_id: str, store: str | None, yes: bool, as_json: bool) -> None:
+def purge(run_id: str, store: str | None, answers: bool, yes: bool, as_json: bool) -> None:
     """Delete a run and its results. Answers it paid for stay in the journal, for other runs to use."""
     run = api().attach(run_id, store)  # a wrong id must fail here, not after the question
     if not yes:
@@ -230,13 +231,12 @@ def purge(run_id: str, store: str | None, yes: bool, as_json: bool) -> None:
             why = "nobody can be asked here"
             raise RunError(f"run {run_id} was not deleted", why=why, fix="add --yes", code="RUN-PURGE")
         click.confirm(f"Delete run {run_id} and its results?", default=False, abort=True, err=True)
-    from apwa_dask.store.runs import RunStore
-
-    RunStore(run.store).purge(run.id)
+    purged = api().purge(run.id, run.store, answers=answers)
+    records = None if purged.answers is None else purged.answers.records
     if as_json:
-        emit_json({"id": run.id, "purged": True})
+        emit_json({"id": run.id, "purged": True, "answers": records})
     else:
-        note(f"run {run.id} is deleted")
+        note(f"run {run.id} is deleted" + ("" if records is None else f", and {records} answers of it"))
 
 
 def _attached(run_id: str | None, store: str | None, **where: Any) -> Run:

@@ -44,6 +44,7 @@ from apwa_dask.plans.infer import infer
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
+from apwa_dask.store.names import JOURNAL_KEY_VARIABLE, journal_key
 from apwa_dask.store.runs import RunFolder, RunStore
 from apwa_dask.tables.manifest import Manifest
 
@@ -111,12 +112,14 @@ class Runtime:
         return known
 
     def options_for(self, store: str, run_id: str) -> dict[str, Mapping[str, Any]]:
-        """Storage options of a run's store and sources, as given in this process."""
-        return {
+        """Secrets that a run needs elsewhere: storage options of its store and sources, the journal's key."""
+        found: dict[str, Mapping[str, Any]] = {
             place: options
             for place, options in self._options.items()
             if place == store or place.startswith(f"{run_id}/")
         }
+        key = journal_key()
+        return found if key is None else {**found, JOURNAL_KEY_VARIABLE: {"key": key}}
 
     def copy_options(self, old_run: str, new_run: str, aliases: Iterable[str]) -> None:
         """Let a new run of the same sources use the options of an old one."""
@@ -169,13 +172,25 @@ class Runtime:
             key = (store, namespace)
             if key not in self._journals:
                 self._journals[key] = Journal(
-                    store, namespace=namespace, storage_options=options, store_prompts=store_prompts
+                    store,
+                    namespace=namespace,
+                    storage_options=options,
+                    store_prompts=store_prompts,
+                    hmac_key=self._journal_key(),
                 )
             elif options is not None:
                 self._journals[key].use_options(options)  # credentials expire, and are given anew
             if store_prompts:
                 self._journals[key].keep_prompts()  # of those runs that hand them over, and of no others
             return self._journals[key]
+
+    def _journal_key(self) -> bytes | None:
+        """The key that signs journals: of this process's environment, or lent by the caller to this cluster."""
+        own = journal_key()
+        if own is None and self.ask_options is not None:
+            lent = self.ask_options(JOURNAL_KEY_VARIABLE)
+            return None if lent is None else lent["key"]
+        return own
 
     def in_flight(self, store: str, namespace: str) -> InFlight:
         """Requests of this process that are on their way to answers in this journal, of all its runs."""
@@ -233,6 +248,7 @@ class RunContext:
         self.control = Control()
         self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)
         self.journal.refresh()
+        self.journal.require_key()
         self._airborne: Meter | None = None
         """Counts the calls in flight of all stages."""
         self.client = client_for(owner, folder.run_id, self.spec)

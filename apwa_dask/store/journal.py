@@ -20,15 +20,14 @@ from apwa_dask.store.compaction import Compactor, PurgeReport
 from apwa_dask.store.folder import open_folder
 from apwa_dask.store.forks import PROCESS
 from apwa_dask.store.library import SegmentLibrary, bill_of
-from apwa_dask.store.names import safe_name, safe_namespace
+from apwa_dask.store.names import JOURNAL_KEY_VARIABLE, MIN_KEY_BYTES, safe_name, safe_namespace
 from apwa_dask.store.record import Record
-from apwa_dask.store.segment import Seal
+from apwa_dask.store.segment import UNREADABLE_WITHOUT_KEY, Seal
 from apwa_dask.store.segment_writer import SegmentWriter
 from apwa_dask.store.write_behind import WriteBehind
 
 __all__ = ["Journal", "JournalStats", "Paid", "PurgeReport", "Record"]
 
-_MIN_KEY_BYTES = 16
 _RECENT_BYTES = 32 * 2**20
 
 
@@ -112,8 +111,8 @@ class Journal:
     ) -> None:
         if flush_records < 1 or flush_s <= 0:
             raise ValueError("flush_records and flush_s must be positive")
-        if hmac_key is not None and len(hmac_key) < _MIN_KEY_BYTES:
-            raise ValueError(f"an HMAC key has at least {_MIN_KEY_BYTES} bytes")
+        if hmac_key is not None and len(hmac_key) < MIN_KEY_BYTES:
+            raise ValueError(f"an HMAC key has at least {MIN_KEY_BYTES} bytes")
         if writer is not None and not (safe_name(writer, "writer").isalnum() and writer.islower()):
             raise StoreError(
                 "a journal's writer is named with lower-case letters and digits", code="STORE-NAME"
@@ -234,6 +233,27 @@ class Journal:
         """See what other writers flushed since."""
         self._here()
         self._library.refresh()
+
+    def require_key(self) -> None:
+        """Refuse a journal that was signed with a key this process does not have: all of it would be paid again.
+
+        Raises
+        ------
+        StoreError
+            ``STORE-KEY``.
+        """
+        self._here()
+        signed = sum(reason == UNREADABLE_WITHOUT_KEY for reason in self._library.ignored.values())
+        if not signed:
+            return
+        raise StoreError(
+            "the answers of this namespace are signed, and this process has no key",
+            where=self.url,
+            why=f"{signed} files can neither be checked nor served, so their answers would be paid for again",
+            fix=f"set {JOURNAL_KEY_VARIABLE} to the key they were signed with, or choose another namespace",
+            saved="everything; nothing was called",
+            code="STORE-KEY",
+        )
 
     def compact(self) -> int:
         """Merge small segments into few; how many were replaced. 0 where another process is at it."""

@@ -12,8 +12,10 @@ from typing import Any
 from apwa_dask.errors import StoreError
 
 __all__ = [
+    "JOURNAL_KEY_VARIABLE",
     "STORE_VARIABLE",
     "default_store",
+    "journal_key",
     "new_run_id",
     "redact",
     "redact_tree",
@@ -22,6 +24,8 @@ __all__ = [
 ]
 
 STORE_VARIABLE = "APWA_STORE"
+JOURNAL_KEY_VARIABLE = "APWA_JOURNAL_KEY"
+"""Environment variable with the secret that signs a tenant's journal; unset: nothing is signed."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Lower case only: on a case-insensitive disk "Acme" and "acme" would be one tenant.
@@ -35,6 +39,7 @@ _SECRET_PARAMETER = re.compile(
     r"[^\s&#\"'<>]+",
     re.IGNORECASE,
 )
+MIN_KEY_BYTES = 16
 _NEVER_STORED = "storage_options"
 
 
@@ -129,6 +134,25 @@ def default_store() -> str:
             fix=f"set {STORE_VARIABLE} to a folder or URL you can write to, or pass store=",
         ) from None
     return str(folder)
+
+
+def journal_key() -> bytes | None:
+    """The key in ``$APWA_JOURNAL_KEY``; None where there is none.
+
+    Raises
+    ------
+    StoreError
+        Where it is too short to be a secret.
+    """
+    key = os.environ.get(JOURNAL_KEY_VARIABLE, "").strip().encode()
+    if 0 < len(key) < MIN_KEY_BYTES:
+        raise StoreError(
+            f"the key in {JOURNAL_KEY_VARIABLE} is too short",
+            why=f"it signs the journal, and has {len(key)} bytes of at least {MIN_KEY_BYTES}",
+            fix='make one: python -c "import secrets; print(secrets.token_hex(32))"',
+            code="STORE-KEY",
+        )
+    return key or None
 
 
 def _user_data_folder() -> Path:

@@ -25,6 +25,7 @@ from apwa_dask.errors import StoreError
 from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA
 
 __all__ = [
+    "UNREADABLE_WITHOUT_KEY",
     "BadSegmentError",
     "Seal",
     "SegmentKeys",
@@ -40,6 +41,7 @@ __all__ = [
     "with_header",
 ]
 
+UNREADABLE_WITHOUT_KEY = "signed, and no key was given"
 FORMAT = b"apwa-journal/1"
 _FORMAT_KEY, _REPLACES_KEY = b"apwa.format", b"apwa.replaces"
 _NAME = re.compile(
@@ -106,7 +108,7 @@ class Seal:
     def refusal(self, name: SegmentName) -> str | None:
         """Why a file of this name is not even read; None where it may be."""
         if self._key is None and name.is_signed:
-            return "signed, and no key was given"
+            return UNREADABLE_WITHOUT_KEY
         if self._key is not None and not name.is_signed:
             return "unsigned, and a key is set"
         return None

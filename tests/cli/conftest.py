@@ -15,8 +15,10 @@ from click.testing import CliRunner, Result
 
 from apwa_dask.cli import main
 from apwa_dask.errors import RunError
+from apwa_dask.execution.purging import Purged
 from apwa_dask.models.model import Model
 from apwa_dask.plans.explain import Range
+from apwa_dask.store.journal import PurgeReport
 
 RESULT = pd.DataFrame(
     {
@@ -58,6 +60,17 @@ class FakeEstimate:
 
     def __str__(self) -> str:
         return "Estimate: 3 calls"
+
+
+@dataclasses.dataclass
+class FakeStory:
+    row: str | int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"row_id": str(self.row), "status": "ok", "steps": []}
+
+    def __str__(self) -> str:
+        return f"Row {self.row}: ok\n  text  great \x1b[31mkettle"
 
 
 @dataclasses.dataclass
@@ -116,6 +129,10 @@ class FakeRun:
     def report(self, path: str) -> None:
         self.api.calls.append(("report", {"path": path}))
 
+    def row(self, row: str | int) -> FakeStory:
+        self.api.calls.append(("row", {"row": row}))
+        return FakeStory(row)
+
 
 @dataclasses.dataclass
 class FakePlanned:
@@ -124,7 +141,7 @@ class FakePlanned:
     def explain(self) -> str:
         return "1. map_1: severity \x1b]0;owned\x07of each row"
 
-    def estimate(self, *, model: Any = None) -> FakeEstimate:
+    def estimate(self, *, model: Any = None, mode: Any = None) -> FakeEstimate:
         return FakeEstimate(self.api.cost_usd)
 
     def to_yaml(self) -> str:
@@ -178,6 +195,10 @@ class FakeApi(types.ModuleType):
 
     def runs(self, store: str | None) -> list[FakeInfo]:
         return self.kept
+
+    def purge(self, run_id: str, store: str | None, *, answers: bool) -> Purged:
+        self.calls.append(("purge", {"run_id": run_id, "store": store, "answers": answers}))
+        return Purged(run_id, PurgeReport(3) if answers else None)
 
     def attach(self, run_id: str, store: str | None, **where: Any) -> FakeRun:
         self.calls.append(("attach", {"run_id": run_id, "store": store, **where}))

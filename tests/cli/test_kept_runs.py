@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
 
 def test_without_a_run_the_latest_is_meant(apwa, fake_api):
@@ -66,45 +66,64 @@ def test_failures_are_shown_by_kind_and_one_by_one(apwa, fake_api):
     assert apwa("failures").stderr.strip() == "no row failed"
 
 
+def test_failures_that_say_the_same_are_one_line_with_advice(apwa, fake_api):
+    fake_api.failed_rows = 1
+    text = apwa("failures", "--summary").stdout
+    assert "truncated" in text
+    assert "max_output_tokens" in text
+    (group,) = json.loads(apwa("failures", "--summary", "--json").stdout)["groups"]
+    assert (group["rows"], group["sample_row"], group["cost_usd"]) == (1, "2", 0.01)
+    fake_api.failed_rows = 0
+    assert apwa("failures", "--summary").stderr.strip() == "no row failed"
+
+
+def test_a_row_is_told_by_its_id_or_its_position(apwa, fake_api):
+    done = apwa("row", "calm-otter", "0:3.1")
+    assert "Row 0:3.1: ok" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert json.loads(apwa("row", "calm-otter", "3", "--json").stdout)["row_id"] == "3"
+    assert fake_api.named("row") == [{"row": "0:3.1"}, {"row": 3}]
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_paid(apwa, fake_api, tmp_path):
+    out = tmp_path / "out.parquet"
+    out.write_bytes(b"kept")
+    done = apwa("resume", "calm-otter", "-o", str(out))
+    assert done.exit_code == 1
+    assert "--overwrite" in done.stderr
+    assert fake_api.named("resume") == []
+    assert apwa("resume", "calm-otter", "-o", str(out), "--overwrite").exit_code == 0
+    assert fake_api.named("export") == [{"path": str(out), "overwrite": True}]
+
+
 def test_a_report_is_named_after_its_run(apwa, fake_api):
     assert apwa("report").stdout.strip() == "apwa-report-calm-otter.html"
     apwa("report", "calm-otter", "-o", "r.html")
     assert [call["path"] for call in fake_api.named("report")] == ["apwa-report-calm-otter.html", "r.html"]
 
 
-class Purged:
-    stores: list[tuple[str, str]]
-
-
-@pytest.fixture
-def purged(monkeypatch) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-
-    class Store:
-        def __init__(self, url: str) -> None:
-            self.url = url
-
-        def purge(self, run_id: str) -> None:
-            found.append((self.url, run_id))
-
-    monkeypatch.setattr("apwa_dask.store.runs.RunStore", Store)
-    return found
-
-
-def test_nothing_is_deleted_without_a_yes(apwa, purged, somebody_there):
+def test_nothing_is_deleted_without_a_yes(apwa, fake_api, somebody_there):
     assert apwa("purge", "calm-otter", input="n\n").exit_code == 130
-    assert purged == []
+    assert fake_api.named("purge") == []
     assert apwa("purge", "calm-otter", "--yes").exit_code == 0
-    assert purged == [("memory://kept", "calm-otter")]
+    (call,) = fake_api.named("purge")
+    assert call == {"run_id": "calm-otter", "store": "memory://kept", "answers": False}
 
 
-def test_deleting_where_nobody_can_be_asked_needs_yes(apwa, purged):
+def test_answers_are_deleted_only_where_that_is_asked(apwa, fake_api):
+    done = apwa("purge", "calm-otter", "--answers", "--yes")
+    assert done.exit_code == 0
+    assert "and 3 answers of it" in done.stderr
+    assert fake_api.named("purge")[0]["answers"] is True
+
+
+def test_deleting_where_nobody_can_be_asked_needs_yes(apwa, fake_api):
     done = apwa("purge", "calm-otter")
     assert done.exit_code == 1
     assert "add --yes" in done.stderr
-    assert purged == []
+    assert fake_api.named("purge") == []
 
 
-def test_purge_never_means_the_latest_by_itself(apwa, purged):
+def test_purge_never_means_the_latest_by_itself(apwa, fake_api):
     assert apwa("purge", "--yes").exit_code == 1
-    assert purged == []
+    assert fake_api.named("purge") == []
