@@ -92,12 +92,12 @@ def failure_groups(failures: Any) -> list[dict[str, Any]]:
     """Failures that say the same, most frequent first: outcome, message, rows."""
     if not len(failures):
         return []
-    counts = failures.groupby(["outcome", "message"], sort=True, dropna=False).size()
-    groups = [
-        {"outcome": outcome, "message": message, "rows": int(rows)}
-        for (outcome, message), rows in counts.items()
+    from apwa_dask.execution.failures import groups_of
+
+    return [
+        {"outcome": outcome, "message": message, "rows": len(rows)}
+        for outcome, _, message, rows in groups_of(failures)
     ]
-    return sorted(groups, key=lambda group: -int(group["rows"]))
 
 
 def leave(code: Exit) -> None:

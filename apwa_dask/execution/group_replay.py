@@ -20,8 +20,8 @@ from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import to_pandas
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.watched_desk import WatchedDesk
     from apwa_dask.execution.run import Run
+    from apwa_dask.execution.watched_desk import WatchedDesk
 
 __all__ = ["group_story"]
 

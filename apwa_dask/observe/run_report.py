@@ -104,11 +104,9 @@ def local_label(models: Iterable[Model]) -> str:
 
 def failure_reports(failures: pd.DataFrame) -> list[FailureReport]:
     """Failures grouped by outcome and message, most frequent first, with a few rows of each."""
-    if failures.empty:
-        return []
-    groups = failures.groupby(["outcome", "message"], dropna=False, sort=True)
-    found = [_group(str(outcome), str(message), rows) for (outcome, message), rows in groups]
-    return sorted(found, key=lambda group: -group.rows)
+    from apwa_dask.execution.failures import groups_of
+
+    return [_group(outcome, message, rows) for outcome, _, message, rows in groups_of(failures)]
 
 
 def _group(outcome: str, message: str, rows: pd.DataFrame) -> FailureReport:

@@ -50,6 +50,15 @@ def resume_capped(url: str, store: str, run_id: str) -> None:
         print(type(reached).__name__, flush=True)
 
 
+def one_partition(url: str, store: str, run_id: str = "") -> None:
+    """Forty priced rows in one partition: nothing is committed before the last is answered."""
+    model = apwa.Model("m", base_url=url, max_concurrency=40, price=apwa.Price(1, 2))
+    table = apwa.from_pandas(frame().head(40)).map("severity", inputs="text", output={"severity": int})
+    run = table.run(model=model, store=store, scheduler="threads", progress=False)
+    print(run.id, flush=True)
+    run.wait()
+
+
 def ends_early(url: str, store: str, run_id: str = "") -> None:
     started(url, store)
     sys.stdin.readline()
