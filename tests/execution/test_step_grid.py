@@ -179,7 +179,7 @@ def cells() -> Iterator[Any]:
                 # A stored run costs most of a cell, and what it adds is the same for all variants of a step.
                 yield pytest.param("frame", condition, step, number == 0, id=f"{name}-frame")
                 if number == 0:
-                    yield pytest.param("files", condition, step, True, id=f"{name}-files")
+                    yield pytest.param("files", condition, step, False, id=f"{name}-files")
 
 
 # --- the cells
