@@ -134,6 +134,15 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
+def keep(path: Path, found: Sequence[Measurement], cases: Sequence[Case]) -> None:
+    """Write what was measured, and what it comes to."""
+    summaries = summarise(found, cases)
+    parts = {"measurements": found, "summaries": summaries, "bars": bars(summaries)}
+    path.write_text(
+        json.dumps({name: [asdict(each) for each in made] for name, made in parts.items()}, indent=1)
+    )
+
+
 def kept(path: Path) -> list[Measurement]:
     """The measurements that `--json` wrote."""
     document = json.loads(path.read_text())
@@ -147,7 +156,11 @@ def main(words: Sequence[str] | None = None) -> int:
         found = kept(given.report)
         given.cases = [case for case in given.cases if any(m.case == case.name for m in found)]
     else:
-        found = [made for case in given.cases for made in run_case(case, given.clients, given)]
+        found = []
+        for case in given.cases:
+            found += run_case(case, given.clients, given)
+            if given.json:  # after each case: an hour's work is not lost with the last one
+                keep(given.json, found, given.cases)
         print(
             f"{given.rounds} rounds ({given.peer_rounds} of slow clients); Python {platform.python_version()}, "
             f"{os.cpu_count()} cores, load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
@@ -155,12 +168,7 @@ def main(words: Sequence[str] | None = None) -> int:
     summaries = summarise(found, given.cases)
     for case in given.cases:
         print(f"\n## Case {case.name}: {case.title}\n\n{table(summaries, case)}")
-    judged = bars(summaries)
-    print(f"\n## Bars\n\n{bars_table(judged)}")
-    if given.json:
-        parts = {"measurements": found, "summaries": summaries, "bars": judged}
-        document = {name: [asdict(each) for each in made] for name, made in parts.items()}
-        given.json.write_text(json.dumps(document, indent=1))
+    print(f"\n## Bars\n\n{bars_table(bars(summaries))}")
     return 0
 
 

@@ -20,8 +20,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--in-flight", type=int, default=500, help="calls in flight a worker")
-    parser.add_argument("--p50", type=float, default=20.0, help="median latency, seconds")
-    parser.add_argument("--p99", type=float, default=60.0)
+    parser.add_argument("--p50", type=float, default=60.0, help="median latency, seconds")
+    parser.add_argument("--p99", type=float, default=180.0)
     parser.add_argument(
         "--rpm", nargs="*", type=float, default=[600_000, 60_000, 6_000], help="announced limits"
     )
