@@ -29,6 +29,7 @@ from apwa_dask.execution.run import Run
 from apwa_dask.models.batches import BatchTerms
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.defaults import resolve_models
+from apwa_dask.models.prices import priced_in_batches
 from apwa_dask.optimize import estimate as estimate_steps
 from apwa_dask.optimize import optimize
 from apwa_dask.optimize.forecast import Estimate
@@ -65,14 +66,24 @@ class PlannedQuery:
             estimates = {}  # no model is named yet: the plan can be looked at all the same
         return explaining.explain(self.plan, self._catalog(), estimates=estimates)
 
-    def estimate(self, *, model: ModelLike = None) -> Estimate:
-        """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call."""
+    def estimate(self, *, model: ModelLike = None, mode: BatchTerms | str | None = None) -> Estimate:
+        """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call.
+
+        Parameters
+        ----------
+        model : Model, str or mapping, optional
+        mode : str or BatchTerms, optional
+            As in `run`: what the calls cost depends on it.
+        """
         if not self.plan.llm_steps:
             return Estimate({})
         profiles = {alias: profile_of(self.sources[alias], 0) for alias in self.plan.sources}
         catalog = self._catalog()
         plan = optimize(self.plan, catalog).plan
-        found = estimate_steps(plan, catalog, profiles, resolve_models(configured(model)))
+        models = resolve_models(configured(model))
+        if batch_terms(mode) is not None:
+            models = {alias: priced_in_batches(one) for alias, one in models.items()}
+        found = estimate_steps(plan, catalog, profiles, models)
         return Estimate({step.id: found[step.id] for step in plan.llm_steps if step.id in found})
 
     def prompt_for(
@@ -172,7 +183,7 @@ class PlannedQuery:
                 model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
             ),
             store_prompts=config.get("store-prompts", store_prompts),
-            estimate=self._forecast(model),
+            estimate=self._forecast(model, mode),
             batch=batch_terms(mode),
         )
         settings = with_alarms(settings, max_failure_rate, early_stop)
@@ -217,10 +228,10 @@ class PlannedQuery:
         plan = self.plan.model_copy(update={"steps": (sample, *steps), "output": result})
         return replace(self, plan=plan).run(**{"progress": False, **options}).result(status=True)
 
-    def _forecast(self, model: ModelLike) -> dict[str, Any] | None:
+    def _forecast(self, model: ModelLike, mode: BatchTerms | str | None) -> dict[str, Any] | None:
         """The estimate to keep with a run; None where the source cannot be looked at, which the run will say."""
         try:
-            return self.estimate(model=model).to_dict()
+            return self.estimate(model=model, mode=mode).to_dict()
         except ApwaError:
             return None
 

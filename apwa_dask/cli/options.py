@@ -128,9 +128,12 @@ class RunChoices:
             "early_stop": self.early_stop,
             "name": self.name,
             "store_prompts": self.store_prompts,
-            "mode": "batch" if self.batch else None,
         }
-        return {name: value for name, value in options.items() if value is not None}
+        return {**{name: value for name, value in options.items() if value is not None}, **self.mode()}
+
+    def mode(self) -> dict[str, Any]:
+        """How answers come, where the command line says so."""
+        return {"mode": "batch"} if self.batch else {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ def _carried_out(
 ) -> Exit:
     """Show plan and price, get consent, run, conclude."""
     chosen = model.resolve()
-    forecast = planned.estimate(model=chosen)
+    forecast = planned.estimate(model=chosen, **choices.mode())
     if not quiet:
         note(planned.explain())
         note(forecast)

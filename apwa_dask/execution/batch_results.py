@@ -203,6 +203,4 @@ class Results:
 
     def _cost_usd(self, usage: Usage) -> float | None:
         price = self.lane.price
-        if price is None:
-            return None
-        return price.cost_usd(usage.input, usage.output, usage.cached) * price.batch_factor
+        return None if price is None else price.in_batches.cost_usd(usage.input, usage.output, usage.cached)

@@ -27,7 +27,7 @@ def prompt_tokens(ask: Ask) -> int:
 def reservation(ask: Ask, price: Price | None) -> Money:
     """What a request may come to at most: nothing is learned before a whole batch is out, so the ceiling counts."""
     tokens_in = int(len(ask.body) / BYTES_PER_TOKEN_AT_LEAST) + 1
-    usd = 0.0 if price is None else price.cost_usd(tokens_in, ask.output_tokens) * price.batch_factor
+    usd = 0.0 if price is None else price.in_batches.cost_usd(tokens_in, ask.output_tokens)
     return Money(usd, tokens_in + ask.output_tokens, 1)
 
 

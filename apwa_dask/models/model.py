@@ -34,6 +34,12 @@ class Price:
         fresh = max(input_tokens - cached_tokens, 0)
         return (fresh * self.input_usd + cached_tokens * cached_rate + output_tokens * self.output_usd) / 1e6
 
+    @property
+    def in_batches(self) -> Price:
+        """What the same tokens cost in a batch."""
+        cached = None if self.cached_input_usd is None else self.cached_input_usd * self.batch_factor
+        return Price(self.input_usd * self.batch_factor, self.output_usd * self.batch_factor, cached, 1.0)
+
 
 @dataclass(frozen=True)
 class Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ import orjson
 
 from apwa_dask.models.model import Model, Price
 
-__all__ = ["price_of", "prices_as_of"]
+__all__ = ["price_of", "priced_in_batches", "prices_as_of"]
 
 _DATED = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2}|\d{4})$")
 
@@ -28,6 +29,12 @@ def price_of(model: Model) -> Price | None:
     if not prices:
         return None
     return prices.get(model.name) or prices.get(_DATED.sub("", model.name))
+
+
+def priced_in_batches(model: Model) -> Model:
+    """The model at the price of its batches, where one is known."""
+    price = price_of(model)
+    return model if price is None else replace(model, price=price.in_batches)
 
 
 def prices_as_of() -> str:

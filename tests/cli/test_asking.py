@@ -62,6 +62,12 @@ def test_what_is_said_on_the_command_line_reaches_the_run(apwa, fake_api, tmp_pa
     assert fake_api.named("export") == [{"path": out, "overwrite": False}]
 
 
+def test_batch_on_the_command_line_reaches_the_run(apwa, fake_api):
+    apwa(*ASK, "--batch")
+    (run,) = fake_api.named("run")
+    assert run["mode"] == "batch"
+
+
 def test_an_endpoint_on_the_command_line_becomes_a_model(apwa, fake_api):
     apwa(*ASK, "-m", "m", "--base-url", "http://127.0.0.1:9/v1", "--api-key-env", "MY_KEY")
     (run,) = fake_api.named("run")

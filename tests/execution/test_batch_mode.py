@@ -402,6 +402,16 @@ def test_an_unknown_mode_and_a_lazy_batch_are_refused(store):
 # -- money
 
 
+def test_the_estimate_knows_the_price_of_batches(scripted_server, model_at):
+    model = model_at(scripted_server(), price=apwa.Price(1.0, 1.0, batch_factor=0.25))
+    plan = severities(rows()).plan()
+
+    live, batch = plan.estimate(model=model), plan.estimate(model=model, mode="batch")
+
+    assert live.calls == batch.calls
+    assert batch.cost_usd.expected == pytest.approx(live.cost_usd.expected / 4)
+
+
 def test_the_budget_is_never_passed_and_a_larger_one_finishes(start, scripted_server):
     server = scripted_server()
     run = start(severities(rows()), server, budget=0.002)
