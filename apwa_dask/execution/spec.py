@@ -152,7 +152,8 @@ class RunSpec:
         spec = cls.from_dict(folder.spec)
         for entry in folder.history():
             if entry["event"] == "budget":
-                spec = replace(spec, budget={name: entry[name] for name in ("usd", "tokens", "calls")})
+                spec = replace(spec, budget={name: entry.get(name) for name in ("usd", "tokens", "calls")})
+                spec = replace(spec, budget={**spec.budget, "name": entry.get("name", "")})
             elif entry["event"] == "alarms":
                 spec = replace(
                     spec, max_failure_rate=entry["max_failure_rate"], early_stop=entry["early_stop"]

@@ -36,16 +36,20 @@ class Budget:
         Input and output together.
     calls : int, optional
         Requests, retries included.
+    name : str
+        Runs that give the same name spend from one purse, whichever clients of the process or cluster they
+        belong to; the latest ceilings count. Without a name a budget is for one run.
 
     Examples
     --------
     >>> Budget.of(5)
-    Budget(usd=5.0, tokens=None, calls=None)
+    Budget(usd=5.0, tokens=None, calls=None, name='')
     """
 
     usd: float | None = None
     tokens: int | None = None
     calls: int | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         for name in ("usd", "tokens", "calls"):
@@ -76,9 +80,9 @@ class Budget:
         """The amounts, zero where there is no ceiling."""
         return Money(self.usd or 0.0, self.tokens or 0, self.calls or 0)
 
-    def as_dict(self) -> dict[str, float | int | None]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain data for specs and manifests."""
-        return {"usd": self.usd, "tokens": self.tokens, "calls": self.calls}
+        return {"usd": self.usd, "tokens": self.tokens, "calls": self.calls, "name": self.name}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Budget:

@@ -46,12 +46,15 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Account:
-    """One run's money. ``leased`` is what each holder has and has not reported as spent."""
+    """The money of one run, or of all runs that name one budget.
+
+    ``leased`` is what each holder has for each run, and has not reported as spent.
+    """
 
     budget: Budget
     left: Money
     spent: Money = field(default_factory=Money)
-    leased: dict[str, Money] = field(default_factory=dict)
+    leased: dict[tuple[str, str], Money] = field(default_factory=dict)
 
 
 class Coordinator:
@@ -71,6 +74,7 @@ class Coordinator:
         self._expires_s = expires_s
         self._lanes: dict[str, _Lane] = {}
         self._accounts: dict[str, _Account] = {}
+        self._shared: dict[str, _Account] = {}
         self._stops: dict[str, str] = {}
 
     # -- capacity
@@ -104,7 +108,8 @@ class Coordinator:
         for lane in self._lanes.values():
             lane.holders.pop(holder, None)
         for account in self._accounts.values():
-            account.spent += account.leased.pop(holder, Money())
+            for key in [key for key in account.leased if key[0] == holder]:
+                account.spent += account.leased.pop(key)
 
     def stop(self, gate_key: str, why: str) -> None:
         """Carry a reason to stop to every holder of a gate; an empty reason takes it back."""
@@ -177,10 +182,15 @@ class Coordinator:
         spent : Money, optional
             What the run spent before this coordinator knew it, from its ledger.
         """
-        known = self._accounts.get(account)
+        known, before = self._accounts.get(account), spent or Money()
+        if known is None and budget.name in self._shared:
+            known = self._accounts[account] = self._shared[budget.name]
+            known.left -= before
+            known.spent += before
         if known is None:
-            before = spent or Money()
-            self._accounts[account] = _Account(budget, budget.money - before, before)
+            known = self._accounts[account] = _Account(budget, budget.money - before, before)
+            if budget.name:
+                self._shared[budget.name] = known
             return
         known.left += budget.money - known.budget.money
         known.budget = budget
@@ -195,7 +205,7 @@ class Coordinator:
                 fix="resume the run",
                 code="BUDGET-ACCOUNT",
             )
-        leased = purse.leased.get(holder, Money())
+        leased = purse.leased.get((holder, account), Money())
         purse.spent += report.spent
         purse.left += report.returned
         leased = leased - report.spent - report.returned
@@ -204,8 +214,8 @@ class Coordinator:
         if granted is not None:
             purse.left -= granted
             leased += granted
-        purse.leased[holder] = leased
-        others = any(_holds(money) for name, money in purse.leased.items() if name != holder)
+        purse.leased[holder, account] = leased
+        others = any(_holds(money) for key, money in purse.leased.items() if key != (holder, account))
         return Funds(granted or Money(), enough, others, purse.left)
 
     def spent(self, account: str) -> Money:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from apwa_dask.errors import BudgetError, ConfigError
 from apwa_dask.models.budget import Budget, Wallet
 from apwa_dask.models.coordinator import Coordinator, LocalLease
-from apwa_dask.models.leases import Money
+from apwa_dask.models.leases import Money, MoneyReport
 from apwa_dask.models.model import Price
 from apwa_dask.models.types import OutcomeClass, Usage
 from apwa_dask.testing import Fault, ScriptedServer
@@ -306,3 +306,50 @@ def test_usage_is_priced_with_the_cached_part_at_its_own_rate() -> None:
     price = Price(2.0, 8.0, cached_input_usd=0.5)
     usage = Usage(1_000_000, 100_000, cached=400_000)
     assert price.cost_usd(usage.input, usage.output, usage.cached) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.8)
+
+
+def test_runs_that_name_one_budget_spend_from_one_purse(virtual_time: Virtual) -> None:
+    async def story() -> tuple[list[int], int]:
+        coordinator = Coordinator(asyncio.get_running_loop().time)
+        budget = Budget(calls=100, name="team")
+        wallets = []
+        for run, holder in (("r1", "worker a"), ("r2", "worker a"), ("r3", "worker b")):
+            coordinator.open_account(run, budget)
+            wallets.append(Wallet(budget, account=run, fund=LocalLease(coordinator, holder).fund))
+        spent = await asyncio.gather(*(until_it_is_used_up(wallet) for wallet in wallets))
+        return spent, coordinator.spent("r1").calls
+
+    spent, booked = virtual_time(story())
+    assert sum(spent) == 100, "no more, and no less while anyone has any"
+    assert min(spent) > 0
+    assert booked <= 100
+
+
+async def until_it_is_used_up(wallet: Wallet) -> int:
+    """Calls until the budget is reached; one at a time."""
+    calls, one = 0, Money(0.0, 10, 1)
+    try:
+        while True:
+            await wallet.reserve(one)
+            await asyncio.sleep(0.01)
+            wallet.settle(one, one)
+            calls += 1
+    except BudgetError:
+        await wallet.close()
+        return calls
+
+
+def test_a_run_that_comes_back_brings_what_it_has_spent_to_the_named_budget() -> None:
+    coordinator, budget = Coordinator(), Budget(calls=100, name="team")
+    coordinator.open_account("r1", budget, Money(calls=30))
+    coordinator.open_account("r2", budget, Money(calls=25))
+    coordinator.open_account("r1", budget, Money(calls=30))
+    funds = coordinator.fund("worker", "r2", Money(), Money(), MoneyReport())
+    assert funds.left.calls == 45, "r1 is known: it is not counted again"
+
+
+def test_budgets_without_a_name_are_apart() -> None:
+    coordinator = Coordinator()
+    coordinator.open_account("r1", Budget(calls=10), Money(calls=9))
+    coordinator.open_account("r2", Budget(calls=10))
+    assert coordinator.fund("worker", "r2", Money(), Money(), MoneyReport()).left.calls == 10
