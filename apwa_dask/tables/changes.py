@@ -161,12 +161,26 @@ def _nothing(manifest: Manifest) -> Probe:
 
 
 def _belongs(manifest: Manifest, item: Probed) -> bool:
-    """A file that is known stays in its table; a new one joins where its columns would have put it."""
-    if any(item.file.url == info.url for info in manifest.files):
-        return True
+    """Whether a new file joins the table, where its columns would have put it.
+
+    Raises
+    ------
+    SourceError
+        A file of the table is none any more.
+    """
     first = manifest.layouts[0]
     table = Probed(item.file, "", dataclasses.replace(_nothing(manifest), layout=first))
-    return len(group([table, item], documents=manifest.documents)) == 1
+    fits = len(group([table, item], documents=manifest.documents)) == 1
+    known = any(item.file.url == info.url for info in manifest.files)
+    if known and not fits:
+        raise SourceError(
+            f"{item.file.path} changed and is no part of its table any more",
+            where=public_url(item.file.url),
+            why=f"it holds {', '.join(item.probe.schema.names[:10])} now, as {item.probe.layout.format}",
+            fix="put the file right, or away; or read the source anew",
+            code="SOURCE-CHANGED",
+        )
+    return fits
 
 
 def _revise(manifest: Manifest, order: Sequence[str], probed: Sequence[Probed]) -> Manifest:
