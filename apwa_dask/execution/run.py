@@ -469,11 +469,11 @@ class Run:
                 with self._batching():
                     self._run_stages()
                 self.folder.append_history("done")
+                self._journal().flush()  # what the manifest sums up
                 self.folder.finish(manifest_of(self), replacing=True)
         except BaseException as failure:
             status, message = self._failed(failure)
             self.executor.stop(self.id, message)
-            runtime().settle(self.id)
             self._note_end(status, message)
         finally:
             runtime().forget(self.id)
@@ -481,7 +481,9 @@ class Run:
             self._finished.set()
 
     def _note_end(self, status: str, message: str) -> None:
+        """Keep what is in flight, and say how it ended; where the store refuses that, the answers wait in memory."""
         try:
+            runtime().settle(self.id)
             self.folder.append_history("failed" if status == "failed" else "stopped", why=message)
         except StoreError as unreachable:
             self._error = self._error or unreachable
