@@ -9,16 +9,13 @@ from typing import Any
 import dask
 import dask.dataframe as dd
 import duckdb
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apwa_dask.execution import frame_steps
-from apwa_dask.execution.frame_local import chunk_text
-from apwa_dask.execution.frame_steps import _mixed, _nth_smallest, apply_barrier, apply_local
+from apwa_dask.execution.frame_steps import apply_barrier, apply_local
 from apwa_dask.plans.infer import output_schema
 from apwa_dask.plans.steps import (
     Aggregate,
@@ -34,7 +31,7 @@ from apwa_dask.plans.steps import (
     Sort,
     Where,
 )
-from apwa_dask.tables.dtypes import arrow_schema_of, empty_frame, to_arrow, to_pandas
+from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
 BOOKKEEPING = [("_apwa_row", pa.string()), ("_apwa_status", pa.string()), ("_apwa_error", pa.string())]
 VISIBLE = pa.schema(
@@ -299,26 +296,6 @@ def test_another_seed_gives_another_sample() -> None:
     assert not first.equals(second)
 
 
-@settings(max_examples=40, deadline=None)
-@given(total=st.integers(1, 3000), share=st.floats(0, 1), seed=st.integers(-(2**70), 2**70))
-def test_the_bound_of_a_sample_is_its_nth_smallest_hash(total: int, share: float, seed: int) -> None:
-    n = max(round(share * total), 1)
-    hashes = _mixed(np.arange(total, dtype=np.uint64), seed)
-    assert len(set(hashes.tolist())) == total
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_steps, "_ROWS_AT_ONCE", 512)
-        assert _nth_smallest(total, n, seed) == sorted(hashes.tolist())[n - 1]
-
-
-def test_rows_are_sampled_evenly_over_the_table() -> None:
-    bound = _nth_smallest(100_000, 10_000, seed=5)
-    chosen = _mixed(np.arange(100_000, dtype=np.uint64), 5) <= np.uint64(bound)
-    tenths = chosen.reshape(10, -1).sum(axis=1)
-    assert chosen.sum() == 10_000
-    assert tenths.min() > 850  # five standard deviations of 30 below the mean of 1,000
-    assert tenths.max() < 1150
-
-
 # --- merge and concat
 
 RIGHT = pa.schema([("k", pa.string()), ("n", pa.int64()), ("note", pa.string())])
@@ -493,93 +470,3 @@ def test_a_row_that_an_expression_fails_on_keeps_its_place_and_says_so() -> None
     assert "private" not in str(found.column("_apwa_error").to_pylist())
     kept = apply_local(Where(id="s", input="t", condition="CAST(k AS INTEGER) > 5"), source)
     assert kept.column("_apwa_row").to_pylist() == ["0:1"]
-
-
-def test_chunks_cover_the_text_overlap_and_end_at_sentences() -> None:
-    text = "".join(f"Sentence number {i} has some words. " for i in range(200))
-    pieces = chunk_text(text, tokens=100, overlap_tokens=10)
-    assert len(pieces) > 10
-    assert all(len(piece) <= 400 for piece in pieces)
-    assert all(piece.rstrip().endswith(".") for piece in pieces)
-    at = 0
-    for piece in pieces:
-        found = text.index(piece, max(at - 60, 0))
-        assert found <= at
-        at = found + len(piece)
-    assert at == len(text)
-
-
-@settings(max_examples=80, deadline=None)
-@given(text=st.text(max_size=400), tokens=st.integers(16, 40), overlap=st.integers(0, 15))
-def test_no_character_is_lost_and_cutting_ends(text: str, tokens: int, overlap: int) -> None:
-    pieces = chunk_text(text, tokens, overlap)
-    assert pieces == chunk_text(text, tokens, overlap)
-    assert pieces[-1] == "" or text.endswith(pieces[-1])
-    assert text.startswith(pieces[0])
-    assert sum(map(len, pieces)) >= len(text)
-
-
-# --- where two tables meet
-
-
-def categorical(values: Sequence[str | None], categories: Sequence[str]) -> pa.Schema:
-    """Schema of a frame's column of categories, as reading the frame declares it."""
-    return arrow_schema_of(pd.DataFrame({"k": pd.Categorical(values, categories=categories)}))
-
-
-def of_values(values: Sequence[Any], schema: pa.Schema) -> pa.Table:
-    """Rows of the one visible column ``k``."""
-    count = len(values)
-    hidden = [pa.array([f"0:{i}" for i in range(count)]), *[pa.nulls(count, pa.string())] * 2]
-    plain = pa.array(values, getattr(schema.field("k").type, "value_type", schema.field("k").type))
-    return pa.Table.from_arrays([*hidden, plain.cast(schema.field("k").type)], schema=physical(schema))
-
-
-A_B, B_C = categorical(["a"], ["a", "b"]), categorical(["b"], ["b", "c"])
-
-
-def test_concat_keeps_values_that_are_no_category_of_the_first_table() -> None:
-    step = Concat(id="s", input="t", others=("r",))
-    left, right = of_values(["a", None], A_B), of_values(["b", "c"], B_C)
-    found = run(step, partitioned(left, [2]), partitioned(right, [1, 1]), schemas=[A_B, B_C])
-    assert found.column("k").to_pylist() == ["a", None, "b", "c"]
-    text = pa.schema([("k", pa.string())])
-    with_text = run(
-        step, partitioned(left, [2]), partitioned(of_values(["z"], text), [1]), schemas=[A_B, text]
-    )
-    assert with_text.column("k").to_pylist() == ["a", None, "z"]
-
-
-def test_concat_of_the_same_categories_stays_categorical() -> None:
-    step = Concat(id="s", input="t", others=("r",))
-    assert output_schema(step, [A_B, A_B]).field("k").equals(A_B.field("k"), check_metadata=True)
-
-
-@pytest.mark.parametrize(
-    ("how", "wanted"),
-    [("inner", ["b"]), ("left", ["a", "b"]), ("right", ["b", "c"]), ("outer", ["a", "b", "c"])],
-)
-def test_a_merge_by_categories_keeps_the_keys_of_either_side(how: Any, wanted: list[str]) -> None:
-    step = Merge(id="s", input="t", right="r", how=how, left_on=("k",), right_on=("k",))
-    left, right = of_values(["a", "b"], A_B), of_values(["b", "c"], B_C)
-    found = run(step, partitioned(left, [1, 1]), partitioned(right, [2]), schemas=[A_B, B_C])
-    assert found.column("k").to_pylist() == wanted
-
-
-@pytest.mark.parametrize("how", ["inner", "left", "right", "outer"])
-def test_a_merge_of_narrow_with_wide_integers_keeps_every_digit(how: Any) -> None:
-    narrow, wide = pa.schema([("k", pa.int32())]), pa.schema([("k", pa.int64())])
-    step = Merge(id="s", input="t", right="r", how=how, left_on=("k",), right_on=("k",))
-    left, right = of_values([1, 2], narrow), of_values([2, 2**40], wide)
-    found = run(step, partitioned(left, [2]), partitioned(right, [1, 1]), schemas=[narrow, wide])
-    expected = {"inner": [2], "left": [1, 2], "right": [2, 2**40], "outer": [1, 2, 2**40]}
-    assert found.column("k").to_pylist() == expected[how]
-
-
-def test_frames_whose_dtypes_differ_give_one_dtype_in_every_partition() -> None:
-    plain = arrow_schema_of(pd.DataFrame({"k": pd.Series([1], dtype="int64")}))
-    nullable = arrow_schema_of(pd.DataFrame({"k": pd.Series([None], dtype="Int64")}))
-    step = Concat(id="s", input="t", others=("r",))
-    left, right = of_values([1], plain), of_values([None, 2], nullable)
-    found = run(step, partitioned(left, [1]), partitioned(right, [1, 1]), schemas=[plain, nullable])
-    assert found.column("k").to_pylist() == [1, None, 2]
