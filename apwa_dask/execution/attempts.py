@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 PREDECESSOR_S = 60.0
 """How long an attempt that answers that it is still at work is waited for, at most."""
+LANDING_S = 30.0
+"""How long the end of a stopped attempt waits for calls in flight."""
 _ASK_EVERY_S = 0.1
 READING_DEATHS = 6
 """Processes that may die before any row is worked: then the input itself cannot be read."""
@@ -133,12 +135,20 @@ def _marked(context: StageContext, log: AttemptLog, attempt: Attempt) -> Iterato
 
 
 def _end(context: StageContext, log: AttemptLog, attempt: Attempt) -> None:
+    _let_calls_land(context)
     try:
         context.journal.flush()
         log.end(attempt)
     except StoreError as unreachable:
         # the reason why the body ended is what the user must hear; this attempt will count as a death
         logger.warning("the end of an attempt could not be noted: %s", unreachable)
+
+
+def _let_calls_land(context: StageContext) -> None:
+    """A stop ends the partition's thread at once; who takes the partition over must find the calls in flight paid."""
+    give_up_s = time.monotonic() + LANDING_S
+    while context.control.stopping and context.run.tasks and time.monotonic() < give_up_s:
+        time.sleep(_ASK_EVERY_S / 5)
 
 
 # -- who was here before

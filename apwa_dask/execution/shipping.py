@@ -12,6 +12,8 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import dask.dataframe as dd
+from dask._expr import Expr
+from dask.delayed import Delayed
 from distributed import Client, Worker, WorkerPlugin
 
 from apwa_dask.agents.capabilities import Capability, adopt, find_capability
@@ -124,13 +126,23 @@ def check_frame(alias: str, frame: dd.DataFrame) -> None:
 
 
 def _functions_of(frame: dd.DataFrame) -> Iterable[Any]:
-    """Functions among the operands of the frame's expressions: what a caller gave to `map_partitions` and the like."""
+    """Each function in the frame once: what a caller gave to `map_partitions`, and the tasks of ready-made graphs."""
     seen: set[int] = set()
     for expression in frame.expr.walk():
         for operand in expression.operands:
-            if callable(operand) and not isinstance(operand, type) and id(operand) not in seen:
-                seen.add(id(operand))
-                yield operand
+            for task in _tasks_in(operand):
+                function = getattr(task, "func", task)
+                if callable(function) and not isinstance(function, type) and id(function) not in seen:
+                    seen.add(id(function))
+                    yield function
+
+
+def _tasks_in(operand: Any) -> Iterable[Any]:
+    if isinstance(operand, Expr):
+        return ()  # it is walked by itself
+    if isinstance(operand, Delayed):
+        return list(dict(operand.__dask_graph__()).values())
+    return operand.values() if isinstance(operand, Mapping) else (operand,)
 
 
 def _is_local(function: Any) -> bool:
