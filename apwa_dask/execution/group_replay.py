@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,10 +12,11 @@ import pyarrow.compute as pc
 
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.lineage import Place, parents_of
-from apwa_dask.execution.reduce import SPLIT_EVERY, GroupTree, tree_of
+from apwa_dask.execution.reduce import SPLIT_EVERY, GroupTree
 from apwa_dask.execution.replay import NOT_KEPT, ReplayDesk
 from apwa_dask.execution.row_story import StepStory
 from apwa_dask.execution.runtime import StageContext
+from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.tables_of_run import input_partitions, input_table
 from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import to_pandas
@@ -32,6 +34,12 @@ class _Replayed(StageContext):
     def __init__(self, real: StageContext, desk: ReplayDesk) -> None:
         super().__init__(real.run, real.stage)
         self._desk = desk
+
+    @property
+    def spec(self) -> RunSpec:
+        return replace(
+            self.run.spec, batch=None
+        )  # a run in batches waited for its answers: now they are there
 
     def desk(self) -> WatchedDesk:
         return self._desk  # type: ignore[return-value]
@@ -70,7 +78,7 @@ def group_story(run: Run, context: StageContext, desk: ReplayDesk, place: Place)
 
 
 def _leaf(run: Run, context: StageContext, stage: Stage, of: int, members: Sequence[Place]) -> GroupTree:
-    tree = tree_of(context)
+    tree = GroupTree(context)
     wanted = pa.array([member.row_id for member in members if member.partition == of], pa.string())
     if len(wanted):
         table = input_table(run, stage.inputs[0], of, None)
@@ -80,7 +88,7 @@ def _leaf(run: Run, context: StageContext, stage: Stage, of: int, members: Seque
 
 
 def _inner(context: StageContext, partials: Sequence[pd.DataFrame]) -> GroupTree:
-    tree = tree_of(context)
+    tree = GroupTree(context)
     tree.add_partials(pd.concat(list(partials)))
     tree.shrink()
     return tree

@@ -21,9 +21,8 @@ from apwa_dask.execution.alarms import row_error
 from apwa_dask.execution.attempts import work_on
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, physical_schema
 from apwa_dask.execution.frames import RECORD
-from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.pipeline import Failure, PipelineResult
-from apwa_dask.execution.reduce import NOTES_COLUMN, is_deferred, ledger_of
+from apwa_dask.execution.reduce import NOTES_COLUMN, failures_of, is_deferred, ledger_of
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import LAZY_PREFIX, StageRef
 from apwa_dask.execution.stopping import DEFERRED, Deferred, Interrupted, write_stop
@@ -80,28 +79,12 @@ def record_written(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef) -
         return _record_row(known)
     if is_deferred(frame):
         return _record_of_none(ordinal, DEFERRED)
-    ledger = ledger_of(frame[NOTES_COLUMN].dropna().tolist()) if NOTES_COLUMN in frame.columns else Ledger()
+    notes = frame[NOTES_COLUMN].dropna().tolist() if NOTES_COLUMN in frame.columns else []
     table = to_arrow(frame, context.stage.schema)
-    failures = _group_failures(context, table)
     failed = table.num_rows - table.column(STATUS).null_count
-    result = PipelineResult(table, failures, ledger, failed, 0)
+    result = PipelineResult(table, failures_of(notes), ledger_of(notes), failed, 0)
     attempt = context.folder.begin_attempt(context.stage.index, ordinal, worker=context.worker_name)
     return _record_row(_commit(context, ordinal, result, table.num_rows, time.time(), attempt))
-
-
-def _group_failures(context: StageContext, table: pa.Table) -> tuple[Failure, ...]:
-    """Failure records of a reduce's groups, from their status columns; frame steps pass rows on and fail
-    none.
-    """
-    if context.stage.kind != "reduce":
-        return ()
-    (step,) = context.stage.steps
-    rows = table.select([ROW_ID, STATUS, ERROR]).to_pylist()
-    return tuple(
-        Failure(row[ROW_ID], step.id, row[STATUS], row[ERROR] or "", 0, 0, 0, 0.0, "", "", None, "")
-        for row in rows
-        if row[STATUS] is not None
-    )
 
 
 def load_committed(ordinal: int, ref: StageRef, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -28,16 +28,26 @@ from apwa_dask.execution.batch_desk import defer_all
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.frames import over_frame
 from apwa_dask.execution.ledger import Entry, Ledger
+from apwa_dask.execution.pipeline import Failure
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
 from apwa_dask.execution.stopping import DEFERRED, Deferred
 from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
-__all__ = ["NOTES_COLUMN", "SPLIT_EVERY", "is_deferred", "ledger_of", "reduce_frame"]
+__all__ = [
+    "NOTES_COLUMN",
+    "SPLIT_EVERY",
+    "GroupTree",
+    "failures_of",
+    "is_deferred",
+    "ledger_of",
+    "reduce_frame",
+]
 
 NOTES_COLUMN = "_apwa_notes"
-"""In the reduced frame's first row: what the whole tree cost, as JSON, for the commit record."""
+"""In the reduced frame's first row: what the whole tree cost and which groups failed, as JSON, for the commit."""
+_INPUTS_CHARS = 500
 SPLIT_EVERY = 8
 """Partials merged by one task; prompts inside it are sized by tokens, not by this."""
 
@@ -104,11 +114,6 @@ def reduce_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef)
     return tree.answers()
 
 
-def tree_of(context: StageContext) -> GroupTree:
-    """An empty node of a stage's tree."""
-    return GroupTree(context)
-
-
 def hold_all(context: StageContext, conversations: Sequence[Conversation], step_id: str) -> None:
     """Hold conversations to their ends from a task thread.
 
@@ -136,11 +141,43 @@ def hold_all(context: StageContext, conversations: Sequence[Conversation], step_
                 raise context.run.runtime.neighbours.interruption(context.control.stopping or outcome.message)
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Why a group has no answer, and what the prompt cost that ended it."""
+
+    outcome: str
+    message: str
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    request_id: str
+    model: str
+    raw: str | None
+    prompt_hash: str
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> _Failed:
+        return cls(
+            str(outcome.outcome),
+            outcome.message,
+            outcome.attempts,
+            outcome.usage.input,
+            outcome.usage.output,
+            outcome.cost_usd,
+            outcome.request_id,
+            outcome.model,
+            # JSON answers can hold lone surrogates, which the notes cannot
+            None if outcome.raw is None else outcome.raw.encode("utf-8", "replace").decode(),
+            outcome.prompt_hash,
+        )
+
+
 @dataclass
 class _Group:
     items: list[Item] = field(default_factory=list)
     rows: int = 0
-    failed: tuple[str, str] | None = None
+    failed: _Failed | None = None
 
     @property
     def tokens(self) -> int:
@@ -188,7 +225,7 @@ class GroupTree:
             if notes == DEFERRED:
                 self.deferred = True
             elif notes is not None:
-                for line in orjson.loads(notes):
+                for line in orjson.loads(notes)["ledger"]:
                     self.ledger.add(Entry(**line))
             if row["_apwa_items"] is None:
                 continue
@@ -196,7 +233,7 @@ class GroupTree:
             group.items.extend(orjson.loads(row["_apwa_items"]))
             group.rows += row["_apwa_rows"]
             if row["_apwa_failed"] is not None and group.failed is None:
-                group.failed = tuple(orjson.loads(row["_apwa_failed"]))
+                group.failed = _Failed(**orjson.loads(row["_apwa_failed"]))
 
     def shrink(self) -> None:
         """Write notes, level by level, until every group fits one prompt, or its notes wait for a batch."""
@@ -222,7 +259,7 @@ class GroupTree:
                 if outcome.ok and outcome.values is not None:
                     group.items.append(outcome.values["notes"])
                 elif group.failed is None:
-                    group.failed = (str(outcome.outcome), outcome.message)
+                    group.failed = _Failed.of(outcome)
 
     def partial(self) -> pd.DataFrame:
         """The groups as a frame that travels to the next node."""
@@ -234,7 +271,7 @@ class GroupTree:
                 **dict(zip(self.step.by, key, strict=True)),
                 "_apwa_items": orjson.dumps(group.items).decode(),
                 "_apwa_rows": group.rows,
-                "_apwa_failed": None if group.failed is None else orjson.dumps(group.failed).decode(),
+                "_apwa_failed": None if group.failed is None else orjson.dumps(asdict(group.failed)).decode(),
             }
             for key, group in self.groups.items()
         ]
@@ -252,23 +289,29 @@ class GroupTree:
         if self.deferred:
             return _waiting(schema)
         rows: list[dict[str, Any]] = []
+        failures: list[Failure] = []
         for number, (key, group) in enumerate(self.groups.items()):
-            status, values = group.failed, {}
-            if status is None:
+            row_id = f"{self.name}{number}" if self.step.by else self.name
+            keys = dict(zip(self.step.by, key, strict=True))
+            failed, values = group.failed, {}
+            if failed is None:
                 outcome = next(outcomes)
                 values = outcome.values or {}
-                status = None if outcome.ok else (str(outcome.outcome), outcome.message)
+                failed = None if outcome.ok else _Failed.of(outcome)
+            if failed is not None:
+                inputs = "; ".join(f"{name}={value}" for name, value in keys.items())[:_INPUTS_CHARS]
+                failures.append(Failure(row_id, self.step.id, inputs=inputs, **asdict(failed)))
             rows.append(
                 {
-                    ROW_ID: f"{self.name}{number}" if self.step.by else self.name,
-                    STATUS: None if status is None else status[0],
-                    ERROR: None if status is None else status[1],
-                    **dict(zip(self.step.by, key, strict=True)),
+                    ROW_ID: row_id,
+                    STATUS: None if failed is None else failed.outcome,
+                    ERROR: None if failed is None else failed.message,
+                    **keys,
                     **values,
                 }
             )
         if rows:
-            rows[0][NOTES_COLUMN] = self._notes()
+            rows[0][NOTES_COLUMN] = self._notes(failures)
         return to_pandas(pa.Table.from_pylist(rows, schema=schema))
 
     def _ask(self, packs: Sequence[Sequence[Item]], node: Node) -> list[Outcome]:
@@ -281,8 +324,9 @@ class GroupTree:
                 self.context.meter.note(outcome=outcome)
         return outcomes
 
-    def _notes(self) -> str:
-        return orjson.dumps([asdict(entry) for entry in self.ledger]).decode()
+    def _notes(self, failures: Sequence[Failure] = ()) -> str:
+        ledger = [asdict(entry) for entry in self.ledger]
+        return orjson.dumps({"ledger": ledger, "failures": [asdict(one) for one in failures]}).decode()
 
 
 def _partial_schema(stage: Stage, step: Reduce) -> pa.Schema:
@@ -301,4 +345,13 @@ def is_deferred(frame: pd.DataFrame) -> bool:
 
 def ledger_of(notes: Sequence[str | None]) -> Ledger:
     """The ledger that a reduced frame carries."""
-    return Ledger(Entry(**line) for text in notes if text is not None for line in orjson.loads(text))
+    return Ledger(
+        Entry(**line) for text in notes if text is not None for line in orjson.loads(text)["ledger"]
+    )
+
+
+def failures_of(notes: Sequence[str | None]) -> tuple[Failure, ...]:
+    """The failure records of its groups."""
+    return tuple(
+        Failure(**one) for text in notes if text is not None for one in orjson.loads(text)["failures"]
+    )

@@ -288,13 +288,14 @@ class Journal:
     def bill_of(self, run_id: str) -> pa.Table:
         """What `paid_by` sums up, as lines: step, model, outcome, calls, tokens, cost; one for each kind of call.
 
+        Of what is durable: a look at a run at work must not make it write.
+
         Raises
         ------
         StoreError
             Where the store cannot be read or written.
         """
         self._here()
-        self._behind.flush()
         return bill_of(self._library.paid_by(run_id))
 
     def records_of(self, keys: Sequence[bytes]) -> dict[bytes, list[Record]]:

@@ -188,7 +188,9 @@ def test_retrying_asks_again_what_was_answered_in_no_usable_form(scripted_server
     again = run.retry_failed().wait()
     assert server.calls == at_first + 2
     assert len(again.failures) == 2
-    assert int(again.costs()["calls"].sum()) == 2  # the re-asks were the same again, and came from the journal
+    assert (
+        int(again.costs()["calls"].sum()) == 2
+    )  # the re-asks were the same again, and came from the journal
 
     server.set(Script())
     third = again.retry_failed().wait()
@@ -362,3 +364,28 @@ def _text_of(path: Path) -> str:
     if path.suffix == ".parquet":
         return orjson.dumps(pq.read_table(path).to_pylist(), default=str).decode()
     return path.read_bytes().decode("utf-8", "replace")
+
+
+def test_a_group_that_failed_is_listed_with_what_it_cost_and_is_asked_again(scripted_server, model_at, store):
+    frame = pd.DataFrame({"text": [f"note {k}" for k in range(6)], "g": list("ab") * 3})
+    server = scripted_server(Script(rules=(Rule("note 1", "no json at all", where="prompt"),)))
+    reduced = apwa.from_pandas(frame, npartitions=2).reduce(
+        "sum up", inputs="text", by="g", output={"s": str}
+    )
+    run = reduced.run(model=model_at(server, price=apwa.Price(1, 2)), store=store, progress=False).wait()
+
+    (failed,) = run.failures.to_dict("records")
+    assert (failed["outcome"], failed["inputs"], failed["raw"]) == ("invalid_output", "g=b", "no json at all")
+    assert failed["attempts"] == server.calls - 1
+    assert failed["request_id"]
+    assert failed["cost_usd"] > 0
+    story = run.row(failed["row_id"])
+    assert story.status == "invalid_output"
+    assert story.attempts == failed["attempts"]
+    before = server.calls
+
+    server.set(Script())
+    again = run.retry_failed().wait()
+    assert server.calls == before + 1
+    assert again.result()["s"].notna().all()
+    assert again.retry_failed() is again
