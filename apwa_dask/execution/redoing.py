@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from apwa_dask.errors import ConfigError, SourceError, StoreError, candidates
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage
 from apwa_dask.execution.runtime import manifest_url, runtime
+from apwa_dask.models.budget import Budget
 from apwa_dask.store.commit import CommitRecord, LedgerLine
 from apwa_dask.store.runs import RunFolder, RunStore
 from apwa_dask.tables.changes import Changes, changes_of, revised
@@ -167,14 +168,18 @@ def _folder(run: Run, new: Mapping[str, Manifest], marks: Mapping[str, str]) -> 
     return folder
 
 
-def _left(run: Run) -> dict[str, float | None]:
-    """The budget less what the old run has spent of it: a ceiling holds over both."""
+def _left(run: Run) -> dict[str, Any]:
+    """The budget less what the old run has spent of it: a ceiling holds over both. A named purse knows by itself."""
+    budget = Budget.from_dict(run.spec.budget)
+    if not budget or budget.name:
+        return dict(run.spec.budget)
     paid = run._spent()
-    spent = {"usd": paid.usd, "tokens": paid.tokens, "calls": paid.calls}
-    return {
-        name: None if ceiling is None else max(ceiling - spent[name], 0)
-        for name, ceiling in run.spec.budget.items()
-    }
+    return replace(
+        budget,
+        usd=None if budget.usd is None else max(budget.usd - paid.usd, 0.0),
+        tokens=None if budget.tokens is None else max(budget.tokens - paid.tokens, 0),
+        calls=None if budget.calls is None else max(budget.calls - paid.calls, 0),
+    ).as_dict()
 
 
 # -- taking over
