@@ -18,6 +18,7 @@ from apwa_dask.store.folder import Folder
 __all__ = ["Ask", "AskBook"]
 
 _FORMAT = "apwa-asks/1"
+_HEAD = b'{"custom_id":"%s","method":"POST","url":"/v1/chat/completions","body":'
 _FIELDS = ("owner", "step", "model", "output_tokens")
 
 
@@ -49,8 +50,12 @@ class Ask:
     @property
     def line(self) -> bytes:
         """Its line of an input file."""
-        head = b'{"custom_id":"%s","method":"POST","url":"/v1/chat/completions","body":'
-        return b"".join((head % self.key.hex().encode(), self.body, b"}\n"))
+        return b"".join((_HEAD % self.key.hex().encode(), self.body, b"}\n"))
+
+    @property
+    def line_bytes(self) -> int:
+        """Size of `line`."""
+        return len(_HEAD) - len(b"%s") + 2 * len(self.key) + len(self.body) + len(b"}\n")
 
 
 class AskBook:

@@ -42,6 +42,9 @@ CLOCK_SKEW_S = 3600.0
 SILENCE_S = 2 * 3600.0
 """An endpoint that answers no question for so long ends the run's wait; its batches go on."""
 CANCEL_TIMEOUT_S = 30.0
+CROWDED_S = 900.0
+MOST_CROWDED = 40
+"""Waits for room among the endpoint's enqueued tokens: at most so long each, and so many without a batch."""
 TOKEN_LIMIT_CODE = "token_limit_exceeded"
 
 T = TypeVar("T")
@@ -79,7 +82,9 @@ class BatchRounds:
         self._apis: dict[str, BatchApi] = {}
         self._most_tokens: dict[str, int | None] = {}
         self._waiting: list[_Waiting] = []
-        self._spent = Money()
+        self._spent = self._reserved = Money()
+        self._crowded = 0
+        """Refusals for want of room, one after the other."""
         self._round = 0
         self._words = ""
         self._wake = threading.Event()
@@ -150,16 +155,15 @@ class BatchRounds:
     def _answer(self, stage: int, round_: int) -> None:
         """Make batches of what was asked, and wait until all that is out has come back."""
         drafts: dict[str, ShardDraft] = {}
-        known = {key for waiting in self._waiting for key in waiting.shard.keys}
+        known = {bytes.fromhex(key) for waiting in self._waiting for key in waiting.shard.keys}
         for asks in self._room.asks.read(round_):
             self._heed_stop()
             answered = self._room.replies.get([ask.key for ask in asks])
             for ask in asks:
-                name = ask.key.hex()
-                if name in known or ask.key in answered:
+                if ask.key in known or ask.key in answered:
                     continue
-                known.add(name)
-                if len(ask.line) > self._terms.max_bytes:
+                known.add(ask.key)
+                if ask.line_bytes > self._terms.max_bytes:
                     self._turn_down(ask)
                 else:
                     self._add(drafts, ask, stage)
@@ -172,7 +176,7 @@ class BatchRounds:
         self._tell()
 
     def _turn_down(self, ask: Ask) -> None:
-        words = f"a request of {len(ask.line):,} bytes does not fit the input file of a batch"
+        words = f"a request of {ask.line_bytes:,} bytes does not fit the input file of a batch"
         reply = Reply(OutcomeClass.TOO_LARGE, message=words, attempts=0)
         self._room.replies.put(ask.key, Held(reply, ask.owner))
 
@@ -181,7 +185,7 @@ class BatchRounds:
         draft = drafts.get(ask.model)
         if draft is not None and not draft.has_room(ask):
             self._send(drafts.pop(ask.model))
-        while not self._purse(drafts).covers(reserved):
+        while not Purse(self._budget, self._spent + self._reserved).covers(reserved):
             # What is reserved may come back, when the batches that hold it have ended.
             for alias in list(drafts):
                 self._send(drafts.pop(alias))
@@ -192,14 +196,7 @@ class BatchRounds:
             limit = self._most_tokens[ask.model]
             drafts[ask.model] = ShardDraft(ask.model, stage, self._terms, limit)
         drafts[ask.model].add(ask, reserved)
-
-    def _purse(self, drafts: dict[str, ShardDraft]) -> Purse:
-        used = self._spent
-        for draft in drafts.values():
-            used += draft.reserved
-        for waiting in self._waiting:
-            used += waiting.shard.reserved
-        return Purse(self._budget, used)
+        self._reserved += reserved
 
     def _used_up(self, reserved: Money) -> BudgetError:
         budget, spent = self._budget, self._spent
@@ -224,6 +221,8 @@ class BatchRounds:
         """Make a batch, once its prompt tokens have room among those that wait at the endpoint."""
         while self._is_crowded(draft):
             self._await_one()
+        if self._crowded:
+            self._wake.wait(min(self._terms.poll_most_s * 2 ** (self._crowded - 1), CROWDED_S))
         self._heed_stop()
         shard = self._book.open_shard(draft.shard(self._context.folder.run_id))
         api = self._apis[draft.model]
@@ -286,6 +285,7 @@ class BatchRounds:
             results.take(read_lines(content, lane.secrets))
         refusal = self._refused(waiting, job, results) if job.status == "failed" else None
         in_time = job.status in ("completed", "expired")
+        self._crowded = 0 if in_time else self._crowded
         end = results.settled(job, in_time=in_time)
         self._keep(results)
         reach("batch.kept")
@@ -314,6 +314,7 @@ class BatchRounds:
         self._waiting.remove(waiting)
         self._history.add(end)
         self._spent += end.spent
+        self._reserved -= waiting.shard.reserved
         self._emit(
             Progress(
                 waiting.shard.run_id,
@@ -332,9 +333,11 @@ class BatchRounds:
     def _refused(self, waiting: _Waiting, job: BatchJob, results: Results) -> ProviderError | None:
         """What to make of a batch that failed in validation: None when asking again will do."""
         shard = waiting.shard
-        if any(problem.code == TOKEN_LIMIT_CODE for problem in job.problems) and len(shard.keys) > 1:
-            others = sum(w.shard.tokens for w in self._waiting if w.shard.model == shard.model)
-            self._most_tokens[shard.model] = max(others // 2, 1)
+        if any(problem.code == TOKEN_LIMIT_CODE for problem in job.problems) and self._crowded < MOST_CROWDED:
+            # Others may fill the endpoint's queue: ask for less, and later.
+            waiting_tokens = sum(w.shard.tokens for w in self._waiting if w.shard.model == shard.model)
+            self._most_tokens[shard.model] = max(waiting_tokens // 2, 1)
+            self._crowded += 1
             return None
         results.refuse(job)
         if results.replies:
@@ -360,6 +363,7 @@ class BatchRounds:
                 self._book.settle(shard, Settlement("never made"))
                 return
             batch_id = self._book.made(shard, found[0].id)
+        self._reserved += shard.reserved
         self._waiting.append(_Waiting(shard, batch_id))
 
     # -- stopping, telling

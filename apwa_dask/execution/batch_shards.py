@@ -68,14 +68,14 @@ class ShardDraft:
             return True
         return (
             len(self.asks) < self.terms.max_requests
-            and self.size_bytes + len(ask.line) <= self.terms.max_bytes
+            and self.size_bytes + ask.line_bytes <= self.terms.max_bytes
             and (self.max_tokens is None or self.tokens + prompt_tokens(ask) <= self.max_tokens)
         )
 
     def add(self, ask: Ask, reserved: Money) -> None:
         self.asks.append(ask)
         self.reserved += reserved
-        self.size_bytes += len(ask.line)
+        self.size_bytes += ask.line_bytes
         self.tokens += prompt_tokens(ask)
 
     def shard(self, run_id: str) -> Shard:

@@ -111,6 +111,9 @@ class RunManifest(_Frozen):
     store_prompts: bool
     retry_of: str | None = None
     budget: dict[str, Any]
+    batches: list[dict[str, Any]] = Field(
+        default=[], description="of a run in batches: each with its id and end"
+    )
     estimate: dict[str, Any] | None = Field(
         description="as it was before the first call; None: none was made"
     )
@@ -158,6 +161,7 @@ def manifest_of(run: Run) -> dict[str, Any]:
         store_prompts=spec.store_prompts,
         retry_of=run.folder.spec.get("retry_of"),
         budget=dict(spec.budget),
+        batches=run.batches().to_dict("records"),
         estimate=estimate_of(run),
         actual=_actual(ledger),
         counts={k: v for k, v in status.items() if k.startswith("rows") or k in ("calls", "cost_usd")},

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pandas as pd
 import pytest
 
 import apwa_dask as apwa
 from apwa_dask.agents import capabilities
 from apwa_dask.errors import BudgetError, ConfigError, ProviderError
+from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.events import Progress, RunFinished, State
 from apwa_dask.testing import (
     BatchFault,
@@ -222,6 +224,13 @@ def test_an_empty_table_makes_no_batch(start, scripted_server):
 
 
 # -- limits
+
+
+def test_the_size_of_a_line_is_known_without_writing_it():
+    ask = Ask(b"k" * 32, "0:0", "map_1", "", 10, b'{"model":"m"}')
+
+    assert ask.line_bytes == len(ask.line)
+    assert orjson.loads(ask.line)["body"] == {"model": "m"}
 
 
 def test_files_stay_within_requests_bytes_and_waiting_tokens(start, scripted_server):
@@ -445,6 +454,17 @@ def test_an_unknown_price_makes_a_budget_of_dollars_an_error(start, scripted_ser
     with pytest.raises(BudgetError, match="price"):
         start(severities(rows()), server, budget=1.0, price=None).wait()
     assert server.calls == 0
+
+
+def test_failed_rows_are_tried_again_in_a_batch_of_their_own(start, scripted_server):
+    server = scripted_server(Script(faults=(Fault("status", on="row 3$", status=500, times=2),)))
+    run = start(severities(rows(8)), server, mode=terms(attempts=2)).wait()
+    assert run.status()["rows_failed"] == 1
+
+    again = run.retry_failed()
+
+    assert (again.result(status=True)["_apwa_status"] == "ok").all()
+    assert [batch["request_counts"]["total"] for batch in server.batches()] == [8, 1, 1]
 
 
 # -- stopping, dying, coming back
