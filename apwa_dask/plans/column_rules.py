@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from apwa_dask.errors import PlanError, candidates
 from apwa_dask.plans.expressions import HIDDEN, check, problem_of
-from apwa_dask.plans.findings import Findings, Lineage
+from apwa_dask.plans.findings import Findings, Lineage, listed
 from apwa_dask.plans.infer import (
     aggregate_type,
     is_list,
@@ -41,8 +41,6 @@ from apwa_dask.plans.steps import (
 )
 
 __all__ = ["check_columns", "lineage_after"]
-
-_MOST_NAMED = 12
 
 
 def check_columns(step: Any, inputs: Sequence[Lineage], found: Findings) -> None:
@@ -114,9 +112,7 @@ def _is_key(of: pa.DataType) -> bool:
 
 def _columns_where(schema: pa.Schema, fits: Callable[[pa.DataType], bool]) -> str:
     """The columns whose types fit, with those, for a message."""
-    fitting = [f"{field.name} ({field.type})" for field in schema if fits(field.type)]
-    shown = ", ".join(fitting[:_MOST_NAMED]) or "no column"
-    return shown + (f", ... ({len(fitting)} in all)" if len(fitting) > _MOST_NAMED else "")
+    return listed([field for field in schema if fits(field.type)])
 
 
 def _where(step: Where, inputs: Sequence[Lineage], found: Findings) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-__all__ = ["Findings", "Lineage", "Problem", "Warning"]
+__all__ = ["Findings", "Lineage", "Problem", "Warning", "listed"]
+
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,13 @@ class Lineage:
 
     schema: pa.Schema
     writers: Mapping[str, str]
+
+
+def listed(fields: Sequence[pa.Field]) -> str:
+    """``price (double), name (string)``; of many, the first and how many there are."""
+    shown = ", ".join(f"{field.name} ({_named(field.type)})" for field in fields[:_MOST_NAMED]) or "none"
+    return shown + (f", ... ({len(fields)} in all)" if len(fields) > _MOST_NAMED else "")
+
+
+def _named(of: pa.DataType) -> str:
+    return f"category of {of.value_type}" if pa.types.is_dictionary(of) else str(of)

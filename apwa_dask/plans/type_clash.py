@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from apwa_dask.plans._sandbox import cursor
 from apwa_dask.plans.expression_syntax import canonical, columns_in, parse, reworded, source_of, tree_of
+from apwa_dask.plans.findings import listed
 
 __all__ = ["clash_of", "probe", "readable"]
 
 _MOST_PARTS = 200
-_MOST_NAMED = 8
 _MOST_SIGNATURES = 4
 _CASTS_OF_TEXT = ("TRY_CAST({} AS DOUBLE)", "TRY_CAST({} AS DATE)", "TRY_CAST({} AS TIMESTAMP)")
 _COMPARES = ("COMPARISON", "BETWEEN")
@@ -88,8 +88,8 @@ def clash_of(text: str, schema: pa.Schema, error: Exception) -> str:
     part = _culprit(text, schema, type(error))
     clashes = isinstance(error, (duckdb.BinderException, duckdb.ConversionException))
     if part is None or not clashes:
-        return f"{reworded(str(error))}; columns: {_listed([schema.field(n) for n in parse(text).columns])}"
-    columns = _listed([schema.field(name) for name in columns_in(part)])
+        return f"{reworded(str(error))}; columns: {listed([schema.field(n) for n in parse(text).columns])}"
+    columns = listed([schema.field(name) for name in columns_in(part)])
     shown = source_of(part, text)
     if isinstance(error, duckdb.ConversionException):
         said = f"in {shown} a literal does not fit the type it is compared or combined with"
@@ -159,7 +159,7 @@ def _ways_out(part: dict[str, Any], schema: pa.Schema, text: str, *, cast: bool)
     for place in places:
         fitting = _columns_for(place, places, part, schema)
         if fitting:
-            ways.append(f"in place of {place.column}: {_listed(fitting)}")
+            ways.append(f"in place of {place.column}: {listed(fitting)}")
     written = _cast_for(places, part, schema, text) if cast else None
     if written is not None:
         ways.append(f"or write {written}" if ways else f"write {written}")
@@ -187,11 +187,6 @@ def _columns_for(
         if fits[field.type]:
             found.append(field)
     return found
-
-
-def _listed(fields: Sequence[pa.Field]) -> str:
-    shown = ", ".join(f"{field.name} ({field.type})" for field in fields[:_MOST_NAMED]) or "none"
-    return shown + (f", ... ({len(fields)} in all)" if len(fields) > _MOST_NAMED else "")
 
 
 def _cast_for(places: Sequence[_Place], part: dict[str, Any], schema: pa.Schema, text: str) -> str | None:

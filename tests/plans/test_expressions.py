@@ -375,3 +375,8 @@ def test_many_fitting_columns_are_counted_and_not_all_listed() -> None:
 def test_a_cast_that_only_some_rows_may_fail_is_no_clash(text):
     schema = pa.schema([("price", pa.float64()), ("name", pa.string())])
     assert check({"x": text}, schema)["x"] == pa.bool_()
+
+
+def test_a_column_of_categories_is_called_so() -> None:
+    schema = pa.schema([("n", pa.int64()), ("kind", pa.dictionary(pa.int8(), pa.string()))])
+    assert "in place of n: kind (category of string)" in problem_of("length(n)", schema)
