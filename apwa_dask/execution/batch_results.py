@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from apwa_dask.execution.batch_jobs import Settlement, Shard, Tried
@@ -59,10 +59,20 @@ class Results:
     adaptation : Adaptation
         With which its lines were written.
     history : History
+    prompts : mapping of str to str, optional
+        Bodies of the requests by key, where the run keeps them.
     """
 
-    def __init__(self, shard: Shard, lane: Lane, adaptation: Adaptation, history: History) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        lane: Lane,
+        adaptation: Adaptation,
+        history: History,
+        prompts: Mapping[str, str] | None = None,
+    ) -> None:
         self.shard, self.lane, self.history = shard, lane, history
+        self._prompts = prompts or {}
         self.adaptation = adaptation
         self.lowered: Adaptation | None = None
         """What the endpoint turned out to lack, for the rounds to come."""
@@ -189,6 +199,7 @@ class Results:
             created_s=time.time(),
             run_id=self.shard.run_id,
             step_id=step,
+            prompt=self._prompts.get(key.hex()),
             tools=tools_text(reply, Request(Template(self.lane.model, ()), ())),
         )
 

@@ -26,7 +26,7 @@ from apwa_dask.execution.loop import loop, run_sync
 from apwa_dask.execution.runtime import RunContext
 from apwa_dask.execution.stopping import DEFERRED, Interrupted
 from apwa_dask.models.adapt import Adaptation
-from apwa_dask.models.batches import BatchApi, BatchJob, BatchTerms, check_model, read_lines
+from apwa_dask.models.batches import BatchApi, BatchJob, BatchTerms, check_model, read_lines, read_prompts
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.fatal import fatal_error
@@ -279,7 +279,10 @@ class BatchRounds:
         assert job is not None
         lane = self._lanes[shard.model]
         adaptation = self._room.adaptations().get(shard.model, Adaptation())
-        results = Results(shard, lane, adaptation, self._history)
+        prompts: dict[str, str] = {}
+        if self._context.spec.store_prompts:
+            prompts = read_prompts(self._heed(self._apis[shard.model].results(job.input_file_id)))
+        results = Results(shard, lane, adaptation, self._history, prompts)
         for file_id in (job.output_file_id, job.error_file_id):
             content = self._heed(self._apis[shard.model].results(file_id))
             results.take(read_lines(content, lane.secrets))

@@ -29,7 +29,16 @@ from apwa_dask.models.retry import RetryPolicy, Tries
 from apwa_dask.models.transport import Raw, endpoint_url, proxy_for
 from apwa_dask.models.types import OutcomeClass
 
-__all__ = ["BatchApi", "BatchJob", "BatchLine", "BatchProblem", "BatchTerms", "check_model", "read_lines"]
+__all__ = [
+    "BatchApi",
+    "BatchJob",
+    "BatchLine",
+    "BatchProblem",
+    "BatchTerms",
+    "check_model",
+    "read_lines",
+    "read_prompts",
+]
 
 CHAT_PATH = "/v1/chat/completions"
 WINDOW = "24h"
@@ -118,6 +127,7 @@ class BatchJob:
 
     id: str
     status: str
+    input_file_id: str = ""
     output_file_id: str = ""
     error_file_id: str = ""
     total: int = 0
@@ -397,6 +407,12 @@ def read_lines(content: bytes, secrets: tuple[str, ...] = ()) -> Iterator[BatchL
             yield _line_of(document, secrets)
 
 
+def read_prompts(content: bytes) -> dict[str, str]:
+    """The bodies in an input file, by custom id."""
+    lines = (orjson.loads(text) for text in io.BytesIO(content))
+    return {line["custom_id"]: orjson.dumps(line["body"]).decode() for line in lines}
+
+
 def _line_of(document: dict[str, Any], secrets: tuple[str, ...]) -> BatchLine:
     custom_id, response, error = document["custom_id"], document.get("response"), document.get("error")
     if isinstance(response, dict) and type(response.get("status_code")) is int:
@@ -425,6 +441,7 @@ def _job_of(shown: Mapping[str, Any]) -> BatchJob:
     return BatchJob(
         str(shown["id"]),
         str(shown.get("status") or ""),
+        shown.get("input_file_id") or "",
         shown.get("output_file_id") or "",
         shown.get("error_file_id") or "",
         int(counts.get("total") or 0),

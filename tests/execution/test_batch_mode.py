@@ -21,6 +21,7 @@ from apwa_dask.agents import capabilities
 from apwa_dask.errors import BudgetError, ConfigError, ProviderError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.events import Progress, RunFinished, State
+from apwa_dask.store.journal import Journal
 from apwa_dask.testing import (
     BatchFault,
     BatchRules,
@@ -542,6 +543,18 @@ def test_a_run_killed_while_it_waits_goes_on_in_a_new_process(scripted_server, s
 
     assert len(severity.split(",")) == ROWS
     assert lines(server) == once(rows()["text"])
+
+
+def test_prompts_are_kept_beside_the_answers_where_asked(start, scripted_server, store):
+    server = scripted_server()
+    start(severities(rows(3)), server, store_prompts=True).wait()
+
+    journal = Journal(store)
+    keys = [bytes.fromhex(call.custom_id) for call in server.log().lines]
+    kept = {
+        orjson.loads(record.prompt)["messages"][-1]["content"] for record in journal.get_many(keys).values()
+    }
+    assert kept == {call.text for call in server.log().lines}
 
 
 def test_no_prompt_stays_in_the_runs_folder(start, scripted_server, store):
