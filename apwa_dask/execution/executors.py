@@ -88,7 +88,7 @@ class ClusterExecutor:
 
         self._run_id = run_id
         _SINKS[run_id] = sink
-        self.client.run(_forget_here, run_id)
+        self._everywhere(_forget_here, run_id)
         self.client.subscribe_topic(TOPIC, lambda message: _deliver(event_of(message[1])))
         self.client.sync(
             self.client.scheduler.apwa_open,
@@ -127,11 +127,16 @@ class ClusterExecutor:
         if self.client.asynchronous:  # called by an event's handler, on the client's own loop
             self.client.loop.add_callback(self.client.run, _stop_here, run_id, why)
         elif self._is_connected:
-            self.client.run(_stop_here, run_id, why)
+            self._everywhere(_stop_here, run_id, why)
 
     def abandon(self, run_id: str) -> None:
         if self._is_connected:
-            self.client.run(_abandon_here, run_id)
+            self._everywhere(_abandon_here, run_id)
+
+    def _everywhere(self, function: Callable[..., Any], *args: Any) -> None:
+        from apwa_dask.execution.broadcast import everywhere
+
+        everywhere(self.client, function, *args)
 
     def admit(self, tools: Sequence[str], frames: Mapping[str, dd.DataFrame]) -> None:
         from apwa_dask.execution.shipping import check_frame, ship_tools

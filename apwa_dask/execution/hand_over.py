@@ -15,6 +15,7 @@ from distributed import Client, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
 from distributed.protocol import Serialize, serialize, to_serialize
 
 from apwa_dask.errors import ConfigError
+from apwa_dask.execution.broadcast import register_everywhere
 from apwa_dask.execution.runtime import runtime
 
 __all__ = ["Asker", "Lender", "lend"]
@@ -89,7 +90,7 @@ def lend(client: Client, options: Mapping[str, Options]) -> None:
     for place, given in options.items():
         _check(place, given)
     client.register_plugin(Lender())
-    client.register_plugin(Asker())
+    register_everywhere(client, Asker())
     for place, given in options.items():
         sealed = to_serialize(dict(given))
         client.sync(client.scheduler.apwa_lend, client=client.id, place=place, options=sealed)

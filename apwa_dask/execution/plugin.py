@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from tornado.ioloop import PeriodicCallback
 
 from apwa_dask.errors import ConfigError
+from apwa_dask.execution.broadcast import everywhere, register_everywhere
 from apwa_dask.execution.events import Event, PartitionDone, Progress, State
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
@@ -273,7 +274,7 @@ def prepare_cluster(client: Client) -> None:
         where, version = next(iter(wrong.items()))
         raise _another_version(where, version, ours)
     client.register_plugin(CoordinatorPlugin())
-    client.register_plugin(RuntimePlugin(ours))
+    register_everywhere(client, RuntimePlugin(ours))
     _PREPARED[client] = workers
 
 
@@ -289,7 +290,7 @@ def _another_version(where: str, found: str, ours: str) -> ConfigError:
 
 def _versions(client: Client) -> dict[str, str]:
     versions = {"the scheduler": client.run_on_scheduler(_version_here)}
-    for address, version in client.run(_version_here).items():
+    for address, version in everywhere(client, _version_here).items():
         versions[f"worker {address}"] = version
     return versions
 

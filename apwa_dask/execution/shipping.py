@@ -18,6 +18,7 @@ from distributed import Client, Worker, WorkerPlugin
 
 from apwa_dask.agents.capabilities import Capability, adopt, find_capability
 from apwa_dask.errors import ConfigError, PlanError
+from apwa_dask.execution.broadcast import everywhere, register_everywhere
 
 __all__ = ["MAX_FUNCTION_BYTES", "ToolPlugin", "check_frame", "ship_tools"]
 
@@ -50,11 +51,11 @@ def ship_tools(client: Client, names: Sequence[str]) -> None:
     if not names:
         return
     ours = {name: find_capability(name) for name in names}
-    there: Mapping[str, Mapping[str, str]] = client.run(_versions_here, list(names))
+    there: Mapping[str, Mapping[str, str]] = everywhere(client, _versions_here, list(names))
     for name, tool in ours.items():
         if any(known.get(name) != tool.version for known in there.values()):
             packed = _packed(tool)
-            client.register_plugin(ToolPlugin(f"apwa-tool-{name}-{tool.version}", packed))
+            register_everywhere(client, ToolPlugin(f"apwa-tool-{name}-{tool.version}", packed))
 
 
 def _versions_here(names: Sequence[str]) -> dict[str, str]:
