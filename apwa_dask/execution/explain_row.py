@@ -17,12 +17,12 @@ from apwa_dask.execution.spec import StageRef
 from apwa_dask.execution.tables_of_run import input_table
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.run import Run
+    from apwa_dask.execution.kept import KeptRun
 
 __all__ = ["story_of"]
 
 
-def story_of(run: Run, row: str | int) -> RowStory:
+def story_of(run: KeptRun, row: str | int) -> RowStory:
     """The story of a row, by its id or by its position in the result. Makes no call.
 
     Raises
@@ -44,7 +44,7 @@ def story_of(run: Run, row: str | int) -> RowStory:
     )
 
 
-def _values(run: Run, place: Place) -> dict[str, Any]:
+def _values(run: KeptRun, place: Place) -> dict[str, Any]:
     if isinstance(place.table, str):
         return {}
     table = input_table(run, place.table, place.partition, None)
@@ -54,7 +54,7 @@ def _values(run: Run, place: Place) -> dict[str, Any]:
     }
 
 
-def _path_to(run: Run, place: Place) -> list[tuple[Stage, Place, str]]:
+def _path_to(run: KeptRun, place: Place) -> list[tuple[Stage, Place, str]]:
     """The stages that made the row, first to last: each with the row it was made of, and its id after the stage. And
     the stages that read it, where it went no further.
     """
@@ -76,7 +76,7 @@ def _path_to(run: Run, place: Place) -> list[tuple[Stage, Place, str]]:
     return path + [(stage, place, place.row_id) for stage in done]
 
 
-def _told(run: Run, stage: Stage, place: Place, row_id: str) -> list[StepStory]:
+def _told(run: KeptRun, stage: Stage, place: Place, row_id: str) -> list[StepStory]:
     if not stage.calls_model and stage.kind != "rows":
         return [StepStory(step.id, step.op, place.row_id) for step in stage.steps]
     context = context_of(StageRef(run.store, run.id, stage.index))

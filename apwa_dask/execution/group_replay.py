@@ -22,7 +22,7 @@ from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import to_pandas
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.run import Run
+    from apwa_dask.execution.kept import KeptRun
     from apwa_dask.execution.watched_desk import WatchedDesk
 
 __all__ = ["group_story"]
@@ -45,7 +45,7 @@ class _Replayed(StageContext):
         return self._desk  # type: ignore[return-value]
 
 
-def group_story(run: Run, context: StageContext, desk: ReplayDesk, place: Place) -> StepStory:
+def group_story(run: KeptRun, context: StageContext, desk: ReplayDesk, place: Place) -> StepStory:
     """The tree of one group again: the same packs, since packing depends on the group's rows alone."""
     stage = context.stage
     (step,) = stage.steps
@@ -77,7 +77,7 @@ def group_story(run: Run, context: StageContext, desk: ReplayDesk, place: Place)
     )
 
 
-def _leaf(run: Run, context: StageContext, stage: Stage, of: int, members: Sequence[Place]) -> GroupTree:
+def _leaf(run: KeptRun, context: StageContext, stage: Stage, of: int, members: Sequence[Place]) -> GroupTree:
     tree = GroupTree(context)
     wanted = pa.array([member.row_id for member in members if member.partition == of], pa.string())
     if len(wanted):

@@ -26,7 +26,7 @@ from apwa_dask.plans.steps import Aggregate, Chunk, Concat, Explode, FlatMap, Me
 from apwa_dask.tables.manifest import Manifest
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.run import Run
+    from apwa_dask.execution.kept import KeptRun
 
 __all__ = ["Hop", "Lineage", "Place", "lineage_of", "locate", "locate_position", "parents_of"]
 
@@ -86,7 +86,7 @@ class Lineage:
         return lineage_html(self)
 
 
-def lineage_of(run: Run, place: Place) -> Lineage:
+def lineage_of(run: KeptRun, place: Place) -> Lineage:
     """Walk back from `place` to the sources.
 
     Raises
@@ -123,7 +123,7 @@ def _sort_in(place: Place, here: dict[int, dict[Place, None]], found: dict[Place
 # -- one stage back
 
 
-def parents_of(run: Run, stage: Stage, places: Sequence[Place]) -> list[Place]:
+def parents_of(run: KeptRun, stage: Stage, places: Sequence[Place]) -> list[Place]:
     """The rows of the stage's inputs that led to rows of it."""
     if stage.kind == "rows":
         return _through_rows(run, stage, places)
@@ -137,7 +137,7 @@ def parents_of(run: Run, stage: Stage, places: Sequence[Place]) -> list[Place]:
     return _search(run, stage.inputs[0], [place.row_id for place in places])
 
 
-def _through_rows(run: Run, stage: Stage, places: Sequence[Place]) -> list[Place]:
+def _through_rows(run: KeptRun, stage: Stage, places: Sequence[Place]) -> list[Place]:
     """The partition is the same; the id is the parent's, perhaps with numbers behind it."""
     (source,) = stage.inputs
     grown = sum(isinstance(step, _GROWING) for step in stage.steps)
@@ -161,7 +161,7 @@ def _parent_id(row_id: str, known: set[str], grown: int) -> str:
     return parent
 
 
-def _before_concat(run: Run, stage: Stage, place: Place) -> Place:
+def _before_concat(run: KeptRun, stage: Stage, place: Place) -> Place:
     """Partitions of the first table come first, then those of the second."""
     first = 0
     for source in stage.inputs:
@@ -172,7 +172,7 @@ def _before_concat(run: Run, stage: Stage, place: Place) -> Place:
     raise _lost(run, place)
 
 
-def _before_merge(run: Run, stage: Stage, places: Sequence[Place]) -> list[Place]:
+def _before_merge(run: KeptRun, stage: Stage, places: Sequence[Place]) -> list[Place]:
     """A joined row's id is both ids with ``~`` between; ids of earlier joins hold one themselves."""
     left, right = (_ids_by_place(run, source) for source in stage.inputs)
     parents: list[Place] = []
@@ -188,7 +188,7 @@ def _before_merge(run: Run, stage: Stage, places: Sequence[Place]) -> list[Place
     return parents
 
 
-def _ids_by_place(run: Run, source: int | str) -> dict[str, Place]:
+def _ids_by_place(run: KeptRun, source: int | str) -> dict[str, Place]:
     return {
         row_id: Place(source, partition, row_id)
         for partition in range(input_partitions(run, source))
@@ -196,7 +196,7 @@ def _ids_by_place(run: Run, source: int | str) -> dict[str, Place]:
     }
 
 
-def _search(run: Run, source: int | str, row_ids: Sequence[str]) -> list[Place]:
+def _search(run: KeptRun, source: int | str, row_ids: Sequence[str]) -> list[Place]:
     """Steps that pick or order rows keep their ids; which partition they were in is looked up."""
     wanted, found = set(row_ids), []
     for partition in range(input_partitions(run, source)):
@@ -206,7 +206,7 @@ def _search(run: Run, source: int | str, row_ids: Sequence[str]) -> list[Place]:
     return found
 
 
-def _members(run: Run, stage: Stage, step: Aggregate | Reduce, place: Place) -> Iterable[Place]:
+def _members(run: KeptRun, stage: Stage, step: Aggregate | Reduce, place: Place) -> Iterable[Place]:
     """The rows that a group consumed: its keys, no failure before, and for a model something to read."""
     (source,) = stage.inputs
     inputs = step.contract.inputs if isinstance(step, Reduce) else ()
@@ -239,7 +239,7 @@ def with_keys(table: pa.Table, keys: Mapping[str, Any]) -> pa.Table:
     return table
 
 
-def _reader(run: Run, step: Reduce) -> ReduceAgent:
+def _reader(run: KeptRun, step: Reduce) -> ReduceAgent:
     from apwa_dask.plans.infer import infer
 
     schema = infer(run.spec.plan, run.spec.catalog)[step.input]
@@ -249,7 +249,7 @@ def _reader(run: Run, step: Reduce) -> ReduceAgent:
 # -- rows by id or position
 
 
-def locate(run: Run, row_id: str) -> Place:
+def locate(run: KeptRun, row_id: str) -> Place:
     """The last place in the run where there is a row of this id: in the result, else in an earlier stage or a source.
 
     Raises
@@ -276,7 +276,7 @@ def locate(run: Run, row_id: str) -> Place:
     return _in_source(run, row_id)
 
 
-def locate_position(run: Run, position: int) -> Place:
+def locate_position(run: KeptRun, position: int) -> Place:
     """Row number `position` of the result, from 0; negative from its end."""
     last = run.stages[-1].index
     records = run.folder.committed(last)
@@ -295,7 +295,7 @@ def locate_position(run: Run, position: int) -> Place:
     )
 
 
-def _in_source(run: Run, row_id: str) -> Place:
+def _in_source(run: KeptRun, row_id: str) -> Place:
     root = row_id.partition(".")[0]
     first, _, number = root.partition(":")
     readers = [alias for alias in run.spec.sources if _partition_of(run, alias, first, number) is not None]
@@ -313,7 +313,7 @@ def _in_source(run: Run, row_id: str) -> Place:
     return Place(readers[0], partition, root)
 
 
-def _partition_of(run: Run, alias: str, file: str, row: str) -> int | None:
+def _partition_of(run: KeptRun, alias: str, file: str, row: str) -> int | None:
     if not (file.isdigit() and row.isdigit()):
         return None
     manifest = source_manifest(run, alias)
@@ -326,17 +326,17 @@ def _partition_of(run: Run, alias: str, file: str, row: str) -> int | None:
     return None
 
 
-def _ids(run: Run, source: int | str, partition: int) -> list[str]:
+def _ids(run: KeptRun, source: int | str, partition: int) -> list[str]:
     ids: list[str] = input_table(run, source, partition, [ROW_ID]).column(ROW_ID).to_pylist()
     return ids
 
 
-def _row(run: Run, stage: Stage, place: Place) -> pa.Table:
+def _row(run: KeptRun, stage: Stage, place: Place) -> pa.Table:
     table = input_table(run, stage.index, place.partition, None)
     return table.filter(pc.equal(table.column(ROW_ID), place.row_id))
 
 
-def _lost(run: Run, place: Place) -> RunError:
+def _lost(run: KeptRun, place: Place) -> RunError:
     return RunError(
         f"row {place.row_id!r} of run {run.id} cannot be traced back",
         why="its parents are not among the committed rows",
@@ -351,7 +351,7 @@ def _lost(run: Run, place: Place) -> RunError:
 class _Files:
     """Files and index labels of a source's rows."""
 
-    def __init__(self, run: Run, alias: str) -> None:
+    def __init__(self, run: KeptRun, alias: str) -> None:
         self.run, self.alias = run, alias
         self.manifest: Manifest | None = source_manifest(run, alias)
         self._labels: dict[int, dict[str, Any]] = {}
@@ -375,7 +375,7 @@ class _Files:
         return label[0] if len(label) == 1 else label
 
 
-def _origins(run: Run, places: Iterable[Place]) -> pd.DataFrame:
+def _origins(run: KeptRun, places: Iterable[Place]) -> pd.DataFrame:
     files: dict[str, _Files] = {}
     rows = []
     for place in places:

@@ -19,8 +19,8 @@ from apwa_dask.models.prices import price_of
 from apwa_dask.tables.manifest import Manifest
 
 if TYPE_CHECKING:
+    from apwa_dask.execution.kept import KeptRun
     from apwa_dask.execution.ledger import Entry
-    from apwa_dask.execution.run import Run
 
 __all__ = ["ESTIMATE", "MANIFEST_VERSION", "RunManifest", "manifest_of", "versions"]
 
@@ -137,7 +137,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def manifest_of(run: Run) -> dict[str, Any]:
+def manifest_of(run: KeptRun) -> dict[str, Any]:
     """Facts about a run as plain data, valid for `RunManifest`."""
     spec, status, ledger = run.spec, run.status(), run.ledger()
     history = run.folder.history()
@@ -173,7 +173,7 @@ def manifest_of(run: Run) -> dict[str, Any]:
     return manifest.model_dump(mode="json")
 
 
-def estimate_of(run: Run) -> dict[str, Any] | None:
+def estimate_of(run: KeptRun) -> dict[str, Any] | None:
     """What the run was thought to come to, each figure low, expected and high; None where nobody asked."""
     try:
         estimate: dict[str, Any] = orjson.loads(run.folder.get_text(ESTIMATE))
@@ -201,7 +201,7 @@ def _outcomes(ledger: list[Entry]) -> dict[str, int]:
     return found
 
 
-def _input(run: Run, alias: str, source: SourceSpec) -> InputFacts:
+def _input(run: KeptRun, alias: str, source: SourceSpec) -> InputFacts:
     files: list[FileFacts] = []
     total = 0
     manifest = source_manifest(run, alias)
@@ -222,7 +222,7 @@ def _input(run: Run, alias: str, source: SourceSpec) -> InputFacts:
     )
 
 
-def source_manifest(run: Run, alias: str) -> Manifest | None:
+def source_manifest(run: KeptRun, alias: str) -> Manifest | None:
     """The list of a source's partitions as the run's folder keeps it; None for a caller's frame."""
     from apwa_dask.execution.runtime import manifest_url, runtime
 
@@ -244,7 +244,7 @@ def _model(model: Model, resolved: list[str], models: int) -> ModelFacts:
     )
 
 
-def _parts(run: Run) -> list[PartFacts]:
+def _parts(run: KeptRun) -> list[PartFacts]:
     return [
         PartFacts(
             stage=record.stage,

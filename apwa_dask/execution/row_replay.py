@@ -21,7 +21,7 @@ from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Map, Step
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.run import Run
+    from apwa_dask.execution.kept import KeptRun
 
 __all__ = ["RowReplay"]
 
@@ -32,7 +32,9 @@ class RowReplay:
     Where a step's prompts are shared, all rows of the partition go along: its packs cannot be found again otherwise.
     """
 
-    def __init__(self, run: Run, context: StageContext, desk: ReplayDesk, place: Place, row_id: str) -> None:
+    def __init__(
+        self, run: KeptRun, context: StageContext, desk: ReplayDesk, place: Place, row_id: str
+    ) -> None:
         self.context, self.desk, self.wanted = context, desk, row_id
         table = input_table(run, context.stage.inputs[0], place.partition, None)
         if not any(isinstance(s, LLMStep) and _shares(s) for s in context.stage.steps):

@@ -16,35 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 import dask.dataframe as dd
 import pandas as pd
-import pyarrow as pa
 
 from apwa_dask.errors import ApwaError, BudgetError, RunError, StoreError
 from apwa_dask.execution.alarms import FailureRate, checked_rate
-from apwa_dask.execution.batch_jobs import JobBook
 from apwa_dask.execution.batch_rounds import BatchRounds
 from apwa_dask.execution.claims import held
-from apwa_dask.execution.compile import Stage, compile_plan
+from apwa_dask.execution.compile import Stage
 from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
 from apwa_dask.execution.executors import Executor
-from apwa_dask.execution.failures import Failures
-from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
+from apwa_dask.execution.kept import KeptRun
 from apwa_dask.execution.manifest import manifest_of
-from apwa_dask.execution.partition import FAILURES
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
 from apwa_dask.execution.results import answered_by, computed, result_frame
 from apwa_dask.execution.runtime import runtime
-from apwa_dask.execution.spec import RunSpec
 from apwa_dask.execution.stages import StageGraphs
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
-from apwa_dask.store.commit import CommitRecord
-from apwa_dask.store.journal import Journal
 from apwa_dask.store.runs import RunFolder
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.lineage import Lineage
-    from apwa_dask.execution.row_story import RowStory
+    pass
 
 __all__ = ["Run"]
 
@@ -54,7 +46,7 @@ ABANDON_S = 5.0
 """How long the second Ctrl-C waits until all calls are hung up on."""
 
 
-class Run:
+class Run(KeptRun):
     """A plan at work, or finished, or interrupted.
 
     Not made by hand: `Table.run`, `apwa_dask.ask` and `apwa_dask.attach` return one at once. `wait`, `result`
@@ -74,10 +66,8 @@ class Run:
         frames: Mapping[str, dd.DataFrame] | None = None,
         subscribers: tuple[Subscriber, ...] = (),
     ) -> None:
-        self.store, self.folder, self.executor = store, folder, executor
-        self.spec = RunSpec.of(folder)
-        self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
-        self._frames = dict(frames or {})
+        super().__init__(store, folder, frames or {})
+        self.executor = executor
         self._subscribers = list(subscribers)
         self._thread: threading.Thread | None = None
         self._finished = threading.Event()
@@ -86,10 +76,6 @@ class Run:
         self._rate: FailureRate | None = None
         self._alarm: RunError | None = None
         self._batches: BatchRounds | None = None
-
-    @property
-    def id(self) -> str:
-        return self.folder.run_id
 
     # -- life
 
@@ -264,109 +250,10 @@ class Run:
                 code="RUN-UNFINISHED",
             )
 
-    @property
-    def failures(self) -> Failures:
-        """One row for each row that failed: id, step, class, message, attempts, tokens, cost, request id,
-        inputs. A pandas frame; ``failures.summary()`` puts those that say the same in one line.
-        """
-        tables = self._failure_tables()
-        return Failures.of(pa.concat_tables(tables) if tables else FAILURES.empty_table())
-
-    def _failure_tables(self) -> list[pa.Table]:
-        return [
-            self.folder.read_part(record.failures)
-            for stage in self.stages
-            for record in self._committed(stage).values()
-            if record.failures is not None
-        ]
-
-    def ledger(self) -> list[Entry]:
-        """What this run has paid for, by step, model and outcome; see `costs`."""
-        manifest = self.folder.manifest
-        if manifest is not None and manifest.get("status", "done") == "done":
-            return [Entry(**line) for line in manifest["costs"]]
-        committed = Ledger(
-            Entry(**{name: getattr(line, name) for name in Entry.__slots__})
-            for stage in self.stages
-            for record in self._committed(stage).values()
-            for line in record.ledger
-        )
-        return with_uncommitted(committed, self._journal().bill_of(self.id))
-
-    def costs(self) -> pd.DataFrame:
-        """Calls, tokens and money by step, model and outcome: all that this run has paid for, failed attempts too.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``units`` (rows, groups or packs) ended with this ``outcome``; ``reused`` of them were answered by the
-            journal and cost nothing. ``calls``, ``input_tokens``, ``cached_tokens``, ``output_tokens`` and
-            ``cost_usd`` (missing where a price is unknown) are what was paid. The outcome ``uncommitted`` stands
-            for calls whose partition was not committed by the process that paid them: it was killed or stopped,
-            or is still at work. Their answers are kept. Of ``estimated`` units the endpoint did not state all
-            tokens: theirs are our guess.
-        """
-        rows = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.ledger()]
-        return pd.DataFrame(rows, columns=list(Entry.__slots__))
-
-    def batches(self) -> pd.DataFrame:
-        """The batches of a run with ``mode="batch"``: shard, batch id, model, requests, when made, status."""
-        columns = ["shard", "batch", "model", "requests", "made_s", "status"]
-        return pd.DataFrame(JobBook(self.folder.room("batch")).table(), columns=columns)
-
-    def status(self) -> dict[str, Any]:
-        """State and counts, from storage: the same in every process."""
-        done = [self._committed(stage) for stage in self.stages]
-        last = done[-1]
-        ledger = self.ledger()
-        costs = [entry.cost_usd for entry in ledger]
-        return {
-            "id": self.id,
-            "name": self.spec.name,
-            "status": self._state(),
-            "stages": len(self.stages),
-            "stages_done": sum(not self._missing(stage) for stage in self.stages),
-            "rows_in": sum(record.rows_in for record in done[0].values()),
-            "rows_out": sum(record.rows_out for record in last.values()),
-            "rows_failed": sum(record.failed for record in last.values()),
-            "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
-            "calls": sum(entry.calls for entry in ledger),
-            "local_model": any(model.is_local for model in self.spec.models.values()),
-        }
-
     def _state(self) -> str:
         if self._thread is not None and self._thread.is_alive():
             return "stopping" if self._stopping else "running"
-        return str(self.folder.status)
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What was run, on what, with what, and what came of it."""
-        return self.folder.manifest or manifest_of(self)
-
-    @property
-    def frames(self) -> Mapping[str, dd.DataFrame]:
-        """The caller's own frames, by source; empty in a process that found the run again."""
-        return self._frames
-
-    def row(self, row: str | int) -> RowStory:
-        """All that is known of one row: status, values, prompts and answers step by step, tools, attempts, cost, and
-        where it came from. Makes no call: what was said is found in the journal.
-
-        Parameters
-        ----------
-        row : str or int
-            An id, as in ``run.failures["row_id"]``; or a position in the result, from 0.
-        """
-        from apwa_dask.execution.explain_row import story_of
-
-        return story_of(self, row)
-
-    def lineage(self, row: str | int) -> Lineage:
-        """From a row back to source files and rows, through filters, flat_maps, joins and groups; see `row`."""
-        from apwa_dask.execution.lineage import lineage_of, locate, locate_position
-
-        return lineage_of(self, locate_position(self, row) if isinstance(row, int) else locate(self, row))
+        return super()._state()
 
     def report(self, path: str | None = None) -> str:
         """One offline HTML page about this run; written to `path` when given."""
@@ -419,16 +306,6 @@ class Run:
         from apwa_dask.execution.launch import again
 
         return again(self)
-
-    def asked_in_vain(self) -> list[str]:
-        """Fingerprints of the requests about rows that failed; a retry asks them anew."""
-        return [
-            prompt
-            for table in self._failure_tables()
-            if "prompt_hash" in table.column_names
-            for prompt in table.column("prompt_hash").to_pylist()
-            if prompt
-        ]
 
     # -- the thread
 
@@ -578,9 +455,6 @@ class Run:
         paid = self._journal().paid_by(self.id)
         return Money(paid.cost_usd, paid.tokens, paid.calls)
 
-    def _journal(self) -> Journal:
-        return runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)
-
     def _check_rate(self, stage: Stage) -> None:
         """A stage that ended above the limit does not pass, however few its rows."""
         if self._rate is None or not stage.calls_model:
@@ -614,32 +488,3 @@ class Run:
             else:
                 total += sum(record.rows_out for record in self._committed(self.stages[source]).values())
         return total
-
-    def _committed(self, stage: Stage) -> dict[int, CommitRecord]:
-        return self.folder.committed(stage.index)
-
-    def _missing(self, stage: Stage) -> bool:
-        expected = next(
-            (
-                e["partitions"]
-                for e in self.folder.history()
-                if e["event"] == "stage" and e["stage"] == stage.index
-            ),
-            None,
-        )
-        return expected is None or len(self._committed(stage)) < expected
-
-    # -- looks
-
-    def __repr__(self) -> str:
-        facts = self.status()
-        cost = "unknown cost" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"
-        return (
-            f"<Run {self.id} {facts['status']}: {facts['rows_out']} rows, {facts['rows_failed']} failed, "
-            f"{facts['calls']} calls, {cost}>"
-        )
-
-    def _repr_html_(self) -> str:
-        from apwa_dask.observe.reprs import run_html
-
-        return run_html(self.status())

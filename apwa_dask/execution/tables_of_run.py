@@ -15,19 +15,19 @@ from apwa_dask.execution.spec import StageRef
 from apwa_dask.tables.dtypes import to_arrow
 
 if TYPE_CHECKING:
-    from apwa_dask.execution.run import Run
+    from apwa_dask.execution.kept import KeptRun
 
 __all__ = ["input_partitions", "input_table"]
 
 
-def input_partitions(run: Run, source: int | str) -> int:
+def input_partitions(run: KeptRun, source: int | str) -> int:
     """How many partitions a source (by alias) or a finished stage (by number) has."""
     if isinstance(source, str):
         return max(run.spec.sources[source].npartitions, 1)
     return max(len(run.folder.committed(source)), 1)
 
 
-def input_table(run: Run, source: int | str, partition: int, columns: Sequence[str] | None) -> pa.Table:
+def input_table(run: KeptRun, source: int | str, partition: int, columns: Sequence[str] | None) -> pa.Table:
     """One partition with its bookkeeping columns; of a caller's frame only in the session that made it.
 
     Raises
@@ -49,7 +49,7 @@ def input_table(run: Run, source: int | str, partition: int, columns: Sequence[s
     return found if columns is None else found.select(list(columns))
 
 
-def _not_committed(run: Run, stage: int, partition: int) -> RunError:
+def _not_committed(run: KeptRun, stage: int, partition: int) -> RunError:
     return RunError(
         f"partition {partition} of stage {run.stages[stage].name!r} is not committed",
         fix=f"resume the run: apwa resume {run.id}",
@@ -57,7 +57,7 @@ def _not_committed(run: Run, stage: int, partition: int) -> RunError:
     )
 
 
-def _source_frame(run: Run, alias: str, partition: int) -> pd.DataFrame:
+def _source_frame(run: KeptRun, alias: str, partition: int) -> pd.DataFrame:
     ref = StageRef(run.store, run.id, 0)
     if run.spec.sources[alias].kind == "manifest":
         return load_source(partition, ref, alias)

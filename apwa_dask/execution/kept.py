@@ -1,0 +1,192 @@
+"""`KeptRun`: what a run's folder and journal say of it. The same in every process, at work or long ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dask.dataframe as dd
+import pandas as pd
+import pyarrow as pa
+
+from apwa_dask.execution.batch_jobs import JobBook
+from apwa_dask.execution.compile import Stage, compile_plan
+from apwa_dask.execution.failures import Failures
+from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
+from apwa_dask.execution.manifest import manifest_of
+from apwa_dask.execution.partition import FAILURES
+from apwa_dask.execution.runtime import runtime
+from apwa_dask.execution.spec import RunSpec
+from apwa_dask.store.commit import CommitRecord
+from apwa_dask.store.journal import Journal
+from apwa_dask.store.runs import RunFolder
+
+if TYPE_CHECKING:
+    from apwa_dask.execution.lineage import Lineage
+    from apwa_dask.execution.row_story import RowStory
+
+__all__ = ["KeptRun"]
+
+
+class KeptRun:
+    """A run as it is stored. `Run` adds its life.
+
+    Parameters
+    ----------
+    store : str
+    folder : RunFolder
+    frames : mapping of str to dask.dataframe.DataFrame
+        The caller's own frames, by source; empty in a process that found the run again.
+    """
+
+    def __init__(self, store: str, folder: RunFolder, frames: Mapping[str, dd.DataFrame]) -> None:
+        self.store, self.folder = store, folder
+        self.spec = RunSpec.of(folder)
+        self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
+        self._frames = dict(frames)
+
+    @property
+    def id(self) -> str:
+        return self.folder.run_id
+
+    def status(self) -> dict[str, Any]:
+        """State and counts, from storage: the same in every process."""
+        done = [self._committed(stage) for stage in self.stages]
+        last = done[-1]
+        ledger = self.ledger()
+        costs = [entry.cost_usd for entry in ledger]
+        return {
+            "id": self.id,
+            "name": self.spec.name,
+            "status": self._state(),
+            "stages": len(self.stages),
+            "stages_done": sum(not self._missing(stage) for stage in self.stages),
+            "rows_in": sum(record.rows_in for record in done[0].values()),
+            "rows_out": sum(record.rows_out for record in last.values()),
+            "rows_failed": sum(record.failed for record in last.values()),
+            "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
+            "calls": sum(entry.calls for entry in ledger),
+            "local_model": any(model.is_local for model in self.spec.models.values()),
+        }
+
+    def costs(self) -> pd.DataFrame:
+        """Calls, tokens and money by step, model and outcome: all that this run has paid for, failed attempts too.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``units`` (rows, groups or packs) ended with this ``outcome``; ``reused`` of them were answered by the
+            journal and cost nothing. ``calls``, ``input_tokens``, ``cached_tokens``, ``output_tokens`` and
+            ``cost_usd`` (missing where a price is unknown) are what was paid. The outcome ``uncommitted`` stands
+            for calls whose partition was not committed by the process that paid them: it was killed or stopped,
+            or is still at work. Their answers are kept. Of ``estimated`` units the endpoint did not state all
+            tokens: theirs are our guess.
+        """
+        rows = [{name: getattr(entry, name) for name in Entry.__slots__} for entry in self.ledger()]
+        return pd.DataFrame(rows, columns=list(Entry.__slots__))
+
+    def ledger(self) -> list[Entry]:
+        """What this run has paid for, by step, model and outcome; see `costs`."""
+        manifest = self.folder.manifest
+        if manifest is not None and manifest.get("status", "done") == "done":
+            return [Entry(**line) for line in manifest["costs"]]
+        committed = Ledger(
+            Entry(**{name: getattr(line, name) for name in Entry.__slots__})
+            for stage in self.stages
+            for record in self._committed(stage).values()
+            for line in record.ledger
+        )
+        return with_uncommitted(committed, self._journal().bill_of(self.id))
+
+    @property
+    def failures(self) -> Failures:
+        """One row for each row that failed: id, step, class, message, attempts, tokens, cost, request id,
+        inputs. A pandas frame; ``failures.summary()`` puts those that say the same in one line.
+        """
+        tables = self._failure_tables()
+        return Failures.of(pa.concat_tables(tables) if tables else FAILURES.empty_table())
+
+    def asked_in_vain(self) -> list[str]:
+        """Fingerprints of the requests about rows that failed; a retry asks them anew."""
+        return [
+            prompt
+            for table in self._failure_tables()
+            if "prompt_hash" in table.column_names
+            for prompt in table.column("prompt_hash").to_pylist()
+            if prompt
+        ]
+
+    def _failure_tables(self) -> list[pa.Table]:
+        return [
+            self.folder.read_part(record.failures)
+            for stage in self.stages
+            for record in self._committed(stage).values()
+            if record.failures is not None
+        ]
+
+    def batches(self) -> pd.DataFrame:
+        """The batches of a run with ``mode="batch"``: shard, batch id, model, requests, when made, status."""
+        columns = ["shard", "batch", "model", "requests", "made_s", "status"]
+        return pd.DataFrame(JobBook(self.folder.room("batch")).table(), columns=columns)
+
+    def _state(self) -> str:
+        return str(self.folder.status)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was run, on what, with what, and what came of it."""
+        return self.folder.manifest or manifest_of(self)
+
+    def row(self, row: str | int) -> RowStory:
+        """All that is known of one row: status, values, prompts and answers step by step, tools, attempts, cost, and
+        where it came from. Makes no call: what was said is found in the journal.
+
+        Parameters
+        ----------
+        row : str or int
+            An id, as in ``run.failures["row_id"]``; or a position in the result, from 0.
+        """
+        from apwa_dask.execution.explain_row import story_of
+
+        return story_of(self, row)
+
+    def lineage(self, row: str | int) -> Lineage:
+        """From a row back to source files and rows, through filters, flat_maps, joins and groups; see `row`."""
+        from apwa_dask.execution.lineage import lineage_of, locate, locate_position
+
+        return lineage_of(self, locate_position(self, row) if isinstance(row, int) else locate(self, row))
+
+    @property
+    def frames(self) -> Mapping[str, dd.DataFrame]:
+        """The caller's own frames, by source; empty in a process that found the run again."""
+        return self._frames
+
+    def _journal(self) -> Journal:
+        return runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)
+
+    def _committed(self, stage: Stage) -> dict[int, CommitRecord]:
+        return self.folder.committed(stage.index)
+
+    def _missing(self, stage: Stage) -> bool:
+        expected = next(
+            (
+                e["partitions"]
+                for e in self.folder.history()
+                if e["event"] == "stage" and e["stage"] == stage.index
+            ),
+            None,
+        )
+        return expected is None or len(self._committed(stage)) < expected
+
+    def __repr__(self) -> str:
+        facts = self.status()
+        cost = "unknown cost" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"
+        return (
+            f"<Run {self.id} {facts['status']}: {facts['rows_out']} rows, {facts['rows_failed']} failed, "
+            f"{facts['calls']} calls, {cost}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from apwa_dask.observe.reprs import run_html
+
+        return run_html(self.status())
