@@ -74,6 +74,38 @@ class StageDesk:
         wake: Callable[[], None],
     ) -> None:
         run = self.context.run
+        if run.sharing is None:
+            self._launch(conversations, step_id, run_tool, done, wake)
+            return
+        claiming = asyncio.get_running_loop().create_task(self._claim(conversations))
+        run.tasks.add(claiming)
+
+        def claimed(task: asyncio.Task[None]) -> None:
+            self._launch(conversations, step_id, run_tool, done, wake)
+            run.tasks.discard(task)
+
+        claiming.add_done_callback(claimed)
+
+    async def _claim(self, conversations: Sequence[Conversation]) -> None:
+        """Ask once for the whole window what other processes of the cluster are sending already."""
+        run = self.context.run
+        assert run.sharing is not None
+        requests = [held.request for held in conversations]
+        keys = [request.fingerprint(run.spec.namespace) for request in requests if request is not None]
+        try:
+            await run.sharing.announce(keys)
+        except ApwaError as fatal:  # the journal cannot be read or written
+            run.stop(fatal.what, fatal)
+
+    def _launch(
+        self,
+        conversations: Sequence[Conversation],
+        step_id: str,
+        run_tool: RunTool | None,
+        done: Callable[[int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        run = self.context.run
         purpose = Purpose(run.folder.run_id, step_id)
         running = asyncio.get_running_loop()
         self._flying += len(conversations)

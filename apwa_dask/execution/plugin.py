@@ -25,6 +25,7 @@ from apwa_dask.execution.broadcast import everywhere, register_everywhere
 from apwa_dask.execution.events import Event, PartitionDone, Progress, State
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
+from apwa_dask.models.claimed import ClaimBook
 from apwa_dask.models.coordinator import Coordinator
 from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
 
@@ -65,6 +66,7 @@ class CoordinatorPlugin(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         """Register the handlers that workers and clients call."""
         self.coordinator = Coordinator()
+        self.claims = ClaimBook()
         self.stopped: dict[str, str] = {}
         self.owners: dict[str, str] = {}
         self.scheduler = scheduler
@@ -74,6 +76,7 @@ class CoordinatorPlugin(SchedulerPlugin):
         self._watch.start()
         scheduler.handlers["apwa_lease"] = self.lease
         scheduler.handlers["apwa_fund"] = self.fund
+        scheduler.handlers["apwa_claim"] = self.claim
         scheduler.handlers["apwa_open"] = self.open_run
 
     async def lease(
@@ -91,6 +94,10 @@ class CoordinatorPlugin(SchedulerPlugin):
         )
         return asdict(funds)
 
+    async def claim(self, holder: str, room: str, asked: bytes, answered: bytes, dropped: bytes) -> bytes:
+        """See `ClaimBook.exchange`."""
+        return self.claims.exchange(holder, room, asked, answered, dropped)
+
     async def open_run(self, run_id: str, client: str, budget: dict[str, Any], spent: dict[str, Any]) -> None:
         """A client begins a run: its purse is filled once, and its spending ends with the client."""
         self.coordinator.open_account(run_id, Budget.from_dict(budget), _read(Money, spent))
@@ -99,6 +106,7 @@ class CoordinatorPlugin(SchedulerPlugin):
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A dead worker's share returns; money it held and did not account for is booked as spent."""
         self.coordinator.release_holder(worker)
+        self.claims.release_holder(worker)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Nobody waits for the runs of a client that is gone: their spending stops."""
@@ -154,6 +162,7 @@ class RuntimePlugin(WorkerPlugin):
         here = runtime()
         here.worker_name = str(worker.address)
         here.lease, here.fund, here.publish = self.lease, self.fund, self.publish
+        here.claim = self.claim
         neighbours = here.neighbours
         neighbours.address = str(worker.address)
         neighbours.ask, neighbours.hand_over = self.ask, Reschedule
@@ -212,12 +221,23 @@ class RuntimePlugin(WorkerPlugin):
         )
         return _read(Funds, funds)
 
-    async def _ask(self, operation: str, **fields: Any) -> Mapping[str, Any]:
+    async def claim(self, room: str, asked: bytes, answered: bytes, dropped: bytes) -> bytes:
+        """Tell the scheduler which requests are sent here, from the private loop."""
+        states: bytes = await self._ask(
+            "apwa_claim",
+            holder=str(self.worker.address),
+            room=room,
+            asked=asked,
+            answered=answered,
+            dropped=dropped,
+        )
+        return states
+
+    async def _ask(self, operation: str, **fields: Any) -> Any:
         """One RPC on the worker's loop; this runs on the private one."""
 
-        async def ask() -> Mapping[str, Any]:
-            answer: Mapping[str, Any] = await getattr(self.worker.scheduler, operation)(**fields)
-            return answer
+        async def ask() -> Any:
+            return await getattr(self.worker.scheduler, operation)(**fields)
 
         future = asyncio.run_coroutine_threadsafe(ask(), self.worker.loop.asyncio_loop)
         return await asyncio.wait_for(asyncio.wrap_future(future), RPC_TIMEOUT_S)

@@ -33,6 +33,7 @@ from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
+from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
 from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, StageRef
 from apwa_dask.execution.watched_desk import WatchedDesk
 from apwa_dask.models.budget import Budget
@@ -76,6 +77,8 @@ class Runtime:
         """Set on Dask workers: asks the cluster for storage options that the caller lent it."""
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
+        self.claim: ClaimFn | None = None
+        """Set on Dask workers: tells the scheduler which requests are sent here."""
         self.unfit: ConfigError | None = None
         """Why this process may not work, such as another version of this package."""
         self.isolation = Isolation()
@@ -252,16 +255,8 @@ class RunContext:
         self._airborne: Meter | None = None
         """Counts the calls in flight of all stages."""
         self.client = client_for(owner, folder.run_id, self.spec)
-        self.caller = JournaledCaller(
-            self.client,
-            self.journal,
-            self.control,
-            self.spec.namespace,
-            self._on_flight,
-            owner.in_flight(store, self.spec.namespace),
-            store_prompts=self.spec.store_prompts,
-            asked_again=AskedAgain.of(folder),
-        )
+        self.sharing = None if owner.claim is None else Sharing(owner.claim, self.journal.url, self.journal)
+        self.caller = self._new_caller()
         self.tasks: set[asyncio.Task[None]] = set()
         self._stages: dict[int, StageContext] = {}
         self._manifests: dict[str, Manifest] = {}
@@ -270,6 +265,15 @@ class RunContext:
         self._ticker: asyncio.TimerHandle | None = None
         self._paused = ""
         self._working = 0
+
+    def _new_caller(self) -> JournaledCaller:
+        namespace = self.spec.namespace
+        in_flight = self.runtime.in_flight(self.store, namespace)
+        given = (self.client, self.journal, self.control, namespace, self._on_flight, in_flight)
+        prompts, again = self.spec.store_prompts, AskedAgain.of(self.folder)
+        if self.sharing is None:
+            return JournaledCaller(*given, store_prompts=prompts, asked_again=again)
+        return SharingCaller(*given, store_prompts=prompts, asked_again=again, sharing=self.sharing)
 
     def stage(self, index: int) -> StageContext:
         """The context of one stage, made once."""
@@ -325,6 +329,8 @@ class RunContext:
         """Start no further call here. From any thread; calls in flight finish and are journaled."""
         self.control.stop(why, error)
         private.loop().call_soon_threadsafe(self.client.stop, why)
+        if self.sharing is not None:
+            private.loop().call_soon_threadsafe(self.sharing.give_up)
 
     def abandon(self) -> None:
         """Stop, and hang up on the calls in flight. From any thread."""
