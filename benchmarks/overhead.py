@@ -84,11 +84,12 @@ def _same_prompts(found: Sequence[Measurement]) -> None:
     Raises
     ------
     RuntimeError
-        Where as many calls came to other sums of prompt tokens.
+        Where as many calls came to other sums of prompt tokens, no call having failed.
     """
     sums: dict[tuple[int, int], set[int]] = {}
     for m in found:
-        if CLIENTS[m.client].same_prompt and not m.trouble and m.calls == m.wanted_rows == m.distinct:
+        faultless = m.rows.right == m.calls == m.wanted_rows == m.distinct
+        if CLIENTS[m.client].same_prompt and faultless:
             sums.setdefault((m.wanted_rows, m.calls), set()).add(m.prompt_tokens)
     different = {key: tokens for key, tokens in sums.items() if len(tokens) > 1}
     if different:
