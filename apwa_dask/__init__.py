@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what `_HOME` says, for type checkers and editors
     from apwa_dask.api import sweep_lazy as sweep_lazy
     from apwa_dask.errors import ApwaError as ApwaError
     from apwa_dask.execution.run import Run as Run
-    from apwa_dask.models.batches import BatchTerms as BatchTerms
+    from apwa_dask.models.batch_terms import BatchTerms as BatchTerms
     from apwa_dask.models.budget import Budget as Budget
     from apwa_dask.models.model import Model as Model
     from apwa_dask.models.model import Price as Price
@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ApwaError": "errors",
-    "BatchTerms": "models.batches",
+    "BatchTerms": "models.batch_terms",
     "Budget": "models.budget",
     "Field": "plans.schema",
     "Model": "models.model",

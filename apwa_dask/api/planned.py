@@ -26,7 +26,7 @@ from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
-from apwa_dask.models.batches import BatchTerms
+from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.defaults import resolve_models
 from apwa_dask.models.prices import priced_in_batches

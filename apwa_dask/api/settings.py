@@ -11,7 +11,7 @@ import pyarrow as pa
 from apwa_dask import config
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.execution import launch as engine
-from apwa_dask.models.batches import BatchTerms
+from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.model import Model
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate

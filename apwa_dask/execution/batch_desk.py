@@ -129,7 +129,7 @@ class CollectingDesk(WatchedDesk):
         for outcome in self._failures:
             self.context.meter.note(outcome=replace(outcome, source="journal"))
         if self._failed:
-            self.context.watch_share()
+            self.context.watch.rows_failed()
 
     def _keep(
         self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None

@@ -6,18 +6,20 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from apwa_dask.errors import ProviderError
 from apwa_dask.execution.batch_jobs import Settlement, Shard, Tried
 from apwa_dask.execution.batch_replies import Held
 from apwa_dask.execution.tool_notes import tools_text
 from apwa_dask.models.adapt import Adaptation
-from apwa_dask.models.batches import BatchJob, BatchLine
+from apwa_dask.models.batch_lines import BatchLine
+from apwa_dask.models.batches import BatchJob
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.leases import Money
 from apwa_dask.models.outcomes import Completion, Retry, Verdict
 from apwa_dask.models.types import OutcomeClass, Reply, Request, Template, Usage
 from apwa_dask.store.record import Record
 
-__all__ = ["History", "Results"]
+__all__ = ["History", "Results", "refusal_of"]
 
 _SILENCE = Completion(None, "")
 _NOTHING = Usage()
@@ -215,3 +217,16 @@ class Results:
     def _cost_usd(self, usage: Usage) -> float | None:
         price = self.lane.price
         return None if price is None else price.in_batches.cost_usd(usage.input, usage.output, usage.cached)
+
+
+def refusal_of(shard: Shard, job: BatchJob, model: str) -> ProviderError:
+    """The error for a batch that failed as a whole in validation."""
+    words = "; ".join(f"{problem.code}: {problem.message}".strip(": ") for problem in job.problems)
+    return ProviderError(
+        "the endpoint refused a batch",
+        where=f"batch {job.id} of {len(shard.keys):,} requests for {model!r}",
+        why=words or "it gives no reason",
+        fix="run live, or with other limits: mode=BatchTerms(max_requests=..., max_enqueued_tokens=...)",
+        saved="all answers so far; this batch cost nothing",
+        code="PROVIDER-BATCH",
+    )

@@ -15,18 +15,20 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from apwa_dask.errors import BudgetError, ProviderError
+from apwa_dask.errors import ProviderError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.batch_jobs import JobBook, Settlement, Shard
 from apwa_dask.execution.batch_replies import Held
-from apwa_dask.execution.batch_results import History, Results
+from apwa_dask.execution.batch_results import History, Results, refusal_of
 from apwa_dask.execution.batch_shards import Purse, ShardDraft, reservation
 from apwa_dask.execution.events import Event, Progress, State
 from apwa_dask.execution.loop import loop, run_sync
 from apwa_dask.execution.runtime import RunContext
 from apwa_dask.execution.stopping import DEFERRED, Interrupted
 from apwa_dask.models.adapt import Adaptation
-from apwa_dask.models.batches import BatchApi, BatchJob, BatchTerms, check_model, read_lines, read_prompts
+from apwa_dask.models.batch_lines import read_lines, read_prompts
+from apwa_dask.models.batch_terms import BatchTerms, check_model
+from apwa_dask.models.batches import BatchApi, BatchJob
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.fatal import fatal_error
@@ -185,37 +187,18 @@ class BatchRounds:
         draft = drafts.get(ask.model)
         if draft is not None and not draft.has_room(ask):
             self._send(drafts.pop(ask.model))
-        while not Purse(self._budget, self._spent + self._reserved).covers(reserved):
+        while not (purse := Purse(self._budget, self._spent + self._reserved)).covers(reserved):
             # What is reserved may come back, when the batches that hold it have ended.
             for alias in list(drafts):
                 self._send(drafts.pop(alias))
             if not self._waiting:
-                raise self._used_up(reserved)
+                raise purse.used_up(reserved)
             self._await_one()
         if ask.model not in drafts:
             limit = self._most_tokens[ask.model]
             drafts[ask.model] = ShardDraft(ask.model, stage, self._terms, limit)
         drafts[ask.model].add(ask, reserved)
         self._reserved += reserved
-
-    def _used_up(self, reserved: Money) -> BudgetError:
-        budget, spent = self._budget, self._spent
-        parts = [
-            f"{used:{form}} of {most:{form}} {unit} (the next request may need {needed:{form}})"
-            for used, most, needed, form, unit in (
-                (spent.usd, budget.usd, reserved.usd, ".4f", "USD"),
-                (spent.tokens, budget.tokens, reserved.tokens, "", "tokens"),
-                (spent.calls, budget.calls, reserved.calls, "", "calls"),
-            )
-            if most is not None
-        ]
-        return BudgetError(
-            "the budget is used up",
-            why="spent: " + ", ".join(parts),
-            fix="resume the run with a larger budget: finished rows are not paid again",
-            saved="all answers so far",
-            code="BUDGET-REACHED",
-        )
 
     def _send(self, draft: ShardDraft) -> None:
         """Make a batch, once its prompt tokens have room among those that wait at the endpoint."""
@@ -345,15 +328,7 @@ class BatchRounds:
         results.refuse(job)
         if results.replies:
             return None
-        words = "; ".join(f"{problem.code}: {problem.message}".strip(": ") for problem in job.problems)
-        return ProviderError(
-            "the endpoint refused a batch",
-            where=f"batch {job.id} of {len(shard.keys):,} requests for {self._lanes[shard.model].model.name!r}",
-            why=words or "it gives no reason",
-            fix="run live, or with other limits: mode=BatchTerms(max_requests=..., max_enqueued_tokens=...)",
-            saved="all answers so far; this batch cost nothing",
-            code="PROVIDER-BATCH",
-        )
+        return refusal_of(shard, job, self._lanes[shard.model].model.name)
 
     # -- after a crash
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from apwa_dask.errors import BudgetError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.batch_jobs import Shard
-from apwa_dask.models.batches import BatchTerms
+from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Price
@@ -46,6 +47,26 @@ class Purse:
             (not usd or left.usd >= -1e-12)
             and (not tokens or left.tokens >= 0)
             and (not calls or left.calls >= 0)
+        )
+
+    def used_up(self, needed: Money) -> BudgetError:
+        """The error for a request that is not covered."""
+        spent = self.used
+        parts = [
+            f"{used:{form}} of {most:{form}} {unit} (the next request may need {need:{form}})"
+            for used, most, need, form, unit in (
+                (spent.usd, self.budget.usd, needed.usd, ".4f", "USD"),
+                (spent.tokens, self.budget.tokens, needed.tokens, "", "tokens"),
+                (spent.calls, self.budget.calls, needed.calls, "", "calls"),
+            )
+            if most is not None
+        ]
+        return BudgetError(
+            "the budget is used up",
+            why="spent: " + ", ".join(parts),
+            fix="resume the run with a larger budget: finished rows are not paid again",
+            saved="all answers so far",
+            code="BUDGET-REACHED",
         )
 
 

@@ -30,7 +30,7 @@ from apwa_dask.execution.run import Run, Subscriber
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, SourceSpec
 from apwa_dask.execution.stages import StageGraphs
-from apwa_dask.models.batches import BatchTerms, check_model
+from apwa_dask.models.batch_terms import BatchTerms, check_model
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model

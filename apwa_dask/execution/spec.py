@@ -112,7 +112,7 @@ class RunSpec:
     grants: tuple[str, ...] = ()
     name: str = ""
     batch: Mapping[str, Any] | None = None
-    """Terms of a run in batches (`models.batches.BatchTerms`); None: live."""
+    """Terms of a run in batches (`models.batch_terms.BatchTerms`); None: live."""
 
     @property
     def catalog(self) -> dict[str, pa.Schema]:

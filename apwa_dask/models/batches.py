@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import io
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
@@ -19,26 +19,15 @@ from urllib.parse import urlencode
 import aiohttp
 import orjson
 
-from apwa_dask.errors import ConfigError, ProviderError, candidates
+from apwa_dask.errors import ProviderError
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.fatal import fatal_error, unreachable_error
-from apwa_dask.models.model import Model
 from apwa_dask.models.outcomes import Retry, Trouble, Verdict, classify
 from apwa_dask.models.redact import safe_identifier, safe_words
 from apwa_dask.models.retry import RetryPolicy, Tries
 from apwa_dask.models.transport import Raw, endpoint_url, proxy_for
-from apwa_dask.models.types import OutcomeClass
 
-__all__ = [
-    "BatchApi",
-    "BatchJob",
-    "BatchLine",
-    "BatchProblem",
-    "BatchTerms",
-    "check_model",
-    "read_lines",
-    "read_prompts",
-]
+__all__ = ["BatchApi", "BatchJob", "BatchProblem"]
 
 CHAT_PATH = "/v1/chat/completions"
 WINDOW = "24h"
@@ -51,65 +40,7 @@ MAX_RESULT_BYTES = 4 * 1024**3
 """A result file has at most 50,000 answers; this bounds what a broken server can make us hold."""
 
 _ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
-_NEVER_ASKED = frozenset({"batch_expired", "batch_cancelled"})
 _ABSENT = frozenset({404, 405, 501})
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTerms:
-    """How a run uses its endpoint's batches; the defaults are the limits of OpenAI.
-
-    Parameters
-    ----------
-    max_requests, max_bytes : int
-        Of one batch's input file.
-    max_enqueued_tokens : int, optional
-        Prompt tokens (estimated) of all unfinished batches of one model together. Without it the run learns it
-        from refusals.
-    poll_first_s, poll_most_s : float
-        Seconds between two looks at the batches: the first interval, and what it grows to.
-    attempts : int
-        Batches that one request may be part of, when its answers fail or do not come in time.
-    """
-
-    max_requests: int = 50_000
-    max_bytes: int = 200_000_000
-    max_enqueued_tokens: int | None = None
-    poll_first_s: float = 2.0
-    poll_most_s: float = 60.0
-    attempts: int = 3
-
-    def __post_init__(self) -> None:
-        counts = (self.max_requests, self.max_bytes, self.attempts, self.max_enqueued_tokens or 1)
-        if min(counts) < 1 or not 0 < self.poll_first_s <= self.poll_most_s:
-            raise ConfigError(
-                "the limits of batches must be positive, and poll_first_s at most poll_most_s",
-                where=repr(self),
-                code="CONFIG-BATCH",
-            )
-
-    @classmethod
-    def of(cls, mode: BatchTerms | str) -> BatchTerms | None:
-        """The terms that a mode means: None for ``live``.
-
-        Raises
-        ------
-        ConfigError
-            There is no such mode.
-        """
-        if isinstance(mode, BatchTerms):
-            return mode
-        if mode not in ("live", "batch"):
-            raise ConfigError(
-                f"there is no mode {mode!r}",
-                fix=candidates(str(mode), ("live", "batch"), noun="modes"),
-                code="CONFIG-MODE",
-            )
-        return cls() if mode == "batch" else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for specs."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,46 +71,6 @@ class BatchJob:
     def ended(self) -> bool:
         """Nothing more will come of it."""
         return self.status in _ENDED
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLine:
-    """One line of a result file.
-
-    Parameters
-    ----------
-    custom_id : str
-    verdict : Verdict or None
-        As of a live answer; None: the line was never worked on, because its batch ended before.
-    size_bytes : int
-        Of the answer's body.
-    """
-
-    custom_id: str
-    verdict: Verdict | None
-    size_bytes: int = 0
-
-
-def check_model(model: Model) -> None:
-    """Refuse a model that has no batches by its nature.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if model.is_local:
-        raise ConfigError(
-            "the embedded model has no batches",
-            fix="run it live: leave out mode='batch' (--batch)",
-            code="CONFIG-BATCH",
-        )
-    if model.transport == "sdk":
-        raise ConfigError(
-            "batches need the engine's own transport",
-            where=f"model {model.name!r} has transport='sdk'",
-            fix="leave out transport='sdk', or run live",
-            code="CONFIG-BATCH",
-        )
 
 
 class BatchApi:
@@ -394,37 +285,6 @@ def _session_for(secrets: tuple[str, ...]) -> aiohttp.ClientSession:
 
 
 # -- what the endpoint shows, read
-
-
-def read_lines(content: bytes, secrets: tuple[str, ...] = ()) -> Iterator[BatchLine]:
-    """The lines of an output or error file, in any order; lines that name no request are left out."""
-    for text in io.BytesIO(content):
-        try:
-            document = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(document, dict) and isinstance(document.get("custom_id"), str):
-            yield _line_of(document, secrets)
-
-
-def read_prompts(content: bytes) -> dict[str, str]:
-    """The bodies in an input file, by custom id."""
-    lines = (orjson.loads(text) for text in io.BytesIO(content))
-    return {line["custom_id"]: orjson.dumps(line["body"]).decode() for line in lines}
-
-
-def _line_of(document: dict[str, Any], secrets: tuple[str, ...]) -> BatchLine:
-    custom_id, response, error = document["custom_id"], document.get("response"), document.get("error")
-    if isinstance(response, dict) and type(response.get("status_code")) is int:
-        stated = response.get("body")
-        body = b"" if stated is None else orjson.dumps(stated)
-        return BatchLine(custom_id, classify(response["status_code"], {}, body, secrets=secrets), len(body))
-    code = safe_identifier(error.get("code")) if isinstance(error, dict) else ""
-    if code in _NEVER_ASKED:
-        return BatchLine(custom_id, None)
-    said = safe_words(str(error.get("message") or ""), secrets) if isinstance(error, dict) else ""
-    words = ": ".join(part for part in (code, said) if part) or "the batch gave no answer to this request"
-    return BatchLine(custom_id, Verdict(OutcomeClass.TRANSIENT, Retry.TRANSIENT, words=words))
 
 
 def _job_of(shown: Mapping[str, Any]) -> BatchJob:
