@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self, TypeVar
 
 __all__ = [
     "ApwaError",
@@ -73,12 +74,20 @@ class ApwaError(Exception):
                 parts.append(f"  {label}: {text}")
         return "\n".join(parts)
 
+    def alone(self) -> Self:
+        """The same error without what led to it. Dask sends the causes of an error along with it, and a provider's own
+        exception may hold the request, its key included."""
+        return _rebuild(type(self), (self.what, self.where, self.why, self.fix, self.saved, self.code))
+
     def __reduce__(self) -> tuple[object, ...]:
         fields = (self.what, self.where, self.why, self.fix, self.saved, self.code)
         return _rebuild, (type(self), fields)
 
 
-def _rebuild(cls: type[ApwaError], fields: tuple[str, str, str, str, str, str]) -> ApwaError:
+_Kind = TypeVar("_Kind", bound=ApwaError)
+
+
+def _rebuild(cls: type[_Kind], fields: tuple[str, str, str, str, str, str]) -> _Kind:
     what, where, why, fix, saved, code = fields
     return cls(what, where=where, why=why, fix=fix, saved=saved, code=code)
 

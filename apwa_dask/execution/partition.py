@@ -143,7 +143,8 @@ def _rows(context: StageContext, work: Callable[[], CommitRecord]) -> pd.DataFra
         except (Interrupted, ApwaError) as reason:
             _hand_over(context)
             context.run.stop(str(reason), reason if isinstance(reason, ApwaError) else None)
-            raise _raisable(context.control.error or reason) from None
+            stopped = _raisable(context.control.error or reason)
+        raise stopped  # out here nothing led to it: Dask would send that along
 
 
 def _hand_over(context: StageContext) -> None:
@@ -155,7 +156,7 @@ def _hand_over(context: StageContext) -> None:
 
 def _raisable(reason: BaseException) -> BaseException:
     if isinstance(reason, ApwaError):
-        return reason
+        return reason.alone()
     return RunError(
         f"the computation was stopped: {reason}",
         fix="compute the frame again",
