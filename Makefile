@@ -15,7 +15,7 @@ PANDAS2_VENV  := .venv-pandas2
 PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
 PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
-.PHONY: help demo demo-clean test test-pandas2 lint format bench notebook clean
+.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos soak notebook clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,13 @@ test: $(STAMP)  ## the whole test suite
 
 test-pandas2: $(PANDAS2_STAMP)  ## the rooms that touch frames, under pandas 2
 	$(PANDAS2_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST) $(wildcard $(PANDAS2_TESTS))
+
+chaos: $(STAMP)  ## 100,000 rows while a worker dies every 5 seconds; the seed is printed
+	APWA_CHAOS_ROWS=100000 APWA_CHAOS_WORKERS=4 APWA_CHAOS_DEATH_EVERY_S=5 APWA_CHAOS_TIMEOUT_S=7200 \
+		$(BIN)/python -m pytest --timeout 7500 tests/faults/test_chaos.py
+
+soak: $(STAMP)  ## 1,000,000 rows in one process: memory, threads and files stay flat
+	APWA_SOAK_ROWS=1000000 $(BIN)/python -m pytest --timeout 7500 tests/faults/test_process_limits.py -k fault_42
 
 lint: $(STAMP)  ## style, types and the import directions of the rooms
 	$(BIN)/ruff check .
