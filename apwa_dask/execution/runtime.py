@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +23,6 @@ from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.reduce import ReduceAgent
 from apwa_dask.errors import ConfigError
 from apwa_dask.execution import loop as private
-from apwa_dask.execution.alarms import LEAST_ROWS, FailureRate, Probation, alike_error
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.batch_room import BatchRoom
 from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
@@ -34,13 +33,13 @@ from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
 from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
-from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, StageRef
+from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.execution.watch import StageWatch
 from apwa_dask.execution.watched_desk import WatchedDesk
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.leases import LeaseFn, MoneyFn
-from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
@@ -377,7 +376,7 @@ class StageContext:
         self.run, self.stage = run, stage
         self.ref = StageRef(run.store, run.folder.run_id, stage.index)
         self.meter = Meter(run.folder.run_id, stage.index)
-        self._probations: dict[str, Probation] = {}
+        self.watch = StageWatch(self)
 
     @property
     def spec(self) -> RunSpec:
@@ -454,40 +453,6 @@ class StageContext:
 
     def desk(self) -> WatchedDesk:
         return WatchedDesk(self)
-
-    def probation(self, step_id: str) -> Probation:
-        """Whether more than a sample of a step's units may start in this process."""
-        with self.run._lock:
-            if step_id not in self._probations:
-                passed = not self.spec.early_stop or step_id in self._succeeded_before
-                self._probations[step_id] = Probation(partial(self._alike, step_id), passed=passed)
-            return self._probations[step_id]
-
-    @cached_property
-    def _succeeded_before(self) -> frozenset[str]:
-        """Steps that have come out well in partitions that are committed already."""
-        records = self.folder.committed(self.stage.index).values()
-        good = OutcomeClass.OK.value
-        return frozenset(line.step for record in records for line in record.ledger if line.outcome == good)
-
-    def _alike(self, step_id: str, message: str) -> None:
-        error = alike_error(step_id, message)
-        self.run.stop(error.what, error)
-
-    def watch_share(self) -> None:
-        """Rows have failed: where too many have in this process, tell whoever counts all processes at once.
-
-        Nobody counts for a lazy frame, so there each process stops at its own share.
-        """
-        limit = self.spec.max_failure_rate
-        passed = None if limit is None else self.meter.passes(limit, LEAST_ROWS)
-        if limit is None or passed is None:
-            return
-        self.run.report()
-        if self.ref.run_id.startswith(LAZY_PREFIX):
-            error = FailureRate(limit).judge(*passed)
-            if error is not None:
-                self.run.stop(error.what, error)
 
     def reused(self, record: CommitRecord) -> None:
         """Count a partition that an earlier attempt had committed; one of an earlier round has been counted."""

@@ -29,7 +29,7 @@ class WatchedDesk(StageDesk):
         """Feed stored answers; a reduce, whose outcomes nobody settles here, has shown that it can succeed."""
         super().reuse(conversations)
         if self.context.stage.kind == "reduce" and any(held.finished for held in conversations):
-            self.context.probation(self.context.stage.steps[0].id).succeed()
+            self.context.watch.probation(self.context.stage.steps[0].id).succeed()
 
     def submit(
         self,
@@ -39,7 +39,7 @@ class WatchedDesk(StageDesk):
         wake: Callable[[], None],
     ) -> None:
         """Start conversations; of a step of which nothing has come out well yet, only a few."""
-        probation = self.context.probation(step_id)
+        probation = self.context.watch.probation(step_id)
         if probation.passed:
             super().submit(conversations, step_id, done, wake)
             return
@@ -53,7 +53,7 @@ class WatchedDesk(StageDesk):
         """Count the outcome of one unit, kept answers too."""
         self.note(outcome=outcome)
         if outcome.ok:
-            self.context.probation(step_id).succeed()
+            self.context.watch.probation(step_id).succeed()
 
     def failed(self, failure: Failure) -> None:
         """A row has failed.
@@ -73,4 +73,4 @@ class WatchedDesk(StageDesk):
     ) -> None:
         self.context.meter.note(rows=rows, failed=failed, cached=cached, outcome=outcome)
         if failed:
-            self.context.watch_share()
+            self.context.watch.rows_failed()
