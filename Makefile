@@ -15,7 +15,7 @@ PANDAS2_VENV  := .venv-pandas2
 PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
 PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
-.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos soak notebook clean
+.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos machine soak notebook clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test: $(STAMP)  ## the whole test suite
 test-pandas2: $(PANDAS2_STAMP)  ## the rooms that touch frames, under pandas 2
 	$(PANDAS2_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST) $(wildcard $(PANDAS2_TESTS))
 
+machine: $(STAMP)  ## a longer random search over runs, kills, resumes, retries and edits (EXAMPLES=300)
+	APWA_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/execution/test_state_machine.py
+
 chaos: $(STAMP)  ## 100,000 rows while a worker dies every 5 seconds; the seed is printed
 	APWA_CHAOS_ROWS=100000 APWA_CHAOS_WORKERS=4 APWA_CHAOS_DEATH_EVERY_S=5 APWA_CHAOS_TIMEOUT_S=7200 \
 		$(BIN)/python -m pytest --timeout 7500 tests/faults/test_chaos.py
@@ -63,9 +66,10 @@ format: $(STAMP)  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## overhead and the coordinator at scale; PEERS="--peers" also the libraries that are installed
+bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows; PEERS="--peers" also the libraries that are installed
 	$(BIN)/python benchmarks/overhead.py --cases A,B,C,D,E,G $(PEERS)
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python benchmarks/resume.py
 
 notebook: $(STAMP)  ## execute the notebooks in place in a real kernel
 	$(BIN)/python notebooks/execute.py
