@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from apwa_dask.agents.clean import BadInput
 from apwa_dask.agents.reduce import ReduceAgent
 from apwa_dask.errors import RunError
-from apwa_dask.execution.compile import INDEX_PREFIX, ROW_ID, STATUS, Stage
+from apwa_dask.execution.compile import ROW_ID, STATUS, Stage
 from apwa_dask.execution.manifest import source_manifest
 from apwa_dask.execution.tables_of_run import input_partitions, input_table
 from apwa_dask.plans.steps import Aggregate, Chunk, Concat, Explode, FlatMap, Merge, Reduce
@@ -380,7 +380,9 @@ def _origins(run: KeptRun, places: Iterable[Place]) -> pd.DataFrame:
     rows = []
     for place in places:
         alias = str(place.table)
-        known = files.setdefault(alias, _Files(run, alias)) if alias not in files else files[alias]
+        if alias not in files:
+            files[alias] = _Files(run, alias)
+        known = files[alias]
         number, _, row = place.row_id.partition(":")
         rows.append(
             {
@@ -393,7 +395,5 @@ def _origins(run: KeptRun, places: Iterable[Place]) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows, columns=["source", "file", "row", "partition", "row_id", "index"])
-    has_index = any(
-        any(name.startswith(INDEX_PREFIX) for name in s.index.names) for s in run.spec.sources.values()
-    )
+    has_index = any(source.index.names for source in run.spec.sources.values())
     return frame if has_index else frame.drop(columns="index")

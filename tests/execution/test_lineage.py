@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask.dataframe as dd
 import pandas as pd
 import pytest
 
@@ -242,6 +243,19 @@ def test_what_the_journal_lost_is_named_and_nothing_is_called(scripted_server, m
     assert "not in the journal" in story.steps[0].message
     assert story.status == "ok"
     assert server.calls == 1
+
+
+def test_rows_of_a_callers_frame_are_traced_where_it_lives_and_the_way_out_is_told_elsewhere(
+    scripted_server, model_at, store
+):
+    frame = dd.from_pandas(pd.DataFrame({"text": ["a", "b"], "g": [1, 2]}, index=[7, 8]), npartitions=2)
+    table = apwa.from_dask(frame).reduce("x", inputs="text", by="g", output={"s": str})
+    run = table.run(model=model_at(scripted_server()), store=store, progress=False).wait()
+
+    assert [run.lineage(k).origins["index"].tolist() for k in range(2)] == [[7], [8]]
+    with pytest.raises(RunError, match="session") as caught:
+        apwa.attach(run.id, store).lineage(0)
+    assert caught.value.code == "RUN-SOURCE"
 
 
 @pytest.mark.parametrize("row", ["9:9", "nonsense", 7, -9])
