@@ -82,6 +82,8 @@ class Results:
         self.records: list[Record] = []
         self.spent = Money()
         self.fatal: Verdict | None = None
+        """The first refusal for good, of the request `fatal_key`."""
+        self.fatal_key = ""
         self._tried: list[Tried] = []
         self._open = dict(zip(shard.keys, zip(shard.owners, shard.steps, strict=True), strict=True))
         self.usage = _NOTHING
@@ -124,7 +126,7 @@ class Results:
         self.spent += Money(cost or 0.0, paid, 1)
         self.usage = self.usage + usage
         if verdict.fatal:
-            self.fatal = self.fatal or verdict
+            self.fatal, self.fatal_key = (self.fatal, self.fatal_key) if self.fatal else (verdict, key)
             del self._open[key]  # neither answered nor tried: a resume asks again
             return
         if self._asks_again(verdict, key):

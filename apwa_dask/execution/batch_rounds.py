@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -26,13 +26,15 @@ from apwa_dask.execution.loop import loop, run_sync
 from apwa_dask.execution.runtime import RunContext
 from apwa_dask.execution.stopping import DEFERRED, Interrupted
 from apwa_dask.models.adapt import Adaptation
-from apwa_dask.models.batch_lines import read_lines, read_prompts
+from apwa_dask.models.batch_lines import read_lines, read_prompts, said_in
 from apwa_dask.models.batch_terms import BatchTerms, check_model
 from apwa_dask.models.batches import BatchApi, BatchJob
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.fatal import fatal_error
 from apwa_dask.models.leases import Money
+from apwa_dask.models.outcomes import Verdict
+from apwa_dask.models.redact import without_quotes
 from apwa_dask.models.types import OutcomeClass, Reply
 from apwa_dask.store.killpoints import reach
 
@@ -280,9 +282,16 @@ class BatchRounds:
         if refusal is not None:
             raise refusal
         if results.fatal is not None:
-            raise run_sync(fatal_error(lane, results.fatal))
+            raise self._fatal(results, job, results.fatal)
         if job.status == "cancelled" and not self._book.was_cancelled_by_us(shard):
             raise Interrupted(f"batch {job.id} was cancelled at the endpoint")
+
+    def _fatal(self, results: Results, job: BatchJob, verdict: Verdict) -> ProviderError:
+        """The error of a line that is refused for good, in words that do not quote what was asked."""
+        asked = self._heed(self._apis[results.shard.model].results(job.input_file_id))
+        said = said_in(read_prompts(asked)[results.fatal_key])
+        safe = replace(verdict, words=without_quotes(verdict.words, said))
+        return self._heed(fatal_error(results.lane, safe))
 
     def _keep(self, results: Results) -> None:
         for key, held in results.replies.items():

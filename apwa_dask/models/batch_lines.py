@@ -16,7 +16,7 @@ from apwa_dask.models.outcomes import Retry, Verdict, classify
 from apwa_dask.models.redact import safe_identifier, safe_words
 from apwa_dask.models.types import OutcomeClass
 
-__all__ = ["BatchLine", "read_lines", "read_prompts"]
+__all__ = ["BatchLine", "read_lines", "read_prompts", "said_in"]
 
 _NEVER_ASKED = frozenset({"batch_expired", "batch_cancelled"})
 
@@ -54,6 +54,13 @@ def read_prompts(content: bytes) -> dict[str, str]:
     """The bodies in an input file, by custom id."""
     lines = (orjson.loads(text) for text in io.BytesIO(content))
     return {line["custom_id"]: orjson.dumps(line["body"]).decode() for line in lines}
+
+
+def said_in(body: str) -> list[str]:
+    """What the user's messages of a request say."""
+    contents = [m.get("content") for m in orjson.loads(body)["messages"] if m.get("role") == "user"]
+    parts = [[content] if isinstance(content, str) else content or [] for content in contents]
+    return [part if isinstance(part, str) else str(part.get("text", "")) for some in parts for part in some]
 
 
 def _line_of(document: dict[str, Any], secrets: tuple[str, ...]) -> BatchLine:
