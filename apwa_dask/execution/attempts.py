@@ -108,7 +108,8 @@ def _whole(context: StageContext, load: Load, attempt: Attempt) -> Worked:
 def _run(context: StageContext, table: pa.Table) -> PipelineResult:
     if context.spec.batch is not None:
         return run_deferring(context, table)
-    return run_pipeline(context.stage.steps, context.agents, table, context.stage.schema, context.desk())
+    stage, kept = context.stage, context.run.client.prefixes_are_kept
+    return run_pipeline(stage.steps, context.agents, table, stage.schema, context.desk(), by_prefix=kept)
 
 
 @contextmanager

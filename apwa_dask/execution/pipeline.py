@@ -22,6 +22,7 @@ from apwa_dask.execution.collector import spared_collector
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
+from apwa_dask.execution.prefix_order import prefix_order
 from apwa_dask.execution.stopping import Deferred, Interrupted
 from apwa_dask.execution.window import Seat, Window
 from apwa_dask.models.types import OutcomeClass
@@ -135,6 +136,8 @@ def run_pipeline(
     table: pa.Table,
     schema: pa.Schema,
     desk: Desk,
+    *,
+    by_prefix: bool = False,
 ) -> PipelineResult:
     """Run a chain of row-local steps over one partition.
 
@@ -150,6 +153,8 @@ def run_pipeline(
         Declared schema of the result.
     desk : Desk
         Holds the conversations.
+    by_prefix : bool
+        Ask about rows that begin alike one after the other: the endpoint keeps beginnings of prompts.
 
     Raises
     ------
@@ -169,11 +174,16 @@ def run_pipeline(
     if leading == len(steps):
         failed = table.num_rows - table.column(STATUS).null_count
         return PipelineResult(_conform(table, schema), tuple(failures), Ledger(), failed, 0)
+    first = steps[leading]
+    places: Sequence[int] = range(table.num_rows)
+    if by_prefix and isinstance(first, LLMStep) and first.contract.unit == "row":
+        places = prefix_order(table, first.contract.inputs) or places
+        table = table if isinstance(places, range) else table.take(places)
     flow = _Flow(steps[leading:], agents, desk)
     flow.failures += failures
     desk.note(rows=max(dropped, 0))
     with spared_collector(), WINDOW.seat() as seat:
-        flow.run(table, seat)
+        flow.run(table, places, seat)
         return flow.result(schema)
 
 
@@ -189,12 +199,13 @@ class _Flow:
         self._gathering: dict[int, list[_Row]] = {}
         self._deferred = 0
 
-    def run(self, table: pa.Table, seat: Seat) -> None:
+    def run(self, table: pa.Table, places: Sequence[int], seat: Seat) -> None:
+        """Work on all rows; `places` are their positions in the partition, for the order of the result."""
         fed = 0
         self._seat = seat
         while True:
             while fed < table.num_rows and (slice_ := _feed(table, fed, seat)) is not None:
-                self._advance(_rows_of(slice_, fed))
+                self._advance(_rows_of(slice_, places[fed : fed + slice_.num_rows]))
                 fed += slice_.num_rows
             self._land()
             if (
@@ -390,13 +401,13 @@ def _feed(table: pa.Table, fed: int, seat: Seat) -> pa.Table | None:
     return piece if fits or seat.rows == 0 else None
 
 
-def _rows_of(table: pa.Table, offset: int) -> list[_Row]:
+def _rows_of(table: pa.Table, places: Sequence[int]) -> list[_Row]:
     fragment = _Fragment(table)
     ids = table.column(ROW_ID).to_pylist()
     statuses = table.column(STATUS).to_pylist()
     errors = table.column(ERROR).to_pylist()
     return [
-        _Row(fragment, k, (offset + k,), ids[k], status=statuses[k], error=errors[k])
+        _Row(fragment, k, (places[k],), ids[k], status=statuses[k], error=errors[k])
         for k in range(table.num_rows)
     ]
 

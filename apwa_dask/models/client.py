@@ -75,6 +75,11 @@ class Client:
         self._stopped = ""
         self._idle: set[asyncio.Task[Any]] = set()
 
+    @property
+    def prefixes_are_kept(self) -> bool:
+        """Whether answers so far were cheaper because the endpoint had kept the beginning of their prompts."""
+        return any(tally.cached_tokens for tally in list(self.wallet.totals.values()))
+
     def stop(self, why: str) -> None:
         """Send nothing more: calls that wait (for a slot, money, or before a retry) end as ``stopped``.
 
