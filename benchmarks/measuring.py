@@ -147,12 +147,14 @@ def _watched(
             words, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment, cwd=place
         )
         deadline = time.monotonic() + timeout_s
-        while process.poll() is None and time.monotonic() < deadline:
-            sizes.append((time.monotonic(), _resident_mb(process.pid)))
-            time.sleep(SAMPLE_S)
-        status = process.poll()
-        if status is None:
-            _kill(process)
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                sizes.append((time.monotonic(), _resident_mb(process.pid)))
+                time.sleep(SAMPLE_S)
+            status = process.poll()
+        finally:  # also when this process is interrupted: no client outlives its measurement
+            if process.poll() is None:
+                _kill(process)
     return status, said.read_text(errors="replace"), complaints.read_text(errors="replace"), sizes
 
 
