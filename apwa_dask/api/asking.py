@@ -11,13 +11,12 @@ import pandas as pd
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.planned import PlannedQuery
 from apwa_dask.api.reading import from_dask, from_pandas
-from apwa_dask.api.settings import ModelLike, check_plan, configured, store_url
+from apwa_dask.api.settings import ModelLike, check_plan, models_of, store_url
 from apwa_dask.api.table import Table, TableSet
 from apwa_dask.errors import ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.run import Run
 from apwa_dask.models.budget import Budget
-from apwa_dask.models.defaults import resolve_models
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import (
     Step,
@@ -62,7 +61,7 @@ def plan(
     from apwa_dask.manager import draft_async
 
     given = _named_tables(tables, named)
-    models = resolve_models(configured(model))
+    models = models_of(model)
     manager = models.get("manager", models[""])
     caller = PlanningCaller(store_url(store), storage_options=storage_options)
     catalog = {name: (table.schema, table.profile(samples=samples)) for name, table in given.items()}

@@ -16,7 +16,7 @@ from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
     ModelLike,
     batch_terms,
-    configured,
+    models_of,
     profile_of,
     store_url,
     subscribers_for,
@@ -28,7 +28,6 @@ from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
 from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
-from apwa_dask.models.defaults import resolve_models
 from apwa_dask.models.prices import priced_in_batches
 from apwa_dask.optimize import estimate as estimate_steps
 from apwa_dask.optimize import optimize
@@ -80,7 +79,7 @@ class PlannedQuery:
         profiles = {alias: profile_of(self.sources[alias], 0) for alias in self.plan.sources}
         catalog = self._catalog()
         plan = optimize(self.plan, catalog).plan
-        models = resolve_models(configured(model))
+        models = models_of(model)
         if batch_terms(mode) is not None:
             models = {alias: priced_in_batches(one) for alias, one in models.items()}
         found = estimate_steps(plan, catalog, profiles, models)
@@ -99,7 +98,7 @@ class PlannedQuery:
             Id of a model step; the first one when omitted.
         """
         chosen = self.plan.step(step) if step else self.plan.llm_steps[0]
-        described = resolve_models(configured(model))[chosen.contract.model or ""]
+        described = models_of(model)[chosen.contract.model or ""]
         schemas = infer(self.plan, self._catalog())
         request = Agent(chosen, described.pinned(), schemas[chosen.input]).begin(row).request
         if request is None:
@@ -124,6 +123,7 @@ class PlannedQuery:
         scheduler: str | None = None,
         budget: Budget | float | None = None,
         max_concurrency: int | None = None,
+        hedge: bool | None = None,
         on_error: str | None = None,
         max_failure_rate: float | None = None,
         early_stop: bool | None = None,
@@ -151,6 +151,8 @@ class PlannedQuery:
             Ceiling in USD, or ``Budget(usd=, tokens=, calls=)``.
         max_concurrency : int, optional
             Calls in flight per endpoint, over all processes.
+        hedge : bool, optional
+            Send late requests once more and take the first answer, for at most 2 % of the calls; both are billed.
         on_error : str
             ``keep`` failed rows with nulls (default), ``drop`` them, or ``raise`` at the first.
         max_failure_rate : float, optional
@@ -183,6 +185,7 @@ class PlannedQuery:
                 model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
             ),
             store_prompts=config.get("store-prompts", store_prompts),
+            hedge=config.get("hedge", hedge),
             estimate=self._forecast(model, mode),
             batch=batch_terms(mode),
         )
@@ -252,7 +255,7 @@ class PlannedQuery:
     ) -> engine.Settings:
         needs_model = bool(self.plan.llm_steps)
         return engine.Settings(
-            models=resolve_models(configured(model)) if needs_model else {},
+            models=models_of(model) if needs_model else {},
             store=store_url(store),
             store_options=store_options,
             namespace=namespace,

@@ -12,7 +12,9 @@ from apwa_dask import config
 from apwa_dask.agents.capabilities import known_capabilities
 from apwa_dask.execution import launch as engine
 from apwa_dask.models.batch_terms import BatchTerms
+from apwa_dask.models.defaults import resolve_models
 from apwa_dask.models.model import Model
+from apwa_dask.models.prices import with_prices
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate
 from apwa_dask.store.names import default_store
@@ -22,7 +24,7 @@ __all__ = [
     "ModelLike",
     "batch_terms",
     "check_plan",
-    "configured",
+    "models_of",
     "profile_of",
     "store_url",
     "subscribers_for",
@@ -32,8 +34,11 @@ __all__ = [
 ModelLike = Model | str | Mapping[str, Model | str] | None
 
 
-def configured(model: ModelLike) -> ModelLike:
-    return config.get("model", None) if model is None else model
+def models_of(model: ModelLike) -> dict[str, Model]:
+    """Models by alias, from the argument or the configuration, at the configured prices."""
+    found = resolve_models(config.get("model", None) if model is None else model)
+    prices = config.get("prices")
+    return {alias: with_prices(one, prices) for alias, one in found.items()}
 
 
 def batch_terms(mode: BatchTerms | str | None) -> BatchTerms | None:

@@ -108,6 +108,7 @@ class Settings:
     namespace: str = "default"
     budget: Mapping[str, float | None] | None = None
     max_concurrency: int | None = None
+    hedge: bool = False
     on_error: str = "keep"
     max_failure_rate: float | None = None
     early_stop: bool = True
@@ -282,7 +283,7 @@ def _prepare(
 
 
 def _pinned(model: Model, settings: Settings) -> Model:
-    pinned = model.pinned()
+    pinned = replace(model.pinned(), hedge=model.hedge or settings.hedge)
     if settings.max_concurrency is None:
         return pinned
     return replace(pinned, max_concurrency=settings.max_concurrency)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -12,7 +13,7 @@ import orjson
 
 from apwa_dask.models.model import Model, Price
 
-__all__ = ["price_of", "priced_in_batches", "prices_as_of"]
+__all__ = ["price_of", "priced_in_batches", "prices_as_of", "with_prices"]
 
 _DATED = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2}|\d{4})$")
 
@@ -35,6 +36,19 @@ def priced_in_batches(model: Model) -> Model:
     """The model at the price of its batches, where one is known."""
     price = price_of(model)
     return model if price is None else replace(model, price=price.in_batches)
+
+
+def with_prices(model: Model, prices: Mapping[str, Sequence[float]] | None) -> Model:
+    """The model with the price that `prices` names for it, unless it has one of its own.
+
+    Parameters
+    ----------
+    model : Model
+    prices : mapping of str to sequence of float, optional
+        US dollars for a million tokens: input, output and, where it differs, cached input.
+    """
+    stated = (prices or {}).get(model.name)
+    return model if stated is None or model.price is not None else replace(model, price=Price(*stated))
 
 
 def prices_as_of() -> str:

@@ -17,7 +17,7 @@ from apwa_dask.models.client import Client
 from apwa_dask.models.defaults import default_model, resolve_models
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.model import Model, Price
-from apwa_dask.models.prices import price_of, prices_as_of
+from apwa_dask.models.prices import price_of, prices_as_of, with_prices
 from apwa_dask.models.types import Message, OutcomeClass, Purpose, Request, Template
 from apwa_dask.testing import ScriptedServer
 
@@ -191,3 +191,12 @@ def test_the_lean_client_does_not_import_the_official_one() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_stated_prices_come_before_the_table_and_after_the_models_own() -> None:
+    prices = {"gpt-4o-mini": [1.0, 2.0], "mine": [3.0, 4.0, 0.5]}
+    assert with_prices(Model("gpt-4o-mini"), prices).price == Price(1.0, 2.0)
+    assert with_prices(Model("mine"), prices).price == Price(3.0, 4.0, 0.5)
+    assert with_prices(Model("mine", price=Price(9.0, 9.0)), prices).price == Price(9.0, 9.0)
+    assert with_prices(Model("other"), prices).price is None
+    assert with_prices(Model("other"), None) == Model("other")
