@@ -12,7 +12,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,7 @@ from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
+from apwa_dask.execution.secrets import Secrets
 from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
 from apwa_dask.execution.spec import RunSpec, StageRef
 from apwa_dask.execution.watch import StageWatch
@@ -44,7 +45,6 @@ from apwa_dask.plans.infer import infer
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
-from apwa_dask.store.names import JOURNAL_KEY_VARIABLE, journal_key
 from apwa_dask.store.runs import RunFolder, RunStore
 from apwa_dask.tables.manifest import Manifest
 
@@ -57,23 +57,21 @@ REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
 
 
-class Runtime:
+class Runtime(Secrets):
     """What partition tasks of this process share. Made on first use; forgotten after a fork."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.RLock()
         self._journals: dict[tuple[str, str], Journal] = {}
         self._in_flight: dict[tuple[str, str], InFlight] = {}
         self._runs: dict[tuple[str, str], RunContext] = {}
-        self._options: dict[str, Mapping[str, Any]] = {}
         self._sinks: dict[str, Callable[[Event], None]] = {}
         self.worker_name = f"{os.uname().nodename}-{os.getpid()}"
         self.publish: Callable[[Event], None] | None = None
         """Set on Dask workers: carries events to the client."""
         self.coordinator = Coordinator()
         """Without a cluster the coordinator is in this process; on one, leases come from the scheduler's."""
-        self.ask_options: Callable[[str], Mapping[str, Any] | None] | None = None
-        """Set on Dask workers: asks the cluster for storage options that the caller lent it."""
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
         self.claim: ClaimFn | None = None
@@ -98,35 +96,6 @@ class Runtime:
         if not budget:
             return None
         return self.fund or LocalLease(self.coordinator, self.worker_name).fund
-
-    # -- secrets and settings that only live in memory
-
-    def remember_options(self, url: str, options: Mapping[str, Any] | None) -> None:
-        """Keep a store's or source's storage options for this process; they are never written or sent."""
-        if options:
-            self._options[url] = dict(options)
-
-    def options_of(self, url: str) -> Mapping[str, Any] | None:
-        """Storage options for this URL: given in this process, or lent by the caller to this cluster."""
-        known = self._options.get(url)
-        if known is None and self.ask_options is not None:
-            return self.ask_options(url)
-        return known
-
-    def options_for(self, store: str, run_id: str) -> dict[str, Mapping[str, Any]]:
-        """Secrets that a run needs elsewhere: storage options of its store and sources, the journal's key."""
-        found: dict[str, Mapping[str, Any]] = {
-            place: options
-            for place, options in self._options.items()
-            if place == store or place.startswith(f"{run_id}/")
-        }
-        key = journal_key()
-        return found if key is None else {**found, JOURNAL_KEY_VARIABLE: {"key": key}}
-
-    def copy_options(self, old_run: str, new_run: str, aliases: Iterable[str]) -> None:
-        """Let a new run of the same sources use the options of an old one."""
-        for alias in aliases:
-            self.remember_options(f"{new_run}/{alias}", self.options_of(f"{old_run}/{alias}"))
 
     # -- runs
 
@@ -178,21 +147,13 @@ class Runtime:
                     namespace=namespace,
                     storage_options=options,
                     store_prompts=store_prompts,
-                    hmac_key=self._journal_key(),
+                    hmac_key=self.journal_key(),
                 )
             elif options is not None:
                 self._journals[key].use_options(options)  # credentials expire, and are given anew
             if store_prompts:
                 self._journals[key].keep_prompts()  # of those runs that hand them over, and of no others
             return self._journals[key]
-
-    def _journal_key(self) -> bytes | None:
-        """The key that signs journals: of this process's environment, or lent by the caller to this cluster."""
-        own = journal_key()
-        if own is None and self.ask_options is not None:
-            lent = self.ask_options(JOURNAL_KEY_VARIABLE)
-            return None if lent is None else lent["key"]
-        return own
 
     def in_flight(self, store: str, namespace: str) -> InFlight:
         """Requests of this process that are on their way to answers in this journal, of all its runs."""

@@ -170,6 +170,25 @@ def test_options_that_cannot_travel_are_refused_before_any_call(
     assert server.calls == 0
 
 
+def test_s14_workers_sign_with_the_key_of_the_process_that_submits(
+    scripted_server, model_at, client, tmp_path, monkeypatch
+):
+    key = "CANARY of thirty-two characters."
+    monkeypatch.setenv("APWA_JOURNAL_KEY", key)
+    server = scripted_server()
+    table = apwa.from_pandas(FRAME, npartitions=4).map("x", inputs="text", output={"a": int})
+
+    table.run(model=model_at(server), store=str(tmp_path), client=client, progress=False).wait()
+
+    segments = [path.name for path in tmp_path.glob("journal/*/seg-*")]
+    assert segments
+    assert all(name.endswith(".signed.parquet") for name in segments)
+    again = table.run(model=model_at(server), store=str(tmp_path), scheduler="threads", progress=False)
+    assert len(again.result()) == server.calls == 60
+    logs = [str(client.get_worker_logs()), str(client.get_scheduler_logs()), str(client.get_events())]
+    assert grep_canary([tmp_path, *logs], key) == []
+
+
 def test_a_run_on_s3_is_resumed_with_new_credentials_in_the_same_process(
     scripted_server, model_at, bucket, s3_options
 ):
