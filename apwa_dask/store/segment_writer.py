@@ -51,7 +51,7 @@ class SegmentWriter:
         Returns the new segment's name.
         """
         table = with_header(table, replaces)
-        data = encode(table)
+        data = encode(table, is_final=bool(replaces))
         name = self._seal.name(self.name, self._sequence, data)
         self._folder.write(name, data, point="compaction" if replaces else "journal")
         self._sequence += 1
