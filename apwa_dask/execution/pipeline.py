@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from apwa_dask.agents.agent import Agent, Conversation
 from apwa_dask.agents.outcome import Outcome
 from apwa_dask.execution.collector import spared_collector
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
+from apwa_dask.execution.fragments import Fragment, Row, children, conform, materialise, rows_of, values_of
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.prefix_order import prefix_order
@@ -98,38 +99,6 @@ class PipelineResult:
     cached_rows: int
 
 
-class _Fragment:
-    """Some rows as one Arrow table; a column becomes Python values once, when it is first asked for."""
-
-    __slots__ = ("_cells", "row_bytes", "table")
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-        self.row_bytes = table.nbytes // max(table.num_rows, 1)
-        self._cells: dict[str, list[Any]] = {}
-
-    def cells(self, column: str) -> list[Any] | None:
-        """Values of a column, None where the fragment lacks it."""
-        if column not in self._cells:
-            if column not in self.table.column_names:
-                return None
-            self._cells[column] = self.table.column(column).to_pylist()
-        return self._cells[column]
-
-
-@dataclass(slots=True)
-class _Row:
-    fragment: _Fragment
-    position: int
-    order: tuple[int, ...]
-    row_id: str
-    at: int = 0
-    made: dict[str, Any] = field(default_factory=dict)
-    status: str | None = None
-    error: str | None = None
-    reused: bool = True
-
-
 def run_pipeline(
     steps: Sequence[Step],
     agents: Mapping[str, Agent],
@@ -173,7 +142,7 @@ def run_pipeline(
         leading += 1
     if leading == len(steps):
         failed = table.num_rows - table.column(STATUS).null_count
-        return PipelineResult(_conform(table, schema), tuple(failures), Ledger(), failed, 0)
+        return PipelineResult(conform(table, schema), tuple(failures), Ledger(), failed, 0)
     first = steps[leading]
     places: Sequence[int] = range(table.num_rows)
     if by_prefix and isinstance(first, LLMStep) and first.contract.unit == "row":
@@ -190,13 +159,13 @@ def run_pipeline(
 class _Flow:
     def __init__(self, steps: Sequence[Step], agents: Mapping[str, Agent], desk: Desk) -> None:
         self.steps, self.agents, self.desk = steps, agents, desk
-        self.finished: list[_Row] = []
+        self.finished: list[Row] = []
         self.failures: list[Failure] = []
         self.ledger = Ledger()
         self._flying = 0
-        self._landed: deque[tuple[Sequence[_Row], Conversation, LLMStep]] = deque()
+        self._landed: deque[tuple[Sequence[Row], Conversation, LLMStep]] = deque()
         self._wake = threading.Event()
-        self._gathering: dict[int, list[_Row]] = {}
+        self._gathering: dict[int, list[Row]] = {}
         self._deferred = 0
 
     def run(self, table: pa.Table, places: Sequence[int], seat: Seat) -> None:
@@ -205,7 +174,7 @@ class _Flow:
         self._seat = seat
         while True:
             while fed < table.num_rows and (slice_ := _feed(table, fed, seat)) is not None:
-                self._advance(_rows_of(slice_, places[fed : fed + slice_.num_rows]))
+                self._advance(rows_of(slice_, places[fed : fed + slice_.num_rows]))
                 fed += slice_.num_rows
             self._land()
             if (
@@ -223,10 +192,10 @@ class _Flow:
 
     def result(self, schema: pa.Schema) -> PipelineResult:
         rows = sorted(self.finished, key=lambda row: row.order)
-        table = _materialise(rows, self._made_before(len(self.steps))) if rows else schema.empty_table()
+        table = materialise(rows, self._made_before(len(self.steps))) if rows else schema.empty_table()
         failed = sum(row.status is not None for row in rows)
         cached = sum(row.reused for row in rows)
-        return PipelineResult(_conform(table, schema), tuple(self.failures), self.ledger, failed, cached)
+        return PipelineResult(conform(table, schema), tuple(self.failures), self.ledger, failed, cached)
 
     def _made_before(self, at: int) -> dict[str, pa.DataType]:
         """Columns that model steps before this position make: they exist even where every row failed."""
@@ -238,9 +207,9 @@ class _Flow:
 
     # -- moving rows forward
 
-    def _advance(self, rows: list[_Row]) -> None:
+    def _advance(self, rows: list[Row]) -> None:
         """Move rows as far as they go without waiting."""
-        todo: deque[list[_Row]] = deque([rows])
+        todo: deque[list[Row]] = deque([rows])
         while todo:
             batch = todo.popleft()
             if not batch:
@@ -266,21 +235,21 @@ class _Flow:
             else:
                 self._gathering.setdefault(at, []).extend(ready)
 
-    def _finish(self, rows: list[_Row]) -> None:
+    def _finish(self, rows: list[Row]) -> None:
         self.finished.extend(rows)
         failed = sum(row.status is not None for row in rows)
         self.desk.note(rows=len(rows), failed=failed, cached=sum(row.reused for row in rows))
 
-    def _skip(self, step: LLMStep, rows: list[_Row]) -> list[_Row]:
+    def _skip(self, step: LLMStep, rows: list[Row]) -> list[Row]:
         """Rows that failed before get nulls; a filter cannot keep what it could not judge."""
         for row in rows:
             row.at += 1
         return [] if isinstance(step, Filter) else rows
 
-    def _start(self, step: LLMStep, rows: list[_Row]) -> list[_Row]:
+    def _start(self, step: LLMStep, rows: list[Row]) -> list[Row]:
         """Begin a conversation for each row; the rows that need no call come back at once."""
         agent = self.agents[step.id]
-        values = _values_of(rows, step.contract.inputs)
+        values = values_of(rows, step.contract.inputs)
         conversations = [agent.begin(value) for value in values]
         return self._hold(step, [((row,), held) for row, held in zip(rows, conversations, strict=True)])
 
@@ -292,17 +261,17 @@ class _Flow:
         rows = sorted(self._gathering.pop(at), key=lambda row: row.order)
         step = self.steps[at]
         assert isinstance(step, LLMStep)
-        conversations = self.agents[step.id].begin_many(_values_of(rows, step.contract.inputs))
+        conversations = self.agents[step.id].begin_many(values_of(rows, step.contract.inputs))
         for batch in _by_position(self._hold(step, [(rows, held) for held in conversations])):
             self._advance(batch)
         return True
 
-    def _hold(self, step: LLMStep, pairs: list[tuple[Sequence[_Row], Conversation]]) -> list[_Row]:
+    def _hold(self, step: LLMStep, pairs: list[tuple[Sequence[Row], Conversation]]) -> list[Row]:
         unfinished = [conversation for _, conversation in pairs if not conversation.finished]
         if unfinished:
             self.desk.reuse(unfinished)
-        done: list[_Row] = []
-        flying: list[tuple[Sequence[_Row], Conversation]] = []
+        done: list[Row] = []
+        flying: list[tuple[Sequence[Row], Conversation]] = []
         for rows, conversation in pairs:
             if conversation.finished:
                 done.extend(self._settle(step, rows, conversation))
@@ -322,7 +291,7 @@ class _Flow:
         return done
 
     def _land(self) -> None:
-        moved: list[_Row] = []
+        moved: list[Row] = []
         while self._landed:
             rows, conversation, step = self._landed.popleft()
             self._flying -= 1
@@ -331,11 +300,11 @@ class _Flow:
         for batch in _by_position(moved):
             self._advance(batch)
 
-    def _settle(self, step: LLMStep, rows: Sequence[_Row], conversation: Conversation) -> list[_Row]:
+    def _settle(self, step: LLMStep, rows: Sequence[Row], conversation: Conversation) -> list[Row]:
         """Write the outcome of each row of the conversation (by its place in `rows`); those that go on come
         back.
         """
-        onward: list[_Row] = []
+        onward: list[Row] = []
         for index, outcome in conversation.outcomes.items():
             row = rows[index]
             if outcome.outcome is OutcomeClass.DEFERRED:
@@ -360,15 +329,15 @@ class _Flow:
                 else:
                     self.desk.note(rows=1, cached=int(row.reused))
             elif isinstance(step, FlatMap):
-                onward.extend(_children(row, outcome.rows or []))
+                onward.extend(children(row, outcome.rows or []))
             else:
                 row.made.update(outcome.values or {})
                 onward.append(row)
         return onward
 
-    def _fail(self, step: LLMStep, row: _Row, outcome: Outcome) -> None:
+    def _fail(self, step: LLMStep, row: Row, outcome: Outcome) -> None:
         row.status, row.error = str(outcome.outcome), outcome.message
-        inputs = _values_of([row], step.contract.inputs)[0]
+        inputs = values_of([row], step.contract.inputs)[0]
         self.failures.append(
             Failure(
                 row.row_id,
@@ -401,75 +370,33 @@ def _feed(table: pa.Table, fed: int, seat: Seat) -> pa.Table | None:
     return piece if fits or seat.rows == 0 else None
 
 
-def _rows_of(table: pa.Table, places: Sequence[int]) -> list[_Row]:
-    fragment = _Fragment(table)
-    ids = table.column(ROW_ID).to_pylist()
-    statuses = table.column(STATUS).to_pylist()
-    errors = table.column(ERROR).to_pylist()
-    return [
-        _Row(fragment, k, (places[k],), ids[k], status=statuses[k], error=errors[k])
-        for k in range(table.num_rows)
-    ]
-
-
-def _by_position(rows: Sequence[_Row]) -> list[list[_Row]]:
+def _by_position(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows grouped by the step they stand before (rows of one batch may have moved differently)."""
-    groups: dict[int, list[_Row]] = {}
+    groups: dict[int, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.at, []).append(row)
     return list(groups.values())
 
 
-def _values_of(rows: Sequence[_Row], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The contract's input columns of each row as Python values; None for what a failed step did not make."""
-    values = []
-    for row in rows:
-        value = {}
-        for column in columns:
-            if column in row.made:
-                value[column] = row.made[column]
-            else:
-                cells = row.fragment.cells(column)
-                value[column] = None if cells is None else cells[row.position]
-        values.append(value)
-    return values
-
-
-def _children(row: _Row, answers: Sequence[Mapping[str, Any]]) -> list[_Row]:
-    """One row for each answer of a flat_map, in the order of the answers."""
-    return [
-        _Row(
-            row.fragment,
-            row.position,
-            (*row.order, k),
-            f"{row.row_id}.{k}",
-            row.at,
-            {**row.made, **answer},
-            reused=row.reused,
-        )
-        for k, answer in enumerate(answers)
-    ]
-
-
 def _apply_local(
-    step: Step, rows: list[_Row], made: Mapping[str, pa.DataType]
-) -> tuple[list[_Row], list[Failure]]:
+    step: Step, rows: list[Row], made: Mapping[str, pa.DataType]
+) -> tuple[list[Row], list[Failure]]:
     """Apply a frame step to the rows at hand; each result row keeps its parent's place in the order.
 
     A row on which an expression fails comes back with a status, and with its failure.
     """
     at = rows[0].at + 1
-    before = _materialise(rows, made).append_column(_ORDER, pa.array(range(len(rows)), pa.int64()))
+    before = materialise(rows, made).append_column(_ORDER, pa.array(range(len(rows)), pa.int64()))
     after = apply_local(step, before)
     parents = after.column(_ORDER).to_pylist()
-    fragment = _Fragment(after.drop_columns([_ORDER]))
+    fragment = Fragment(after.drop_columns([_ORDER]))
     ids, statuses, errors = (after.column(name).to_pylist() for name in (ROW_ID, STATUS, ERROR))
     one_to_one = len(parents) == len(rows)
-    out: list[_Row] = []
+    out: list[Row] = []
     for k, parent in enumerate(parents):
         row = rows[parent]
         order = row.order if one_to_one else (*row.order, k)
-        out.append(_Row(fragment, k, order, ids[k], at, {}, statuses[k], errors[k], row.reused))
+        out.append(Row(fragment, k, order, ids[k], at, {}, statuses[k], errors[k], row.reused))
     return out, _newly_failed(step, before, after)
 
 
@@ -484,41 +411,6 @@ def _newly_failed(step: Step, before: pa.Table, after: pa.Table) -> list[Failure
         for row in after.select([ROW_ID, STATUS, ERROR]).to_pylist()
         if row[STATUS] is not None and not known & {row[ROW_ID], row[ROW_ID].rpartition(".")[0]}
     ]
-
-
-def _materialise(rows: Sequence[_Row], made: Mapping[str, pa.DataType]) -> pa.Table:
-    """Rows of any fragments as one table, in the order given, with the columns made so far."""
-    places: dict[int, list[int]] = {}
-    for k, row in enumerate(rows):
-        places.setdefault(id(row.fragment), []).append(k)
-    pieces = [
-        rows[of[0]].fragment.table.take(pa.array([rows[k].position for k in of], pa.int64()))
-        for of in places.values()
-    ]
-    table = pa.concat_tables(pieces) if len(pieces) > 1 else pieces[0]
-    written = [k for of in places.values() for k in of]
-    if len(pieces) > 1:
-        back = sorted(range(len(written)), key=written.__getitem__)
-        table = table.take(pa.array(back, pa.int64()))
-    table = _replace(table, ROW_ID, pa.array([row.row_id for row in rows], pa.string()))
-    table = _replace(table, STATUS, pa.array([row.status for row in rows], pa.string()))
-    table = _replace(table, ERROR, pa.array([row.error for row in rows], pa.string()))
-    for name, kind in made.items():
-        if name not in table.column_names or any(name in row.made for row in rows):
-            table = _replace(table, name, pa.array([row.made.get(name) for row in rows], kind))
-    return table
-
-
-def _replace(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
-    place = table.column_names.index(name) if name in table.column_names else -1
-    return table.set_column(place, name, column) if place >= 0 else table.append_column(name, column)
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The declared schema exactly: order and types as declared."""
-    columns = [table.column(wanted.name) for wanted in schema]
-    typed = [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(typed, schema=schema)
 
 
 def _short_text(inputs: Mapping[str, Any], limit: int = 500) -> str:
