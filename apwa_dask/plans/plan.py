@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from apwa_dask.plans.steps import LLMStep, Name, Step
+
+if TYPE_CHECKING:
+    from apwa_dask.plans.diff import PlanDiff
 
 __all__ = ["PLAN_VERSION", "Plan"]
 
@@ -95,10 +97,17 @@ class Plan(BaseModel):
 
         return from_yaml(text)
 
-    def diff(self, other: Plan) -> str:
-        """What `other` changes, as a unified diff of the two YAML texts; empty when nothing differs."""
-        before, after = (plan.to_yaml().splitlines(keepends=True) for plan in (self, other))
-        return "".join(difflib.unified_diff(before, after, "this plan", "other plan"))
+    def to_python(self) -> str:
+        """The plan as a Python program against public names; run, it assigns an equal plan to ``plan``."""
+        from apwa_dask.plans.to_python import to_python
+
+        return to_python(self)
+
+    def diff(self, other: Plan) -> PlanDiff:
+        """What `other` changes, by step id and field; false when nothing differs. Printed, a line a change."""
+        from apwa_dask.plans.diff import diff
+
+        return diff(self, other)
 
     def __repr__(self) -> str:
         from apwa_dask.plans.explain import summary
