@@ -15,7 +15,7 @@ PANDAS2_VENV  := .venv-pandas2
 PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
 PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
-.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos machine soak notebook clean
+.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos machine soak notebook errors docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,5 +74,11 @@ bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows;
 notebook: $(STAMP)  ## execute the notebooks in place in a real kernel
 	$(BIN)/python notebooks/execute.py
 
+errors: $(STAMP)  ## write docs/errors.md from the catalogue of error codes
+	$(BIN)/python docs/write_errors.py
+
+docs: errors  ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 clean:  ## remove what the targets made, but for the virtual environments
-	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(DEMO) docs/_build docs/notebooks docs/reference/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

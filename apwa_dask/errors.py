@@ -42,7 +42,8 @@ class ApwaError(Exception):
     saved : str, optional
         What is already safe, and what it cost.
     code : str, optional
-        Stable identifier such as ``"PLAN-COLUMN"``; the anchor in the error catalogue.
+        Stable identifier such as ``"PLAN-COLUMN"``: an entry of ``errors.yaml``, so of ``docs/errors.md`` and of
+        ``apwa explain-error``.
     """
 
     code = "APWA"
