@@ -81,9 +81,12 @@ class Run(KeptRun):
 
     def start(self) -> Run:
         """Begin, or go on, in the background."""
+        from apwa_dask.observe.keeping import history_of
+
         if self._thread is not None and self._thread.is_alive():
             return self
         self._finished.clear()
+        self._history = self._history or history_of(self.folder)
         self._error, self._stopping, self._alarm = None, "", None
         limit = self.spec.max_failure_rate
         self._rate = None if limit is None else FailureRate(limit)
@@ -314,15 +317,22 @@ class Run(KeptRun):
         self._subscribers.append(subscriber)
 
     def _emit(self, event: Event) -> None:
+        if self._history is not None:
+            self._history(event)
         for subscriber in self._subscribers:
             subscriber(event)
+        if isinstance(event, RunStarted | StageStarted | StageFinished | RunFinished):
+            self.executor.tell(event)
         error = None if self._rate is None else self._rate.see(event)
         if error is not None and self._alarm is None:
             self._alarm = error
             self.executor.stop(self.id, error.what)
 
     def _drive(self) -> None:
+        from apwa_dask.observe.keeping import keep_history
+
         status, message = "done", ""
+        is_ours = False
         try:
             self._emit(
                 RunStarted(
@@ -335,6 +345,7 @@ class Run(KeptRun):
                 )
             )
             with held(self.folder, runtime().worker_name, self.leave):
+                is_ours = True
                 self.executor.lend(runtime().options_for(self.store, self.id))
                 self.executor.open(
                     self.id,
@@ -350,11 +361,14 @@ class Run(KeptRun):
                 self.folder.finish(manifest_of(self), replacing=True)
         except BaseException as failure:
             status, message = self._failed(failure)
-            self.executor.stop(self.id, message)
-            self._note_end(status, message)
+            if is_ours:  # who was refused leaves the run to the one who works on it
+                self.executor.stop(self.id, message)
+                self._note_end(status, message)
         finally:
-            runtime().forget(self.id)
+            if is_ours:
+                runtime().forget(self.id)
             self._emit(RunFinished(self.id, time.time(), status=status, message=message))
+            keep_history(self.folder, self._history)
             self._finished.set()
 
     def _note_end(self, status: str, message: str) -> None:

@@ -156,6 +156,22 @@ def test_fault_51_of_two_resumes_at_once_one_works_and_the_other_is_refused(
     assert server.calls == 60
 
 
+def test_fault_51_a_resume_that_is_refused_does_not_disturb_the_one_at_work(
+    scripted_server, model_at, canary_key, invariants, store, whole
+):
+    server = scripted_server(latency_s=0.05)
+    run = table().run(model=model_at(server, max_concurrency=IN_FLIGHT), store=store, progress=False)
+    server.wait_until(lambda stats: stats.calls >= 10)
+
+    with pytest.raises(StoreError) as refused:
+        apwa.attach(run.id, store, progress=False).resume().wait()
+
+    assert refused.value.code == "STORE-CLAIMED"
+    assert server.calls < 60, "it was refused while the other worked"
+    invariants.hold(run, server, FRAME, canary=canary_key, uninterrupted=whole)
+    assert {"failed", "stopped"}.isdisjoint(event["event"] for event in run.folder.history())
+
+
 def test_fault_52_what_is_done_is_never_decided_from_a_cached_listing(
     scripted_server, model_at, canary_key, invariants, whole
 ):
