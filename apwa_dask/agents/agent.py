@@ -7,12 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from apwa_dask.agents.capabilities import Toolbox, ToolResult
+from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.clean import BadInput
 from apwa_dask.agents.conversation import Conversation, RowConversation, Terms
 from apwa_dask.agents.limits import room_of
 from apwa_dask.agents.packs import PackConversation, Packed, PackTerms, pack_rows, packed
 from apwa_dask.agents.prompts import answer_reader, build_template, has_media, render_row
+from apwa_dask.agents.toolbox import Toolbox
+from apwa_dask.agents.unit import NOTHING, Row, Tables, Unit
 from apwa_dask.errors import PlanError
 from apwa_dask.models.model import Model
 from apwa_dask.models.types import Template, ToolCall
@@ -33,6 +35,8 @@ class Agent:
         Columns of the table the step reads.
     grants : iterable of str
         Names of tools whose ``network`` or ``writes`` power the caller allows.
+    tables : mapping of str to pyarrow.Table
+        The tables that the contract lends its tools, by alias.
 
     Raises
     ------
@@ -41,7 +45,12 @@ class Agent:
     """
 
     def __init__(
-        self, step: LLMStep, model: Model, input_schema: pa.Schema, grants: Iterable[str] = ()
+        self,
+        step: LLMStep,
+        model: Model,
+        input_schema: pa.Schema,
+        grants: Iterable[str] = (),
+        tables: Mapping[str, pa.Table] | None = None,
     ) -> None:
         if isinstance(step, Reduce):
             raise PlanError(
@@ -49,7 +58,9 @@ class Agent:
             )
         contract = step.contract
         self.step, self.model, self.input_schema, self.grants = step, model, input_schema, frozenset(grants)
-        self._toolbox = Toolbox.of(contract.tools, self.grants)
+        self._tables = Tables(tables)
+        lent = {name: table.schema for name, table in self._tables.items()}
+        self._toolbox = Toolbox.of(contract.tools, self.grants, lent)
         if contract.tools and contract.unit != "row":
             raise PlanError(
                 f"step {step.id!r} has tools and the unit {contract.unit!r}",
@@ -57,6 +68,7 @@ class Agent:
                 fix="unit: row",
                 code="PLAN-TOOL-UNIT",
             )
+        self._inputs = pa.schema([f for f in input_schema if f.name in contract.inputs]).remove_metadata()
         template = build_template(step, model, input_schema, self._toolbox.wire)
         self._terms = Terms(
             template,
@@ -70,7 +82,7 @@ class Agent:
         self._packs = PackTerms.of(step, model, self._terms) if shares_prompts else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.step, self.model, self.input_schema, self.grants)
+        return type(self), (self.step, self.model, self.input_schema, self.grants, self._tables)
 
     @property
     def template(self) -> Template:
@@ -82,7 +94,7 @@ class Agent:
         tail = render_row(self.step.contract, row)
         if isinstance(tail, BadInput):
             return RowConversation.ended(self._terms, tail.outcome, tail.message, index)
-        return RowConversation(self._terms, tail, index)
+        return RowConversation(self._terms, tail, index, self._unit(row))
 
     def begin_many(self, rows: Sequence[Mapping[str, Any]]) -> list[Conversation]:
         """Conversations that together give one outcome for each row, keyed by its position in `rows`.
@@ -105,9 +117,12 @@ class Agent:
         packs = pack_rows(self._packs, sharing, self.step.contract.pack_rows)
         return [self._conversation(self._packs, pack) for pack in packs] + alone
 
-    def run_tool(self, call: ToolCall) -> ToolResult:
+    def run_tool(self, call: ToolCall, unit: Unit = NOTHING) -> ToolResult:
         """Run one of this agent's declared tools in this thread. Failures are results, never raised."""
-        return self._toolbox.run(call)
+        return self._toolbox.run(call, unit)
+
+    def _unit(self, row: Mapping[str, Any]) -> Unit:
+        return Unit(Row(row, self._inputs), self._tables) if self._toolbox.tools else NOTHING
 
     def _conversation(self, terms: PackTerms, pack: Sequence[Packed]) -> Conversation:
         if len(pack) == 1:

@@ -3,6 +3,9 @@
 A plan names them; it never carries code. Each declares its power: ``pure`` and ``reads`` may be used by any
 plan, ``network`` and ``writes`` only where the caller grants them by name, in code, for this run: an agent
 that reads untrusted rows must not also be able to change or send things.
+
+A parameter of type `Row` or `Tables` is not the model's to give: the engine fills it in with what the unit may
+see. Capabilities of this package are in `apwa_dask.agents.builtin`; one of your own with the same name wins.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import inspect
 import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar, overload
@@ -20,22 +23,23 @@ from typing import Any, Literal, TypeVar, overload
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from apwa_dask.agents.unit import NOTHING, Row, Tables, Unit
 from apwa_dask.errors import ConfigError, PlanError, candidates
-from apwa_dask.models.types import ToolCall
 
 __all__ = [
     "Capability",
     "Power",
     "ToolResult",
-    "Toolbox",
     "adopt",
     "capability",
+    "described",
     "find_capability",
     "known_capabilities",
+    "powers_of",
+    "why_unfit",
 ]
 
 Power = Literal["pure", "reads", "network", "writes"]
-_FREE_POWERS = ("pure", "reads")
 ENTRY_POINT_GROUP = "apwa.capabilities"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -88,11 +92,29 @@ class Capability:
     max_result_chars: int = 8_000
 
     @cached_property
+    def filled_in(self) -> Mapping[str, type]:
+        """Parameters that the engine gives: `Row` or `Tables`, by name."""
+        hints = typing.get_type_hints(self.function)
+        return {name: kind for name, kind in hints.items() if kind in (Row, Tables) and name != "return"}
+
+    @property
+    def reads_tables(self) -> bool:
+        """Whether it takes the tables that a contract lends."""
+        return Tables in self.filled_in.values()
+
+    @property
+    def needs_tables(self) -> bool:
+        """Whether it can do nothing without one: it takes `Tables` and has no `Row` to work on."""
+        return self.reads_tables and Row not in self.filled_in.values()
+
+    @cached_property
     def arguments(self) -> type[BaseModel]:
         """The pydantic model of the arguments, from the signature."""
-        hints = typing.get_type_hints(self.function)
+        hints = typing.get_type_hints(self.function, include_extras=True)  # Annotated: bounds, descriptions
         fields: dict[str, Any] = {}
         for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.name in self.filled_in:
+                continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
                 raise _unfit(self.name, f"the parameter {parameter.name!r} cannot be passed by name")
             if parameter.name not in hints:
@@ -104,21 +126,29 @@ class Capability:
     @cached_property
     def wire(self) -> Mapping[str, Any]:
         """The function tool as sent, with ``x-version`` (hashed, not sent)."""
+        return self.wire_with("")
+
+    def wire_with(self, more: str) -> Mapping[str, Any]:
+        """As `wire`, with more words in the description."""
         schema = self.arguments.model_json_schema()
         schema.pop("title", None)
-        function = {"name": self.name, "description": self.description, "parameters": schema}
+        description = f"{self.description}\n{more}" if more else self.description
+        function = {"name": self.name, "description": description, "parameters": schema}
         return {"type": "function", "function": function, "x-version": self.version}
 
-    def run(self, arguments: str) -> ToolResult:
+    def run(self, arguments: str, unit: Unit = NOTHING) -> ToolResult:
         """Call the function with the model's JSON arguments; every failure becomes an error result."""
         try:
             given = self.arguments.model_validate_json(arguments or "{}")
         except ValidationError as error:
             return ToolResult(
-                _why_unfit(error), error=True, reason=f"wrong arguments for the tool {self.name}"
+                why_unfit(error), error=True, reason=f"wrong arguments for the tool {self.name}"
             )
         try:
-            result = self.function(**{name: getattr(given, name) for name in self.arguments.model_fields})
+            result = self.function(
+                **{name: getattr(given, name) for name in self.arguments.model_fields},
+                **{name: unit.row if kind is Row else unit.tables for name, kind in self.filled_in.items()},
+            )
         except Exception as error:  # a tool's failure is the row's, with the reason kept
             words = f"the tool {self.name} raised {type(error).__name__}"
             return ToolResult(f"{words}: {error}"[: self.max_result_chars], error=True, reason=words)
@@ -126,57 +156,6 @@ class Capability:
         if len(text) > self.max_result_chars:
             text = f"{text[: self.max_result_chars]}\n[cut: {len(text):,} characters]"
         return ToolResult(text)
-
-
-@dataclass(frozen=True)
-class Toolbox:
-    """The tools of one contract, checked against what the caller granted.
-
-    Raises
-    ------
-    PlanError
-        On `of`: an unknown name, or a power that was not granted.
-    """
-
-    tools: Mapping[str, Capability] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, names: Iterable[str], grants: Iterable[str] = ()) -> Toolbox:
-        """The tools of these names; `grants` names those whose ``network`` or ``writes`` power is allowed."""
-        granted = frozenset(grants)
-        tools = {name: find_capability(name) for name in names}
-        for tool in tools.values():
-            if tool.power not in _FREE_POWERS and tool.name not in granted:
-                raise PlanError(
-                    f"the tool {tool.name!r} has the power {tool.power!r}, which was not granted",
-                    why="an agent that reads rows must not change or send things unless you say so in code",
-                    fix=f'grants={{"{tool.name}"}} where you run the plan',
-                    code="PLAN-TOOL-POWER",
-                )
-        return cls(tools)
-
-    @property
-    def wire(self) -> tuple[Mapping[str, Any], ...]:
-        """The tools as sent."""
-        return tuple(tool.wire for tool in self.tools.values())
-
-    def objection(self, call: ToolCall) -> str | None:
-        """Why this call may not run: an undeclared tool or unfit arguments; None when it may."""
-        tool = self.tools.get(call.name)
-        if tool is None:
-            return f"no such tool; declared tools: {', '.join(self.tools) or 'none'}"
-        try:
-            tool.arguments.model_validate_json(call.arguments or "{}")
-        except ValidationError as error:
-            return _why_unfit(error)
-        return None
-
-    def run(self, call: ToolCall) -> ToolResult:
-        """Run a call in this thread."""
-        objection = self.objection(call)
-        if objection is not None:
-            return ToolResult(f"denied: {objection}", error=True, reason="a tool call was denied")
-        return self.tools[call.name].run(call.arguments)
 
 
 @overload
@@ -222,9 +201,14 @@ def capability(
     """
 
     def register(fn: Function) -> Function:
-        about = description or (inspect.getdoc(fn) or "").split("\n\n")[0]
-        entry = Capability(name or fn.__name__, about, fn, power, version or _version(fn), max_result_chars)
-        _ = entry.arguments  # an unfit signature is told where it is written
+        entry = described(
+            fn,
+            name=name,
+            description=description,
+            power=power,
+            version=version,
+            max_result_chars=max_result_chars,
+        )
         with _registry_lock:
             known = _registry.get(entry.name)
             if known is not None and known.function.__module__ != fn.__module__:
@@ -240,6 +224,30 @@ def capability(
     return register if function is None else register(function)
 
 
+def described(
+    function: Callable[..., Any],
+    *,
+    name: str = "",
+    description: str = "",
+    power: Power = "pure",
+    version: str = "",
+    max_result_chars: int = 8_000,
+) -> Capability:
+    """A capability that is registered nowhere; parameters as in `capability`.
+
+    Raises
+    ------
+    ConfigError
+        The signature cannot be a schema.
+    """
+    about = description or (inspect.getdoc(function) or "").split("\n\n")[0]
+    entry = Capability(
+        name or function.__name__, about, function, power, version or _version(function), max_result_chars
+    )
+    _ = entry.arguments  # an unfit signature is told where it is written
+    return entry
+
+
 def adopt(tool: Capability) -> None:
     """Register a capability that another process registered, in place of an older one of that name."""
     with _registry_lock:
@@ -247,7 +255,7 @@ def adopt(tool: Capability) -> None:
 
 
 def find_capability(name: str) -> Capability:
-    """The capability of this name: registered here, or an entry point of the group ``apwa.capabilities``.
+    """The capability of this name: registered here, an entry point of the group ``apwa.capabilities``, or ours.
 
     Raises
     ------
@@ -259,7 +267,7 @@ def find_capability(name: str) -> Capability:
             loaded = entry_point.load()
             if name not in _registry:  # importing the module did not register it by decorator
                 capability(name=name)(loaded)
-    found = _registry.get(name)
+    found = _registry.get(name) or _builtin().get(name)
     if found is None:
         raise PlanError(
             f"no capability is registered as {name!r}",
@@ -272,7 +280,21 @@ def find_capability(name: str) -> Capability:
 
 def known_capabilities() -> list[str]:
     """Names of all capabilities that can be found, sorted."""
-    return sorted({*_registry, *(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))})
+    installed = (entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
+    return sorted({*_registry, *installed, *_builtin()})
+
+
+def powers_of(names: Iterable[str]) -> dict[str, str]:
+    """What each of these tools may do, for telling it to a person; a tool that is not found is left out."""
+    known = frozenset(known_capabilities()) if names else frozenset()
+    return {name: find_capability(name).power for name in names if name in known}
+
+
+def _builtin() -> Mapping[str, Capability]:
+    """Imported where a plan first names a tool: most plans name none."""
+    from apwa_dask.agents.builtin import BUILTIN
+
+    return BUILTIN
 
 
 def _version(function: Callable[..., Any]) -> str:
@@ -289,8 +311,8 @@ def _as_json(result: Any) -> str:
     ).decode()
 
 
-def _why_unfit(error: ValidationError) -> str:
-    """Places and kinds of the errors, without the values."""
+def why_unfit(error: ValidationError) -> str:
+    """For the model: places and kinds of the errors, without the values."""
     details = error.errors(include_url=False, include_input=False, include_context=False)[:3]
     return "; ".join(
         f"{'.'.join(map(str, detail['loc'])) or 'arguments'}: {detail['msg']}" for detail in details

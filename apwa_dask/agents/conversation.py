@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 from apwa_dask.agents.answers import Invalid
 from apwa_dask.agents.bill import Bill
-from apwa_dask.agents.capabilities import Toolbox, ToolResult
+from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.clean import clean_text
 from apwa_dask.agents.limits import Room
 from apwa_dask.agents.outcome import Outcome
+from apwa_dask.agents.toolbox import Toolbox
+from apwa_dask.agents.unit import NOTHING, Unit
 from apwa_dask.agents.wording import reask
 from apwa_dask.models.types import Message, OutcomeClass, Reply, Request, Template, ToolCall
 from apwa_dask.plans.contract import Limits
@@ -104,6 +106,11 @@ class Conversation(ABC):
         return ()
 
     @property
+    def unit(self) -> Unit:
+        """What the tools of this conversation may see."""
+        return NOTHING
+
+    @property
     def branches(self) -> tuple[Conversation, ...]:
         """Unfinished conversations inside this one that are independent of each other."""
         return ()
@@ -131,15 +138,17 @@ class RowConversation(Conversation):
         The unit's own messages.
     index : int
         Position of the row among those of the unit's caller.
+    unit : Unit
+        What its tools may see.
     """
 
     __slots__ = (
         "_bill", "_first", "_grown", "_index", "_outcome", "_pending",
-        "_reasks", "_request", "_strikes", "_tail", "_template", "_terms", "_turn",
+        "_reasks", "_request", "_strikes", "_tail", "_template", "_terms", "_turn", "_unit",
     )  # fmt: skip
 
-    def __init__(self, terms: Terms, tail: tuple[Message, ...], index: int = 0) -> None:
-        self._terms, self._tail, self._index = terms, tail, index
+    def __init__(self, terms: Terms, tail: tuple[Message, ...], index: int = 0, unit: Unit = NOTHING) -> None:
+        self._terms, self._tail, self._index, self._unit = terms, tail, index, unit
         self._template = terms.template
         self._bill = Bill()
         self._outcome: Outcome | None = None
@@ -161,7 +170,7 @@ class RowConversation(Conversation):
         """A conversation that is over before any call."""
         self = cls.__new__(cls)
         self._terms, self._tail, self._index = terms, (), index
-        self._bill, self._first, self._pending = Bill(), None, ()
+        self._bill, self._first, self._pending, self._unit = Bill(), None, (), NOTHING
         self._end(outcome, message)
         return self
 
@@ -190,6 +199,10 @@ class RowConversation(Conversation):
     def bill(self) -> Bill:
         """What the calls came to so far."""
         return self._bill
+
+    @property
+    def unit(self) -> Unit:
+        return self._unit
 
     @property
     def pending_tools(self) -> tuple[ToolCall, ...]:

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.conversation import Conversation
+from apwa_dask.agents.unit import Unit
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, ToolCall
 
 __all__ = ["RunTool", "converse"]
 
-RunTool = Callable[[ToolCall], Awaitable[ToolResult]]
+RunTool = Callable[[ToolCall, Unit], Awaitable[ToolResult]]
 
 
 async def converse(
@@ -83,4 +84,4 @@ async def _run_tools(conversation: Conversation, run_tool: RunTool | None) -> No
             OutcomeClass.TOOL_ERROR, "the model called a tool, and this run cannot run tools"
         )
         return
-    conversation.feed_tools([await run_tool(call) for call in conversation.pending_tools])
+    conversation.feed_tools([await run_tool(call, conversation.unit) for call in conversation.pending_tools])

@@ -7,6 +7,7 @@ from typing import Any
 
 from apwa_dask.plans.steps import (
     Concat,
+    LLMStep,
     Merge,
     Step,
 )
@@ -14,8 +15,8 @@ from apwa_dask.plans.steps import (
 __all__ = ["built", "free_name", "names_of", "renamed_step"]
 
 
-def renamed_step(step: Step, names: Mapping[str, str], *, keep_id: bool = False) -> Step:
-    """A step with the tables it reads (and its own id) under other names."""
+def renamed_step(step: Step, names: Mapping[str, str], *, keep_id: bool = False, lent: bool = True) -> Step:
+    """A step with the tables it reads, those lent to its tools and its own id under other names."""
     update: dict[str, Any] = {"input": names.get(step.input, step.input)}
     if not keep_id:
         update["id"] = names.get(step.id, step.id)
@@ -23,6 +24,9 @@ def renamed_step(step: Step, names: Mapping[str, str], *, keep_id: bool = False)
         update["right"] = names.get(step.right, step.right)
     if isinstance(step, Concat):
         update["others"] = tuple(names.get(name, name) for name in step.others)
+    if isinstance(step, LLMStep) and step.contract.tables and lent:
+        tables = tuple(names.get(name, name) for name in step.contract.tables)
+        update["contract"] = step.contract.model_copy(update={"tables": tables})
     return step.model_copy(update=update)
 
 

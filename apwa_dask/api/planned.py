@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from apwa_dask import config
 from apwa_dask.agents.agent import Agent
+from apwa_dask.agents.capabilities import powers_of
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
     ModelLike,
@@ -63,7 +64,9 @@ class PlannedQuery:
             if model is not None:
                 raise
             estimates = {}  # no model is named yet: the plan can be looked at all the same
-        return explaining.explain(self.plan, self._catalog(), estimates=estimates)
+        return explaining.explain(
+            self.plan, self._catalog(), estimates=estimates, tools=powers_of(self.plan.tools)
+        )
 
     def estimate(self, *, model: ModelLike = None, mode: BatchTerms | str | None = None) -> Estimate:
         """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call.
@@ -100,7 +103,9 @@ class PlannedQuery:
         chosen = self.plan.step(step) if step else self.plan.llm_steps[0]
         described = models_of(model)[chosen.contract.model or ""]
         schemas = infer(self.plan, self._catalog())
-        request = Agent(chosen, described.pinned(), schemas[chosen.input]).begin(row).request
+        lent = {name: schemas[name].remove_metadata().empty_table() for name in chosen.contract.tables}
+        agent = Agent(chosen, described.pinned(), schemas[chosen.input], chosen.contract.tools, lent)
+        request = agent.begin(row).request
         if request is None:
             raise ConfigError(
                 "no request would be made for this row",
@@ -226,7 +231,7 @@ class PlannedQuery:
         """
         alias = self.plan.sources[0]
         sample = Sample(id=free_name("preview", {s.id for s in self.plan.steps}), input=alias, n=n, seed=seed)
-        steps = [renamed_step(step, {alias: sample.id}, keep_id=True) for step in self.plan.steps]
+        steps = [renamed_step(step, {alias: sample.id}, keep_id=True, lent=False) for step in self.plan.steps]
         result = sample.id if self.plan.result == alias else self.plan.result
         plan = self.plan.model_copy(update={"steps": (sample, *steps), "output": result})
         return replace(self, plan=plan).run(**{"progress": False, **options}).result(status=True)

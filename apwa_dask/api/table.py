@@ -99,6 +99,7 @@ class Table:
         output: OutputLike,
         unit: str = "row",
         tools: Sequence[str] = (),
+        tables: Table | Sequence[Table] = (),
         model: str | None = None,
         examples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = (),
         id: str | None = None,
@@ -115,11 +116,16 @@ class Table:
             ``{"severity": int}``; label sets as ``{"topic": {"labels": {"billing": "charges, invoices"}}}``.
         unit : str
             ``row``, ``pack(n)`` or ``partition``.
+        tools : sequence of str
+            Capabilities that the agent of a row may call; only with unit ``row``.
+        tables : Table or sequence of Table
+            Tables as they were read, lent to these tools for look-ups; their rows reach no prompt unasked.
         examples : sequence of (inputs, output)
             Worked answers.
         """
-        contract = self._contract(instruction, inputs, Schema.of(output), unit, tools, model, examples)
-        return self._with(built(Map, id=self._new_id(id, "map"), input=self._head, contract=contract))
+        both, lent = self._lending(tables)
+        contract = self._contract(instruction, inputs, Schema.of(output), unit, tools, model, examples, lent)
+        return both._with(built(Map, id=both._new_id(id, "map"), input=self._head, contract=contract))
 
     def filter(
         self,
@@ -354,6 +360,7 @@ class Table:
         tools: Sequence[str],
         model: str | None,
         examples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+        tables: tuple[str, ...] = (),
     ) -> Contract:
         columns = self._text_columns() if inputs is None else names_of(inputs)
         shown = tuple(Example(inputs=dict(given), output=dict(answer)) for given, answer in examples)
@@ -364,6 +371,7 @@ class Table:
             output=output,
             unit=unit,
             tools=tuple(tools),
+            tables=tables,
             model=model,
             examples=shown,
         )
@@ -373,6 +381,21 @@ class Table:
         schema = self.schema
         text = tuple(f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type))
         return text or tuple(schema.names)
+
+    def _lending(self, tables: Table | Sequence[Table]) -> tuple[Table, tuple[str, ...]]:
+        """This table with those lent to a step's tools in the same plan; and their names there."""
+        both, names = self, []
+        for table in (tables,) if isinstance(tables, Table) else tables:
+            if table._steps:
+                raise PlanError(
+                    "a table lent to tools must be as it was read",
+                    why=f"this one has the step {table._head!r}, and tools may be called before it has run",
+                    fix="run it first and lend its result: apwa.from_pandas(run.result())",
+                    code="PLAN-TOOL-TABLES",
+                )
+            both, name = both._beside(table)
+            names.append(name)
+        return both, tuple(names)
 
     def _beside(self, other: Table) -> tuple[Table, str]:
         """This table with another's sources and steps in the same plan; and the other's name there."""

@@ -171,7 +171,7 @@ class CollectingDesk(WatchedDesk):
             zip(calls, self.context.run.batches.replies.tool_results(key, len(calls)), strict=True)
         ):
             if known is None:
-                known = agent.run_tool(call)
+                known = agent.run_tool(call, leaf.unit)
                 self.context.run.batches.replies.put_tool_result(key, place, known)
             results.append(known)
         leaf.feed_tools(results)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from apwa_dask.agents.agent import Agent, Conversation
 from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.driver import RunTool, converse
+from apwa_dask.agents.unit import Unit
 from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
 from apwa_dask.models.types import OutcomeClass, Purpose, ToolCall
@@ -147,6 +148,6 @@ class StageDesk:
         wake()
 
 
-async def _run_tool(agent: Agent, call: ToolCall) -> ToolResult:
+async def _run_tool(agent: Agent, call: ToolCall, unit: Unit) -> ToolResult:
     """A tool may block or compute: it runs in a thread, never on the loop."""
-    return await asyncio.to_thread(agent.run_tool, call)
+    return await asyncio.to_thread(agent.run_tool, call, unit)

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apwa_dask.agents.capabilities import known_capabilities
+from apwa_dask.agents.toolbox import check_tools
 from apwa_dask.errors import ConfigError, candidates
 from apwa_dask.execution.alarms import checked_rate
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
 from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
+from apwa_dask.execution.lent import check_lent
 from apwa_dask.execution.manifest import ESTIMATE
 from apwa_dask.execution.redoing import refuse_lazy_changes
 from apwa_dask.execution.results import lazy_frame
@@ -246,6 +248,8 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
         tools=frozenset(known_capabilities() if plan.tools else ()),
         models=frozenset(alias for alias in settings.models if alias),
     )
+    check_tools(plan, settings.grants)
+    check_lent(plan, {alias for alias, source in sources.items() if isinstance(source, FrameSource)})
 
 
 def _prepare(

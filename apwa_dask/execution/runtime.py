@@ -30,6 +30,7 @@ from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
 from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.isolation import Isolation
+from apwa_dask.execution.lent import lent_tables
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
 from apwa_dask.execution.secrets import Secrets
@@ -370,7 +371,7 @@ class StageContext:
 
     def _agent(self, step: LLMStep) -> Agent:
         model = self.spec.model_for(step.contract.model)
-        return Agent(step, model, self.run.schemas[step.input], self.spec.grants)
+        return Agent(step, model, self.run.schemas[step.input], self.spec.grants, lent_tables(self, step))
 
     @cached_property
     def reduce_agent(self) -> ReduceAgent:

@@ -9,13 +9,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from apwa_dask.agents.capabilities import Toolbox
 from apwa_dask.agents.conversation import Terms
 from apwa_dask.agents.limits import answer_bound, expected_answer, room_of
 from apwa_dask.agents.packs import PackTerms
 from apwa_dask.agents.prompts import answer_reader, answer_schema, build_template
 from apwa_dask.agents.reduce import NOTES, reduce_template
 from apwa_dask.agents.tokens import estimate_tokens
+from apwa_dask.agents.toolbox import Toolbox
 from apwa_dask.models.model import Model
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.types import Template
@@ -101,7 +101,9 @@ Work = tuple[Range, Range, Range]
 def _rows(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model) -> Work:
     assert flow.rows is not None
     contract = step.contract
-    wire = Toolbox.of(contract.tools, frozenset(contract.tools)).wire
+    wire = Toolbox.of(
+        contract.tools, frozenset(contract.tools), dict.fromkeys(contract.tables, pa.schema([]))
+    ).wire
     template = build_template(step, model, schema, wire)
     calls = _calls_of_rows(step, flow, flow.rows)
     if contract.tools:  # each use of a tool is one more call of the same prompt, grown

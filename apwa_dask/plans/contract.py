@@ -53,6 +53,8 @@ class Contract(BaseModel):
         ``row``, ``pack(n)``, ``partition`` or ``group``: what one agent works on.
     tools : tuple of str
         Registered capabilities by name.
+    tables : tuple of str
+        Sources of the plan that these tools may read: looked up, never shown in a prompt.
     model : str, optional
         Alias of the model; the run's default when omitted.
     examples : tuple of Example
@@ -66,6 +68,7 @@ class Contract(BaseModel):
     output: Schema
     unit: Unit = "row"
     tools: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     model: str | None = None
     examples: tuple[Example, ...] = ()
     limits: Limits = Limits()

@@ -193,6 +193,8 @@ def _view(
         if contract.tools:
             shown = ", ".join(f"{tool} ({tools.get(tool, 'power unknown')})" for tool in contract.tools)
             facts.append(("tools", shown))
+        if contract.tables:
+            facts.append(("tables", f"{', '.join(contract.tables)} (lent to the tools)"))
         if contract.examples:
             facts.append(("examples", str(len(contract.examples))))
         facts += _figures(estimate or StepEstimate())

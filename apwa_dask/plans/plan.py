@@ -71,6 +71,8 @@ class Plan(BaseModel):
         data = self.model_dump(mode="json", exclude={"query"})
         for step in data["steps"]:
             step.pop("reason", None)
+            if not step.get("contract", {}).get("tables", True):
+                del step["contract"]["tables"]  # as in plans that were written before there were any
         return data
 
     @property

@@ -79,6 +79,7 @@ def problems_of(
         inputs = [_lookup(step, name, tables, ids[index:], found) for name in step.inputs_from]
         if isinstance(step, LLMStep):
             _check_agent(step, tools, models, found)
+            _check_lent(step, plan, found)
         before = len(found.problems)
         if all(table is not None for table in inputs):
             check_columns(step, [table for table in inputs if table is not None], found)
@@ -187,11 +188,25 @@ def _check_agent(step: LLMStep, tools: Collection[str], models: Collection[str],
             found.add(step.id, f"examples[{number}].output", f"must have exactly the fields {names}")
 
 
+def _check_lent(step: LLMStep, plan: Plan, found: Findings) -> None:
+    """Tables that the contract lends its tools are sources: whole, and there before the first row is read."""
+    contract = step.contract
+    for name in contract.tables:
+        if _UNSAFE.search(name):
+            found.add(step.id, "tables", f"{name!r} is no table; a plan names tables, never paths or URLs")
+        elif name not in plan.sources:
+            known = candidates(name, plan.sources, noun="tables")
+            found.add(step.id, "tables", f"no table {name!r} among the plan's sources; {known}")
+    if contract.tables and not contract.tools:
+        found.add(step.id, "tables", "only tools read these tables, and the step has no tools")
+
+
 # --- warnings
 
 
 def _warn(plan: Plan, found: Findings) -> None:
     reads = {name for step in plan.steps for name in step.inputs_from} | {plan.result}
+    reads |= {name for step in plan.llm_steps for name in step.contract.tables}
     for alias in plan.sources:
         if alias not in reads:
             found.warnings.append(Warning("", f"the table {alias!r} is never read"))

@@ -126,7 +126,7 @@ def test_tools_run_through_the_drivers_callback_or_end_the_row(kit, monkeypatch)
             return kit.ok(kit.good)
         return Reply(OutcomeClass.OK, "", tool_calls=(ToolCall("c", "lookup", '{"code":"A"}'),))
 
-    async def run_tool(call):
+    async def run_tool(call, unit):
         return ToolResult(call.arguments)
 
     agent = kit.agent(tools=["lookup"])

@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from apwa_dask.agents import capabilities
-from apwa_dask.agents.capabilities import Toolbox, ToolResult, capability, find_capability
+from apwa_dask.agents.capabilities import ToolResult, capability, find_capability
+from apwa_dask.agents.toolbox import Toolbox
 from apwa_dask.errors import ConfigError, PlanError
 from apwa_dask.models.types import OutcomeClass, Reply, ToolCall
 
