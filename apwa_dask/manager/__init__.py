@@ -1,5 +1,6 @@
 """The manager: a question and descriptions of tables in, a checked plan out. It reads no data."""
 
 from apwa_dask.manager.draft import Drafted, draft_async
+from apwa_dask.manager.editing import edit_async
 
-__all__ = ["Drafted", "draft_async"]
+__all__ = ["Drafted", "draft_async", "edit_async"]

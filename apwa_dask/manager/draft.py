@@ -21,7 +21,7 @@ from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.validate import validate
 from apwa_dask.tables.profile import Profile
 
-__all__ = ["Drafted", "draft_async"]
+__all__ = ["MOST_QUESTION_CHARACTERS", "Drafted", "draft_async", "drafted_by"]
 
 MOST_QUESTION_CHARACTERS = 20_000
 
@@ -100,7 +100,7 @@ async def draft_async(
     warnings = validate(
         plan, {alias: schema for alias, (schema, _) in tables.items()}, tools=[tool.name for tool in tools]
     )
-    notes = [*_notes(model, tables, rounds), *empty, *(str(warning) for warning in warnings)]
+    notes = [*drafted_by(model, tables, rounds), *empty, *(str(warning) for warning in warnings)]
     return Drafted(plan, tuple(notes), rounds, session.calls, session.usage)
 
 
@@ -126,7 +126,7 @@ def _emptiness(schema: pa.Schema, profile: Profile) -> str:
     return "has no rows" if profile.rows == 0 and profile.exact else ""
 
 
-def _notes(model: Model, tables: Tables, rounds: int) -> list[str]:
+def drafted_by(model: Model, tables: Tables, rounds: int) -> list[str]:
     who = f"the embedded model {model.name}" if model.is_local else model.name
     notes = [f"drafted by {who}: check it before you run it"]
     if rounds:

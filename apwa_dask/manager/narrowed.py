@@ -8,15 +8,17 @@ makes is written ``{"made": "name"}``, so a source column cannot be invented by 
 
 from __future__ import annotations
 
+import types
+import typing
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from apwa_dask.manager.reference import planned_fields
+from apwa_dask.manager.reference import UNITS, planned_fields
 from apwa_dask.plans.infer import visible
 from apwa_dask.plans.loading import OPERATIONS
-from apwa_dask.plans.steps import Aggregation, Merge
+from apwa_dask.plans.steps import Aggregation
 
 __all__ = ["FIELD_KINDS", "MOST_STEPS", "Json", "plan_schema", "step_number"]
 
@@ -93,7 +95,11 @@ def _field(members: str | None) -> Json:
 
 
 def _operation(op: str, tools: list[str]) -> Json:
-    fields = {name: _NODES[op, name] if (op, name) in _NODES else _NODES[name] for name in planned_fields(op)}
+    fields = {
+        name: _NODES.get((op, name)) or _NODES.get(name) or _shape(op, name) for name in planned_fields(op)
+    }
+    if "unit" in fields:
+        fields["unit"] = _choices(UNITS[op])
     if "instruction" in fields and tools:
         fields["tools"] = _list({"type": "string", "enum": tools})
     return _object(
@@ -102,6 +108,20 @@ def _operation(op: str, tools: list[str]) -> Json:
         input=_ref("input"),
         **fields,
     )
+
+
+def _shape(op: str, name: str) -> Json:
+    """Of a field that has no shape of its own: by its type; a list of texts is one of columns."""
+    annotation = OPERATIONS[op].model_fields[name].annotation
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return _choices(parts)
+    if typing.get_origin(annotation) is tuple and parts[0] is str:
+        return _COLUMNS
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union) and type(None) in parts:
+        (kind,) = [part for part in parts if part is not type(None)]
+        return _nullable(_KINDS[kind])
+    return {"type": _KINDS[annotation]}
 
 
 def _object(**properties: Json) -> Json:
@@ -129,20 +149,24 @@ def _choices(values: Any) -> Json:
     return {"type": "string", "enum": list(values)}
 
 
+_KINDS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _TEXT: Json = {"type": "string"}
 _NAME: Json = {"type": "string", "pattern": _IDENTIFIER}
 _COLUMN = _ref("column")
 _COLUMNS = _list(_COLUMN)
 _FUNCTIONS = Aggregation.model_fields["fn"].annotation.__args__  # type: ignore[union-attr]
-_JOINS = Merge.model_fields["how"].annotation.__args__  # type: ignore[union-attr]
 
 _NODES: dict[Any, Json] = {
     "instruction": _TEXT,
+    "unit": _TEXT,
     "inputs": _list(_COLUMN, at_least=1),
+    "condition": _TEXT,
+    ("join", "condition"): _nullable("string"),
+    ("join", "left_on"): _COLUMNS,
+    ("join", "right_on"): _COLUMNS,
     "output": _list(_ref("output"), at_least=1),
     "by": _COLUMNS,
     "max_rows": {"type": "integer"},
-    "condition": _TEXT,
     ("assign", "columns"): _list(_object(name=_NAME, expression=_TEXT), at_least=1),
     ("select", "columns"): _list(_COLUMN, at_least=1),
     ("select", "rename"): _list(_object(column=_COLUMN, name=_NAME)),
@@ -161,10 +185,8 @@ _NODES: dict[Any, Json] = {
     ("sort", "by"): _list(_object(column=_COLUMN, descending={"type": "boolean"}), at_least=1),
     "n": {"type": "integer"},
     "right": _ref("input"),
-    "how": _choices(_JOINS),
     "left_on": _list(_COLUMN, at_least=1),
     "right_on": _list(_COLUMN, at_least=1),
     "others": _list(_ref("input"), at_least=1),
 }
-"""Shape of each field, by its name or by operation and name; a field without one fails when the schema is
-made."""
+"""Shape of each field, by its name or by operation and name; others have the shape of their type."""

@@ -9,12 +9,32 @@ from pydantic import BaseModel
 from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.plans.steps import LLMStep
 
-__all__ = ["CONTRACT_FIELDS", "operator_reference", "planned_fields"]
+__all__ = ["CONTRACT_FIELDS", "UNITS", "operator_reference", "planned_fields"]
 
 CONTRACT_FIELDS = ("instruction", "inputs", "output")
 """Of a contract, what a planner writes; the rest is the user's to set."""
 
-_GIVEN = frozenset({"id", "input", "reason", "op", "contract", "seed", "suffix", "fraction"})
+UNITS: dict[str, tuple[str, ...]] = {
+    "map": ("row", "pack(5)", "pack(10)", "pack(20)", "partition"),
+    "filter": ("row", "pack(5)", "pack(10)", "pack(20)"),
+    "reduce": ("row", "group", "partition"),
+}
+"""What one agent may work on, where a planner has a choice; a row in every other operation."""
+
+_GIVEN = frozenset(
+    {
+        "id",
+        "input",
+        "reason",
+        "op",
+        "contract",
+        "seed",
+        "suffix",
+        "fraction",
+        "max_pairs",
+        "max_pairs_per_row",
+    }
+)
 """Fields that a planner does not write: made by us, or left at their defaults."""
 
 
@@ -39,8 +59,9 @@ def planned_fields(op: str) -> tuple[str, ...]:
 
 def _fields(step: type[BaseModel]) -> Iterator[str]:
     if issubclass(step, LLMStep):
-        has_output = step.model_fields["op"].default != "filter"
+        has_output = not hasattr(step, "verdict")
         yield from (name for name in CONTRACT_FIELDS if name != "output" or has_output)
+        yield from ("unit" for op in (step.model_fields["op"].default,) if op in UNITS)
     yield from (name for name in step.model_fields if name not in _GIVEN)
 
 

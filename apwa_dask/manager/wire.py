@@ -10,8 +10,6 @@ from apwa_dask.manager.reference import CONTRACT_FIELDS
 
 __all__ = ["Misshapen", "plan_data"]
 
-_COLUMN_LISTS = ("inputs", "by", "left_on", "right_on", "columns")
-
 
 class Misshapen(Exception):
     """The answer has another shape than its schema: why, in words for the planner."""
@@ -65,7 +63,7 @@ def _step(step: Mapping[str, Any], index: int, ids: Sequence[str], sources: Sequ
         fields["right"] = _table(fields["right"], ids, previous)
     if isinstance(fields.get("others"), list):
         fields["others"] = [_table(name, ids, previous) for name in fields["others"]]
-    contract = {name: fields.pop(name) for name in (*CONTRACT_FIELDS, "tools") if name in fields}
+    contract = {name: fields.pop(name) for name in (*CONTRACT_FIELDS, "unit", "tools") if name in fields}
     return {**fields, "contract": contract} if contract else fields
 
 
@@ -91,7 +89,7 @@ def _plain(name: str, value: Any) -> Any:
         return [{**entry, "column": _column(entry["column"])} for entry in value]
     if name == "column":
         return _column(value)
-    if name in _COLUMN_LISTS and isinstance(value, list):
+    if isinstance(value, list):
         return [_column(entry) for entry in value]
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pandas as pd
@@ -36,8 +37,19 @@ def first_request(kit: Any, model: Any, catalog: Any) -> Any:
 
 @pytest.mark.parametrize("style", ["strong", "small"])
 def test_a_thousand_rows_and_a_billion_give_prompts_of_one_size(kit: Any, style: str) -> None:
-    sizes = set()
-    for rows in (1_000, 1_000_000_000):
+    assert len({len(body) for body in _bodies(kit, style, (1_000, 10_000_000, 1_000_000_000))}) == 1
+
+
+@pytest.mark.parametrize("style", ["strong", "small"])
+def test_ten_rows_and_ten_million_give_the_same_prompt_but_for_its_numbers(kit: Any, style: str) -> None:
+    few, many = (re.sub(rb"\d+(e\+\d+)?", b"N", body) for body in _bodies(kit, style, (10, 10_000_000)))
+    assert few == many
+
+
+def _bodies(kit: Any, style: str, sizes: tuple[int, ...]) -> list[bytes]:
+    """What the planner gets for a table of so many rows, all of them different."""
+    bodies = []
+    for rows in sizes:
         (schema, profile) = kit.catalog(rows=rows)["reviews"]
         profile = dataclasses.replace(
             profile,
@@ -49,8 +61,8 @@ def test_a_thousand_rows_and_a_billion_give_prompts_of_one_size(kit: Any, style:
             ),
         )
         request = first_request(kit, getattr(kit, style), {"reviews": (schema, profile)})
-        sizes.add(len(request.body()))
-    assert len(sizes) == 1
+        bodies.append(request.body())
+    return bodies
 
 
 @pytest.mark.parametrize("columns", [1, 300, 5_000])
@@ -146,7 +158,8 @@ def test_every_operation_is_in_the_reference_with_its_fields_and_words() -> None
 
 
 def test_every_field_of_every_step_is_written_by_the_planner_or_left_out_on_purpose() -> None:
-    ours = {"id", "input", "reason", "op", "contract", "seed", "suffix", "fraction"}
+    caps = {"max_pairs", "max_pairs_per_row"}
+    ours = {"id", "input", "reason", "op", "contract", "seed", "suffix", "fraction", *caps}
     for op, step in OPERATIONS.items():
         left_out = set(step.model_fields) - set(planned_fields(op))
         assert left_out <= ours, op

@@ -25,6 +25,7 @@ GOOD = {
             "input": "#1",
             "instruction": "The review asks for money back",
             "inputs": ["text"],
+            "unit": "row",
         },
         {
             "reason": "",

@@ -6,7 +6,7 @@ sense at that point took a 1.5B model from 9 to 14 right plans of 15 (measured, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +16,21 @@ from apwa_dask.manager.guided.sketch import LENGTH_OF, Sketch
 __all__ = [
     "ALL_ROWS",
     "NONE",
+    "NO_OTHER",
     "Form",
+    "choice_schema",
     "count_schema",
     "form_schema",
     "judge_schema",
     "keep_schema",
     "labels_schema",
+    "may_keep_by_column",
     "meanings_schema",
     "number_schema",
     "order_schema",
     "overview_schema",
     "table_schema",
+    "task_schema",
     "text_schema",
     "values_schema",
 ]
@@ -35,6 +39,7 @@ Json = dict[str, Any]
 
 ALL_ROWS = "all rows"
 NONE = "none of these"
+NO_OTHER = "no other table"
 
 _NAME: Json = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,30}$"}
 _PHRASE: Json = {"type": "string", "minLength": 3, "maxLength": 120}
@@ -75,9 +80,31 @@ class Form:
         return self.keep in ("by reading", "both")
 
 
-def table_schema(tables: Sequence[str]) -> Json:
-    """Which table."""
-    return _object(table=_enum(tables))
+def choice_schema(name: str, values: Sequence[str]) -> Json:
+    """One of some values."""
+    return _object(**{name: _enum(values)})
+
+
+def task_schema(name: str, values: Sequence[str]) -> Json:
+    """One of some values, and what to do with it."""
+    return _object(**{name: _enum(values)}, task=_TASK)
+
+
+def may_keep_by_column(sketch: Sketch, question: str) -> bool:
+    """Whether the question gives any condition on a column."""
+    return bool(_conditions(sketch, question))
+
+
+def table_schema(tables: Sequence[str], partners: Mapping[str, Sequence[str]]) -> Json:
+    """Which table, and which other one its rows are joined with."""
+    alone = [table for table in tables if not partners.get(table)]
+    joined = [table for table in tables if partners.get(table)]
+    if not joined:
+        return _object(table=_enum(alone))
+    found = [_object(table=_enum([table]), joined=_enum([NO_OTHER, *partners[table]])) for table in joined]
+    if alone:
+        found.append(_object(table=_enum(alone), joined=_enum([NO_OTHER])))
+    return found[0] if len(found) == 1 else {"anyOf": found}
 
 
 def form_schema(sketch: Sketch, question: str) -> Json:

@@ -10,7 +10,8 @@ from apwa_dask.errors import PlanError
 from apwa_dask.manager.briefing import Tables
 from apwa_dask.manager.guided import forms, steps
 from apwa_dask.manager.guided.examples import constant_messages
-from apwa_dask.manager.guided.forms import ALL_ROWS, NONE, Form
+from apwa_dask.manager.guided.forms import ALL_ROWS, NO_OTHER, NONE, Form
+from apwa_dask.manager.guided.joins import Keys, join, key_pairs, partners
 from apwa_dask.manager.guided.sketch import Sketch
 from apwa_dask.manager.guided.words import COLUMNS_SHOWN, table_words
 from apwa_dask.manager.refusals import refused
@@ -27,7 +28,7 @@ Grow = Callable[[Mapping[str, Any], Sketch, str], Sketch]
 
 
 async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
-    """A plan over one table: what to keep, what to write, what to count, in this order.
+    """A plan over one table, or two that are joined first: what to keep, what to write, what to count.
 
     Raises
     ------
@@ -36,10 +37,9 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
     PlanError
         No usable answer.
     """
-    table = await _table(question, tables, session)
-    schema, profile = tables[table]
-    talk = _Talk(question, session, f"{table_words(table, schema, profile)}\n\nQuestion: {question}\nform:")
-    sketch = Sketch.of(table, schema, profile)
+    sketch = await _start(question, tables, session)
+    words = table_words(sketch.table, sketch.schema, sketch.profile)
+    talk = _Talk(question, session, f"{words}\n\nQuestion: {question}\nform:")
     answer = await talk.ask("", forms.form_schema(sketch, question))
     form = talk.read(lambda: Form(**answer))
     if form.by_column:
@@ -63,19 +63,36 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
         sketch = counted
     if not sketch.steps:
         raise session.unfit("it wants all rows as they are, which is no plan")
-    return Plan(query=question, sources=(table,), steps=sketch.steps)
+    read = {name for step in sketch.steps for name in step.inputs_from}
+    return Plan(query=question, sources=tuple(name for name in tables if name in read), steps=sketch.steps)
 
 
-async def _table(question: str, tables: Tables, session: Session) -> str:
+async def _start(question: str, tables: Tables, session: Session) -> Sketch:
+    """The table, or the two and the columns on which they are joined: each asked only where there is a choice."""
     if len(tables) == 1:
-        return next(iter(tables))
+        (table,) = tables
+        return Sketch.of(table, *tables[table])
     most_columns = max(COLUMNS_SHOWN // len(tables), 3)
     shown = "\n".join(table_words(alias, *known, most_columns) for alias, known in tables.items())
-    talk = _Talk(question, session, f"{shown}\nQuestion: {question}\nWhich table?")
-    answer = await talk.ask("", forms.table_schema(list(tables)))
-    if answer.get("table") not in tables:
-        raise session.unfit("it names no table")
-    return str(answer["table"])
+    opening = f"{shown}\nQuestion: {question}\nWhich table? Joined with which other one, if both are needed?"
+    talk = _Talk(question, session, opening)
+    possible = partners(tables)
+    answer = await talk.ask("", forms.table_schema(list(tables), possible))
+    table, other = answer.get("table"), answer.get("joined", NO_OTHER)
+    if table not in tables or (other != NO_OTHER and other not in possible[table]):
+        raise session.unfit("it names no table, or one that cannot be joined")
+    sketch = Sketch.of(str(table), *tables[table])
+    if other == NO_OTHER:
+        return sketch
+    return join(sketch, other, await _keys(str(table), other, tables, talk), tables)
+
+
+async def _keys(left: str, right: str, tables: Tables, talk: _Talk) -> Keys:
+    pairs = {keys.words(left, right): keys for keys in key_pairs(left, right, tables)}
+    if len(pairs) == 1:
+        return next(iter(pairs.values()))
+    answer = await talk.ask("equal columns", forms.choice_schema("equal", list(pairs)))
+    return talk.read(lambda: pairs[answer["equal"]])
 
 
 async def _labelled(sketch: Sketch, talk: _Talk) -> Sketch:
