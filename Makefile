@@ -81,4 +81,4 @@ docs: errors  ## build the documentation into docs/_build/html; a warning is an 
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 clean:  ## remove what the targets made, but for the virtual environments
-	rm -rf $(DEMO) docs/_build docs/notebooks docs/reference/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(DEMO) docs/_build docs/notebooks .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
