@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar, overload
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from apwa_dask.agents.places import PathIn, UrlIn, place_in
 from apwa_dask.agents.unit import NOTHING, Row, Tables, Unit
 from apwa_dask.errors import ConfigError, PlanError, candidates
 
@@ -106,6 +107,23 @@ class Capability:
     def needs_tables(self) -> bool:
         """Whether it can do nothing without one: it takes `Tables` and has no `Row` to work on."""
         return self.reads_tables and Row not in self.filled_in.values()
+
+    @cached_property
+    def declared_places(self) -> frozenset[str]:
+        """Parameters that are declared to be URLs or paths (`UrlIn`, `PathIn`)."""
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        return frozenset(
+            name
+            for name, hint in hints.items()
+            if any(isinstance(rule, (UrlIn, PathIn)) for rule in getattr(hint, "__metadata__", ()))
+        )
+
+    def undeclared_place(self, given: BaseModel) -> str | None:
+        """The first argument that is a URL or a path without being declared one; None for pure tools."""
+        if self.power == "pure":
+            return None
+        names = (name for name in type(given).model_fields if name not in self.declared_places)
+        return next((name for name in names if place_in(getattr(given, name))), None)
 
     @cached_property
     def arguments(self) -> type[BaseModel]:

@@ -67,10 +67,11 @@ class Toolbox:
         if len(call.arguments) > MAX_ARGUMENT_CHARS:
             return f"arguments of {len(call.arguments):,} characters; at most {MAX_ARGUMENT_CHARS:,}"
         try:
-            tool.arguments.model_validate_json(call.arguments or "{}")
+            given = tool.arguments.model_validate_json(call.arguments or "{}")
         except ValidationError as error:
             return why_unfit(error)
-        return None
+        place = tool.undeclared_place(given)
+        return None if place is None else f"{place}: a URL or a path, which this tool does not take"
 
     def run(self, call: ToolCall, unit: Unit = NOTHING) -> ToolResult:
         """Run a call in this thread, for this unit."""

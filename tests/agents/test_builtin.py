@@ -44,11 +44,11 @@ def test_they_are_found_by_name_like_a_users_and_a_users_of_the_same_name_wins(m
     assert find_capability("calculate").description == "Mine."
 
 
-def test_each_has_a_version_a_description_and_only_free_powers():
+def test_each_has_a_version_and_a_description_and_is_pure():
     for tool in BUILTIN.values():
         assert tool.version
         assert tool.description
-        assert tool.power in ("pure", "reads")
+        assert tool.power == "pure"
         assert tool.max_result_chars <= 8_000
 
 

@@ -53,7 +53,8 @@ def test_an_agent_looks_rows_up_in_another_table_of_the_plan(scripted_server, ca
     found = asked().run(model=model, store=store, progress=False).result()
     assert [None if pd.isna(value) else value for value in found["customer"]] == ["Grace", None]
     assert server.calls == 4
-    bodies = [orjson.dumps(call.body).decode() for call in server.log().calls if call.body]
+    bodies = [orjson.dumps(call.body).decode() for call in server.log().calls]
+    assert "customers: order (string), customer (string)" in bodies[0]
     assert not any("Ada" in body for body in bodies), "rows that nobody asked for reach no prompt"
 
     again = asked().run(model=model, store=store, progress=False).wait()
@@ -77,7 +78,7 @@ def test_a_plan_says_which_tables_it_lends(scripted_server):
     planned = asked().plan()
     assert planned.plan.sources == ("orders", "customers")
     assert "customers (lent to the tools)" in str(planned.explain())
-    assert "lookup_rows (reads)" in str(planned.explain())
+    assert "lookup_rows (pure)" in str(planned.explain())
     assert Plan.from_yaml(planned.to_yaml()) == planned.plan
 
 

@@ -22,8 +22,8 @@ BUILTIN: dict[str, Capability] = {
         described(shift_date, version="1", max_result_chars=200),
         described(date_difference, version="1", max_result_chars=200),
         described(find_text, version="1", max_result_chars=6_000),
-        described(lookup_rows, power="reads", version="1", max_result_chars=6_000),
-        described(query_row, power="reads", version="1", max_result_chars=6_000),
+        described(lookup_rows, version="1", max_result_chars=6_000),
+        described(query_row, version="1", max_result_chars=6_000),
     )
 }
 """By name."""
