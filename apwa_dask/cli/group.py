@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from apwa_dask import __version__
-from apwa_dask.cli import codes, kept_runs, machine, questions
+from apwa_dask.cli import codes, dashboard, kept_runs, machine, questions
 from apwa_dask.cli.command import ApwaGroup
 
 __all__ = ["main"]
@@ -31,5 +31,11 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (*questions.COMMANDS, *kept_runs.COMMANDS, *machine.COMMANDS, *codes.COMMANDS):
+for command in (
+    *questions.COMMANDS,
+    *kept_runs.COMMANDS,
+    *dashboard.COMMANDS,
+    *machine.COMMANDS,
+    *codes.COMMANDS,
+):
     main.add_command(command)

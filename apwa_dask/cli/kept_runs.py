@@ -25,7 +25,7 @@ from apwa_dask.cli.place import place_of
 from apwa_dask.errors import RunError
 from apwa_dask.observe.reprs import run_text
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "attached"]
 
 _run_id = click.argument("run_id", metavar="RUN")
 _on_change = click.option(
@@ -67,7 +67,7 @@ def runs(store: str | None, limit: int, as_json: bool) -> None:
 @store_option
 def status(run_id: str | None, store: str | None, as_json: bool) -> None:
     """Say how a run stands; the latest one when RUN is omitted."""
-    run = _attached(run_id, store)
+    run = attached(run_id, store)
     found = run.status()
     if as_json:
         emit_json({**found, "folder": run.folder.url})
@@ -119,7 +119,7 @@ def resume(
             "early_stop": early_stop,
             "on_change": on_change,
         }
-        going = _attached(run_id, store, **where).resume(
+        going = attached(run_id, store, **where).resume(
             **{name: value for name, value in given.items() if value is not None}
         )
         follow(going)
@@ -144,7 +144,7 @@ def retry(
 ) -> None:
     """Try the failed rows of a run again, and only those, in a run of its own."""
     with place_of(place) as where, progress_settings(quiet=quiet):
-        going = _attached(run_id, store, **where).retry_failed(
+        going = attached(run_id, store, **where).retry_failed(
             **({} if on_change is None else {"on_change": on_change})
         )
         follow(going)
@@ -158,7 +158,7 @@ def retry(
 @click.option("--summary", is_flag=True, help="One line for all rows that failed alike, with what to do.")
 def failures(run_id: str | None, store: str | None, limit: int, summary: bool, as_json: bool) -> None:
     """Show the rows that failed, and why: first by kind, then one by one."""
-    found = _attached(run_id, store).failures
+    found = attached(run_id, store).failures
     if summary:
         _show_summary(found, as_json=as_json)
         return
@@ -209,7 +209,7 @@ def row(run_id: str, row_id: str, store: str | None, as_json: bool) -> None:
 @store_option
 def report(run_id: str | None, path: str | None, store: str | None, as_json: bool) -> None:
     """Write the HTML report of a run: one file that needs no network."""
-    run = _attached(run_id, store)
+    run = attached(run_id, store)
     target = path or f"apwa-report-{run.id}.html"
     run.report(target)
     if as_json:
@@ -239,7 +239,7 @@ def purge(run_id: str, store: str | None, answers: bool, yes: bool, as_json: boo
         note(f"run {run.id} is deleted" + ("" if records is None else f", and {records} answers of it"))
 
 
-def _attached(run_id: str | None, store: str | None, **where: Any) -> Run:
+def attached(run_id: str | None, store: str | None, **where: Any) -> Run:
     """The run with this id, or the latest one."""
     if run_id is not None:
         return api().attach(run_id, store, **where)

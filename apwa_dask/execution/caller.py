@@ -62,10 +62,11 @@ class JournaledCaller:
         *,
         store_prompts: bool = False,
         asked_again: AskedAgain | None = None,
+        on_answer: Callable[[str, float], None] = lambda step_id, latency_s: None,
     ) -> None:
         self._client, self._journal, self._control, self._namespace = client, journal, control, namespace
         self._store_prompts, self._asked_again = store_prompts, asked_again
-        self._on_flight = on_flight
+        self._on_flight, self._on_answer = on_flight, on_answer
         self._in_flight: InFlight = {} if in_flight is None else in_flight
 
     async def call(self, request: Request, purpose: Purpose) -> Reply:
@@ -88,6 +89,7 @@ class JournaledCaller:
             reply = await self._client.call(request, purpose)
             reach("call.answered")
             if reply.attempts:  # also what was given up when the run stopped: its attempts may be billed
+                self._on_answer(purpose.step_id, reply.latency_s)
                 self._journal.put(_record_of(key, reply, purpose, request, self._store_prompts))
             if not reply.outcome.is_pending:
                 mine.set_result(reply)

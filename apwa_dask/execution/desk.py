@@ -107,13 +107,14 @@ class StageDesk:
         wake: Callable[[], None],
     ) -> None:
         run = self.context.run
+        run.steps.begun(step_id, len(conversations))
         purpose = Purpose(run.folder.run_id, step_id)
         running = asyncio.get_running_loop()
         self._flying += len(conversations)
         for position, conversation in enumerate(conversations):
             task = running.create_task(self._hold(conversation, purpose, run_tool))
             run.tasks.add(task)
-            task.add_done_callback(partial(self._landed, position, done, wake))
+            task.add_done_callback(partial(self._landed, step_id, position, done, wake))
         run.start_reporting()
 
     async def _hold(self, conversation: Conversation, purpose: Purpose, run_tool: RunTool | None) -> None:
@@ -131,9 +132,15 @@ class StageDesk:
             conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__} at {place}")
 
     def _landed(
-        self, position: int, done: Callable[[int], None], wake: Callable[[], None], task: asyncio.Task[None]
+        self,
+        step_id: str,
+        position: int,
+        done: Callable[[int], None],
+        wake: Callable[[], None],
+        task: asyncio.Task[None],
     ) -> None:
         self.context.run.tasks.discard(task)
+        self.context.run.steps.begun(step_id, -1)
         done(position)
         self._flying -= 1
         if not self._flying:

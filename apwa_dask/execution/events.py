@@ -7,10 +7,11 @@ an event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 __all__ = [
+    "EndpointPulse",
     "Event",
     "PartitionDone",
     "Progress",
@@ -19,6 +20,7 @@ __all__ = [
     "StageFinished",
     "StageStarted",
     "State",
+    "StepPulse",
     "Subscriber",
 ]
 
@@ -69,6 +71,51 @@ class Progress(Event):
     worker: str = ""
     failures: dict[str, int] = field(default_factory=dict)
     """New failures by ``class: safe message``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPulse(Event):
+    """One step in one process since its last pulse (one every two seconds at most), and its queue now."""
+
+    step: str = ""
+    worker: str = ""
+    waiting: int = 0
+    """Units that went out and have not come back."""
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """Units by the class of their outcome."""
+    reused: int = 0
+    latency: dict[str, int] = field(default_factory=dict)
+    """Calls answered, by bin of their time on the wire (`apwa_dask.execution.pulse.latency_bin`)."""
+    slowest: dict[str, float] = field(default_factory=dict)
+    """Seconds from going out to coming back of the slowest few, by row id."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPulse(Event):
+    """One endpoint as one process sees it: gauges now, and what was counted since the last pulse."""
+
+    endpoint: str = ""
+    worker: str = ""
+    in_flight: int = 0
+    waiting: int = 0
+    limit: int = 0
+    """Calls in flight that the process would allow itself."""
+    share: int = 0
+    """Calls in flight that were leased to it; 0 before the first lease."""
+    most: int = 0
+    """The user's ceiling over all processes."""
+    answers: int = 0
+    throttled: int = 0
+    pauses: int = 0
+    paused: str = ""
+    """Until when and why nothing is sent; empty when calls may go."""
+    requests_per_s: float | None = None
+    tokens_per_s: float | None = None
+    """Limits that the endpoint announced; None where it announces none."""
+
+    def at(self, time_s: float) -> EndpointPulse:
+        """The same at another moment."""
+        return replace(self, time=time_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ class Executor(Protocol):
     def abandon(self, run_id: str) -> None:
         """Hang up on the calls in flight of this run, in every process."""
 
+    def tell(self, event: Event) -> None:
+        """Let the place where the run works know what only its client knows, for its dashboard."""
+
     def admit(self, tools: Sequence[str], frames: Mapping[str, dd.DataFrame]) -> None:
         """Make sure, before anything is spent, that every process can have these tools and frames."""
 
@@ -68,6 +71,9 @@ class LocalExecutor:
 
     def abandon(self, run_id: str) -> None:
         runtime().abandon(run_id)
+
+    def tell(self, event: Event) -> None:
+        """The dashboard of a run in this process hears the run itself."""
 
     def admit(self, tools: Sequence[str], frames: Mapping[str, dd.DataFrame]) -> None:
         """Whatever this process has, its threads have."""
@@ -132,6 +138,12 @@ class ClusterExecutor:
     def abandon(self, run_id: str) -> None:
         if self._is_connected:
             self._everywhere(_abandon_here, run_id)
+
+    def tell(self, event: Event) -> None:
+        from apwa_dask.execution.plugin import RUN_TOPIC, message_of
+
+        if self._is_connected:
+            self.client.loop.add_callback(self.client.log_event, RUN_TOPIC, message_of(event))
 
     def _everywhere(self, function: Callable[..., Any], *args: Any) -> None:
         from apwa_dask.execution.broadcast import everywhere

@@ -24,6 +24,8 @@ from apwa_dask.store.runs import RunFolder
 if TYPE_CHECKING:
     from apwa_dask.execution.lineage import Lineage
     from apwa_dask.execution.row_story import RowStory
+    from apwa_dask.observe.history import History
+    from apwa_dask.observe.standalone import Dashboard
 
 __all__ = ["KeptRun"]
 
@@ -44,6 +46,7 @@ class KeptRun:
         self.spec = RunSpec.of(folder)
         self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
         self._frames = dict(frames)
+        self._history: History | None = None
 
     @property
     def id(self) -> str:
@@ -155,6 +158,33 @@ class KeptRun:
         from apwa_dask.execution.lineage import lineage_of, locate, locate_position
 
         return lineage_of(self, locate_position(self, row) if isinstance(row, int) else locate(self, row))
+
+    def dashboard(self, *, port: int = 0, show: bool = False) -> Dashboard:
+        """The page ``/apwa`` for this run, served from this process on loopback until it is closed.
+
+        A run that is worked on by another process, or has ended, is shown as its folder knows it. On a cluster the
+        same page is on the scheduler's own dashboard, at ``/apwa``.
+
+        Parameters
+        ----------
+        port : int
+            0 takes a free one.
+        show : bool
+            Open it in a browser.
+
+        Raises
+        ------
+        ConfigError
+            Bokeh is not installed, or the port is taken.
+        """
+        from apwa_dask.observe.standalone import dashboard_of
+
+        return dashboard_of(self, port=port, show=show)
+
+    @property
+    def seen(self) -> History | None:
+        """What this process has seen of the run; None where it did not work on it."""
+        return self._history
 
     @property
     def frames(self) -> Mapping[str, dd.DataFrame]:

@@ -9,6 +9,7 @@ event loop only ever does HTTP. Order is restored at the end from each row's key
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ class Desk(Protocol):
 
     def settled(self, step_id: str, outcome: Outcome) -> None:
         """The outcome of one unit of a step, kept answers too."""
+
+    def lasted(self, step_id: str, row_id: str, seconds: float) -> None:
+        """A unit has come back so long after it went out."""
 
     def failed(self, failure: Failure) -> None:
         """A row has failed; raises where the run is to end with it."""
@@ -282,8 +286,11 @@ class _Flow:
             for rows, _ in flying:
                 self._seat.enter(rows[0].fragment.row_bytes)
 
+            submitted_s = time.monotonic()
+
             def landed(position: int) -> None:
                 rows, conversation = flying[position]
+                self.desk.lasted(step.id, rows[0].row_id, time.monotonic() - submitted_s)
                 self._landed.append((rows, conversation, step))
 
             held = [conversation for _, conversation in flying]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -22,16 +22,38 @@ from tornado.ioloop import PeriodicCallback
 
 from apwa_dask.errors import ConfigError
 from apwa_dask.execution.broadcast import everywhere, register_everywhere
-from apwa_dask.execution.events import Event, PartitionDone, Progress, State
+from apwa_dask.execution.events import (
+    EndpointPulse,
+    Event,
+    PartitionDone,
+    Progress,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    State,
+    StepPulse,
+)
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.claimed import ClaimBook
 from apwa_dask.models.coordinator import Coordinator
 from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
 
-__all__ = ["TOPIC", "CoordinatorPlugin", "RuntimePlugin", "event_of", "prepare_cluster"]
+__all__ = [
+    "RUN_TOPIC",
+    "TOPIC",
+    "CoordinatorPlugin",
+    "RuntimePlugin",
+    "event_of",
+    "message_of",
+    "prepare_cluster",
+]
 
 TOPIC = "apwa"
+"""What workers tell: the scheduler passes it on to clients."""
+RUN_TOPIC = "apwa-run"
+"""What only the client knows of its runs: told to the scheduler, for its dashboard."""
 RPC_TIMEOUT_S = 10.0
 DRAIN_S = 20.0
 ASK_TIMEOUT_S = 2.0
@@ -41,7 +63,20 @@ CLIENT_SILENT_S = 25.0
 LOOK_S = 2.0
 ROWS_PREFIX = "apwa-rows"
 """Start of the names of the tasks that make calls (`apwa_dask.execution.stages`)."""
-_EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, PartitionDone, State)}
+_EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        Progress,
+        PartitionDone,
+        State,
+        StepPulse,
+        EndpointPulse,
+        RunStarted,
+        StageStarted,
+        StageFinished,
+        RunFinished,
+    )
+}
 
 _PREPARED: WeakKeyDictionary[Client, frozenset[str]] = WeakKeyDictionary()
 """Clients whose cluster has the plugins, with the workers whose versions were seen."""
@@ -70,10 +105,12 @@ class CoordinatorPlugin(SchedulerPlugin):
         self.stopped: dict[str, str] = {}
         self.owners: dict[str, str] = {}
         self.scheduler = scheduler
+        self._board: Callable[[Event], None] | None = None
         self._seen: dict[str, tuple[float, float]] = {}
         self._looked_s = time.monotonic()
         self._watch = PeriodicCallback(self._stop_runs_of_the_silent, LOOK_S * 1000)
         self._watch.start()
+        self._board = _board_on(scheduler)
         scheduler.handlers["apwa_lease"] = self.lease
         scheduler.handlers["apwa_fund"] = self.fund
         scheduler.handlers["apwa_claim"] = self.claim
@@ -102,6 +139,13 @@ class CoordinatorPlugin(SchedulerPlugin):
         """A client begins a run: its purse is filled once, and its spending ends with the client."""
         self.coordinator.open_account(run_id, Budget.from_dict(budget), _read(Money, spent))
         self.owners[run_id] = client
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """What travels through the topics anyway is shown on the dashboard too."""
+        if self._board is not None and topic in (TOPIC, RUN_TOPIC):
+            event = event_of(msg)
+            if event is not None:
+                self._board(event)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A dead worker's share returns; money it held and did not account for is booked as spent."""
@@ -139,6 +183,13 @@ class CoordinatorPlugin(SchedulerPlugin):
     async def close(self) -> None:
         """The scheduler ends."""
         self._watch.stop()
+
+
+def _board_on(scheduler: Scheduler) -> Callable[[Event], None] | None:
+    """The page on the scheduler's dashboard; None where it has no dashboard, or Bokeh is not installed."""
+    from apwa_dask.observe.cluster_page import add_page
+
+    return add_page(scheduler)
 
 
 def _makes_calls(worker: WorkerState) -> bool:
@@ -244,8 +295,7 @@ class RuntimePlugin(WorkerPlugin):
 
     def publish(self, event: Event) -> None:
         """Send an event to the client through the scheduler's topic."""
-        message = {"kind": type(event).__name__, **asdict(event)}
-        self.worker.loop.add_callback(self.worker.log_event, TOPIC, message)
+        self.worker.loop.add_callback(self.worker.log_event, TOPIC, message_of(event))
 
     def stop_run(self, run_id: str, why: str) -> None:
         """The scheduler says that a run may spend no more."""
@@ -261,6 +311,11 @@ class RuntimePlugin(WorkerPlugin):
         if here.neighbours.address == str(worker.address):  # of a worker that lived in its client's process
             here.neighbours.address, here.neighbours.ask, here.neighbours.hand_over = "", None, None
             here.publish = None
+
+
+def message_of(event: Event) -> dict[str, Any]:
+    """An event as it travels in a topic."""
+    return {"kind": type(event).__name__, **asdict(event)}
 
 
 def event_of(message: Mapping[str, Any]) -> Event | None:

@@ -322,6 +322,8 @@ class GroupTree:
             self.ledger.add_outcome(self.step.id, outcome)
             if self.context.spec.batch is None:  # a batch is counted when it is paid
                 self.context.meter.note(outcome=outcome)
+                reused = outcome.source != "live"
+                self.context.run.steps.settled(self.step.id, outcome.outcome.value, reused=reused)
         return outcomes
 
     def _notes(self, failures: Sequence[Failure] = ()) -> str:

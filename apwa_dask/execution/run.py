@@ -81,9 +81,12 @@ class Run(KeptRun):
 
     def start(self) -> Run:
         """Begin, or go on, in the background."""
+        from apwa_dask.observe.keeping import history_of
+
         if self._thread is not None and self._thread.is_alive():
             return self
         self._finished.clear()
+        self._history = self._history or history_of(self.folder)
         self._error, self._stopping, self._alarm = None, "", None
         limit = self.spec.max_failure_rate
         self._rate = None if limit is None else FailureRate(limit)
@@ -314,14 +317,20 @@ class Run(KeptRun):
         self._subscribers.append(subscriber)
 
     def _emit(self, event: Event) -> None:
+        if self._history is not None:
+            self._history(event)
         for subscriber in self._subscribers:
             subscriber(event)
+        if isinstance(event, RunStarted | StageStarted | StageFinished | RunFinished):
+            self.executor.tell(event)
         error = None if self._rate is None else self._rate.see(event)
         if error is not None and self._alarm is None:
             self._alarm = error
             self.executor.stop(self.id, error.what)
 
     def _drive(self) -> None:
+        from apwa_dask.observe.keeping import keep_history
+
         status, message = "done", ""
         is_ours = False
         try:
@@ -359,6 +368,8 @@ class Run(KeptRun):
             if is_ours:
                 runtime().forget(self.id)
             self._emit(RunFinished(self.id, time.time(), status=status, message=message))
+            if is_ours:
+                keep_history(self.folder, self._history)
             self._finished.set()
 
     def _note_end(self, status: str, message: str) -> None:

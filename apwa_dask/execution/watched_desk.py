@@ -52,8 +52,13 @@ class WatchedDesk(StageDesk):
     def settled(self, step_id: str, outcome: Outcome) -> None:
         """Count the outcome of one unit, kept answers too."""
         self.note(outcome=outcome)
+        self.context.run.steps.settled(step_id, outcome.outcome.value, reused=outcome.source != "live")
         if outcome.ok:
             self.context.watch.probation(step_id).succeed()
+
+    def lasted(self, step_id: str, row_id: str, seconds: float) -> None:
+        """A unit has come back."""
+        self.context.run.steps.lasted(step_id, row_id, seconds)
 
     def failed(self, failure: Failure) -> None:
         """A row has failed.

@@ -1,0 +1,53 @@
+"""The picture of a run in its folder: for reports, and for dashboards of other processes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from apwa_dask.errors import StoreError
+from apwa_dask.observe.history import History, Picture
+
+if TYPE_CHECKING:
+    from apwa_dask.store.runs import RunFolder
+
+__all__ = ["DOCUMENT", "history_of", "keep_history", "kept_picture"]
+
+DOCUMENT = "seen.json"
+"""Counts over time, names of steps and workers, ids of rows; no row text."""
+
+_logger = logging.getLogger(__name__)
+
+
+def history_of(folder: RunFolder) -> History:
+    """A history that goes on where the kept one ends."""
+    return History(kept_picture(folder))
+
+
+def keep_history(folder: RunFolder, history: History | None) -> None:
+    """Write down what was seen; no result depends on it, so a store that refuses is only noted in the log."""
+    if history is None:
+        return
+    data = _adapter().dump_python(history.picture(), mode="json")
+    try:
+        folder.put_text(DOCUMENT, orjson.dumps(data).decode())
+    except (StoreError, OSError) as error:
+        _logger.warning("what was seen of run %s is not kept: %s", folder.run_id, type(error).__name__)
+
+
+def kept_picture(folder: RunFolder) -> Picture | None:
+    """The kept picture; None where there is none, or another version has written it."""
+    try:
+        return _adapter().validate_json(folder.get_text(DOCUMENT))
+    except (StoreError, OSError):
+        return None
+    except ValidationError:
+        _logger.debug("%s of run %s is of another version", DOCUMENT, folder.run_id)
+        return None
+
+
+def _adapter() -> TypeAdapter[Picture]:
+    return TypeAdapter(Picture)

@@ -1,0 +1,100 @@
+"""The words and tables of the dashboard page, as HTML with everything escaped."""
+
+from __future__ import annotations
+
+from html import escape
+
+from apwa_dask.observe.history import Picture
+from apwa_dask.observe.latency import QUANTILES, quantile_s
+from apwa_dask.observe.page_parts import table_html
+from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text
+
+__all__ = ["slowest_table", "steps_table", "summary_html", "workers_table"]
+
+_SHOWN_WORKERS = 40
+_OK = "ok"
+
+
+def summary_html(picture: Picture, now_s: float) -> str:
+    """What a glance should tell."""
+    state = picture.state
+    if not state.run_id and state.started_s is None:
+        return "<div class='none'>No run has been seen yet. This page fills when one begins.</div>"
+    total = "" if state.rows_total is None else f"of {count_text(state.rows_total)}"
+    ceiling = "no ceiling" if state.budget_usd is None else f"of {money_text(state.budget_usd)}"
+    rate = state.rate_per_s if not state.is_over else None
+    eta = state.eta_s
+    tiles = [
+        ("Run", state.run_id, state.model),
+        ("State", state.words, duration_text(state.elapsed_s(now_s))),
+        ("Rows", count_text(state.rows_done), total),
+        ("Failed", count_text(state.rows_failed), ""),
+        ("Rate", "" if rate is None else rate_text(rate), "" if eta is None else _left(*eta)),
+        ("In flight", count_text(state.in_flight), "calls"),
+        ("Cost", money_text(None if state.cost_unknown else state.cost_usd), ceiling),
+        (
+            "Tokens",
+            count_text(state.input_tokens + state.output_tokens),
+            f"{count_text(state.calls)} calls",
+        ),
+    ]
+    return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + "</div>"
+
+
+def _left(low_s: float, high_s: float) -> str:
+    low, high = duration_text(low_s), duration_text(high_s)
+    return f"{low} left" if low == high else f"{low} to {high} left"
+
+
+def _tile(name: str, figure: str, small: str) -> str:
+    figure, small = (escape(safe_text(words, max_chars=80)) for words in (figure, small))
+    return f"<div><span>{escape(name)}</span><b>{figure or '&ndash;'}</b><span>{small}</span></div>"
+
+
+def steps_table(picture: Picture) -> str:
+    """Queue, outcomes by class and latency of each step."""
+    classes = sorted({name for step in picture.steps for name in step.outcomes} - {_OK})
+    quantiles = [f"p{100 * q:.0f}" for q in QUANTILES]
+    rows = [
+        [
+            step.step,
+            count_text(step.waiting),
+            count_text(step.reused),
+            *(count_text(step.outcomes.get(name, 0)) for name in (_OK, *classes)),
+            *(_seconds(quantile_s(step.latency, q)) for q in QUANTILES),
+        ]
+        for step in picture.steps
+    ]
+    columns = ["step", "out now", "from the journal", _OK, *classes, *quantiles]
+    return table_html("Steps: units of work by outcome, latency of their calls", columns, rows)
+
+
+def workers_table(picture: Picture) -> str:
+    """What each worker was leased, and uses; the busiest first."""
+    ordered = sorted(picture.workers, key=lambda worker: (-worker.in_flight, worker.worker))
+    rows = [
+        [
+            worker.worker,
+            worker.endpoint,
+            count_text(worker.share),
+            count_text(worker.in_flight),
+            count_text(worker.waiting),
+        ]
+        for worker in ordered[:_SHOWN_WORKERS]
+    ]
+    more = len(ordered) - len(rows)
+    caption = "Workers and their leases" + (f" ({count_text(more)} more)" if more else "")
+    columns = ["worker", "endpoint", "leased", "in flight", "waiting"]
+    return table_html(caption, columns, rows, none="no worker holds a lease")
+
+
+def slowest_table(picture: Picture) -> str:
+    """Ids of the rows that took longest, waits and repeats included; ``run.row(id)`` tells why."""
+    rows = [[row_id, step, _seconds(seconds)] for row_id, step, seconds in picture.slowest]
+    return table_html("Slowest rows", ["row", "step", "took"], rows)
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
