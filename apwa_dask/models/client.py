@@ -121,7 +121,9 @@ class Client:
         spent = Spent()
         outcome = OutcomeClass.STOPPED
         try:
-            verdict = await self._until_settled(route, request, spent)
+            verdict = await self._attempt(route, request, spent, first=True)
+            if verdict.retry is not Retry.NONE:
+                verdict = await self._until_settled(route, request, spent, verdict)
             outcome = verdict.outcome
             return _reply(route, request, verdict, spent)
         except _Stopped:
@@ -154,11 +156,8 @@ class Client:
             ) from None
         return route
 
-    async def _until_settled(self, route: Route, request: Request, spent: Spent) -> Verdict:
-        """Attempts and waits, until a verdict stands. Between attempts neither slot nor money is held."""
-        verdict = await self._attempt(route, request, spent, first=True)
-        if verdict.retry is Retry.NONE:
-            return verdict
+    async def _until_settled(self, route: Route, request: Request, spent: Spent, verdict: Verdict) -> Verdict:
+        """Waits and further attempts, until a verdict stands. Between them neither slot nor money is held."""
         lane, gate, loop = route.lane, route.lane.gate, asyncio.get_running_loop()
         tries = Tries(self._policy, loop.time() - spent.latency_s, self._rng)
         answers = gate.answers
