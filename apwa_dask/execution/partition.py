@@ -137,7 +137,7 @@ def _rows(context: StageContext, work: Callable[[], CommitRecord]) -> pd.DataFra
     """The rows of a lazy partition. What stops a lazy frame is raised to whoever computes it, who may try
     again.
     """
-    with context.run.at_work():
+    with context.run.tasks_of_frame.at_work():
         try:
             return to_pandas(context.read(work()))
         except (Interrupted, ApwaError) as reason:

@@ -12,8 +12,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +36,7 @@ from apwa_dask.execution.pulse import EndpointMeter, LeaseMeter, StepMeter
 from apwa_dask.execution.secrets import Secrets
 from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
 from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.execution.together import Together
 from apwa_dask.execution.watch import StageWatch
 from apwa_dask.execution.watched_desk import WatchedDesk
 from apwa_dask.models.budget import Budget
@@ -127,6 +127,15 @@ class Runtime(Secrets):
             contexts = [self._runs.pop(key) for key in gone]
             self._sinks.pop(run_id, None)
         for context in contexts:
+            context.report()
+
+    def forget_context(self, context: RunContext) -> None:
+        """Drop this context of a run, and no other that has come in its place."""
+        with self._lock:
+            gone = [key for key, known in self._runs.items() if known is context]
+            for key in gone:
+                del self._runs[key]
+        if gone:
             context.report()
 
     def settle(self, run_id: str) -> None:
@@ -237,7 +246,10 @@ class RunContext:
         self._lock = threading.RLock()
         self._ticker: asyncio.TimerHandle | None = None
         self._paused = ""
-        self._working = 0
+        self.tasks_of_frame = Together(
+            lambda: bool(self.control.stopping), lambda: owner.forget_context(self)
+        )
+        """Tasks of a lazy frame, which nobody opens and closes."""
 
     def _new_caller(self) -> JournaledCaller:
         namespace = self.spec.namespace
@@ -290,21 +302,6 @@ class RunContext:
             self._airborne = next((stage.meter for stage in self._stages.values()), None)
         if self._airborne is not None:
             self._airborne.flight(change)
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Around a task of a lazy frame, which nobody opens and closes: when the last task of a stopped one
-        has ended, this context is forgotten, so that computing the frame again begins anew."""
-        with self._lock:
-            self._working += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._working -= 1
-                over = self._working == 0 and bool(self.control.stopping)
-            if over:
-                self.runtime.forget(self.folder.run_id)
 
     def stop(self, why: str, error: BaseException | None = None) -> None:
         """Start no further call here. From any thread; calls in flight finish and are journaled."""
