@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import dask.dataframe as dd
 import pandas as pd
 
+from apwa_dask.api.changing import MOST_REVISIONS, adapted
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.planned import PlannedQuery
+from apwa_dask.api.proposal import Proposal
 from apwa_dask.api.reading import from_dask, from_pandas
 from apwa_dask.api.settings import ModelLike, check_plan, models_of, store_url
 from apwa_dask.api.table import Table, TableSet
-from apwa_dask.errors import ConfigError
+from apwa_dask.errors import ConfigError, candidates
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.run import Run
+from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import (
     Step,
 )
 
-__all__ = ["ask", "load_plan", "plan"]
+__all__ = ["PlanMode", "ask", "load_plan", "plan"]
+
+PlanMode = Literal["static", "adaptive"]
 
 
 def plan(
@@ -30,6 +35,8 @@ def plan(
     *tables: Table | TableSet,
     model: ModelLike = None,
     samples: int = 3,
+    mode: PlanMode = "static",
+    revisions: int = MOST_REVISIONS,
     store: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     **named: Table,
@@ -46,6 +53,11 @@ def plan(
         The manager (its default entry, or the alias ``manager``).
     samples : int
         Values of each column shown to the manager; 0 for none.
+    mode : str
+        ``static`` (default): one plan. ``adaptive``: `PlannedQuery.revise` may propose another rest of it after
+        a look at what a step gives; nothing is taken over unless you accept it.
+    revisions : int
+        How often an adaptive plan may be revised.
     store : str, optional
         Where drafts are kept: the same question over the same profiles is not paid twice.
 
@@ -60,6 +72,12 @@ def plan(
     from apwa_dask.execution.single import PlanningCaller
     from apwa_dask.manager import draft_async
 
+    if mode not in get_args(PlanMode) or revisions < 0:
+        raise ConfigError(
+            f"mode={mode!r} with {revisions} revisions is no way to plan",
+            fix=f"{candidates(str(mode), get_args(PlanMode), noun='modes')}; revisions >= 0",
+            code="CONFIG-MODE",
+        )
     given = _named_tables(tables, named)
     models = models_of(model)
     manager = models.get("manager", models[""])
@@ -70,7 +88,8 @@ def plan(
     finally:
         caller.flush()
     merged, sources = _inlined(drafted.plan, given)
-    return PlannedQuery(merged, sources, drafted.notes, caller.paid_calls)
+    left = revisions if mode == "adaptive" else 0
+    return PlannedQuery(merged, sources, drafted.notes, caller.paid_calls, left)
 
 
 def ask(
@@ -78,23 +97,51 @@ def ask(
     *tables: Table | TableSet,
     model: ModelLike = None,
     budget: Budget | float | None = None,
+    mode: BatchTerms | str | None = None,
+    approve: Callable[[Proposal], bool] | None = None,
+    revisions: int = MOST_REVISIONS,
     **options: Any,
 ) -> Run:
-    """Plan and run in one breath: ``ask("Which are complaints?", reviews, budget=2).result()``."""
+    """Plan and run in one breath: ``ask("Which are complaints?", reviews, budget=2).result()``.
+
+    Parameters
+    ----------
+    query, *tables, model
+        As in `plan`.
+    budget : float or Budget, optional
+        As in `PlannedQuery.run`; what an adaptive plan spends on looking comes from the same purse.
+    mode : str or BatchTerms, optional
+        As in `plan` (``static``, ``adaptive``) or as in `PlannedQuery.run` (``live``, ``batch``).
+    approve : callable
+        For an adaptive plan: called with each `Proposal`; true takes it over.
+    revisions : int
+        As in `plan`.
+    **options
+        As in `PlannedQuery.run`, and tables by name.
+    """
+    adaptive = mode == "adaptive"
+    if adaptive and approve is None:
+        raise ConfigError(
+            "an adaptive plan needs somebody who approves its changes",
+            fix="approve=lambda proposal: input(f'{proposal} [y/n] ') == 'y', or plan(..., mode='adaptive')",
+            saved="no call was made",
+            code="CONFIG-MODE",
+        )
     named = {
         name: options.pop(name) for name in list(options) if isinstance(options[name], (Table, TableSet))
     }
-    planned = plan(query, *tables, model=model, **named)
-    return planned.run(model=model, budget=budget, **options)
+    where = {name: options[name] for name in ("store", "storage_options") if name in options}
+    drafting: PlanMode = "adaptive" if adaptive else "static"
+    planned = plan(query, *tables, model=model, mode=drafting, revisions=revisions, **where, **named)
+    if adaptive and approve is not None:
+        planned, budget = adapted(planned, approve, model=model, budget=budget, **options)
+    price_mode = None if mode in get_args(PlanMode) else mode
+    return planned.run(model=model, budget=budget, mode=price_mode, **options)
 
 
-def load_plan(path_or_yaml: str, tables: Table | TableSet | Mapping[str, Table]) -> PlannedQuery:
-    """A plan from a YAML file or text, checked against these tables."""
-    text = path_or_yaml
-    if "\n" not in path_or_yaml:
-        with open(path_or_yaml, encoding="utf-8") as file:
-            text = file.read()
-    loaded = Plan.from_yaml(text)
+def load_plan(path_or_yaml: str | Plan, tables: Table | TableSet | Mapping[str, Table]) -> PlannedQuery:
+    """A plan from a YAML file, from text, or as a program makes it, checked against these tables."""
+    loaded = path_or_yaml if isinstance(path_or_yaml, Plan) else _read_plan(path_or_yaml)
     given = _named_tables(
         (tables,) if isinstance(tables, (Table, TableSet)) else (),
         dict(tables) if isinstance(tables, Mapping) and not isinstance(tables, TableSet) else {},
@@ -104,6 +151,13 @@ def load_plan(path_or_yaml: str, tables: Table | TableSet | Mapping[str, Table])
     check_plan(loaded, {name: table.schema for name, table in given.items()})
     merged, sources = _inlined(loaded, given)
     return PlannedQuery(merged, sources)
+
+
+def _read_plan(path_or_yaml: str) -> Plan:
+    if "\n" in path_or_yaml:
+        return Plan.from_yaml(path_or_yaml)
+    with open(path_or_yaml, encoding="utf-8") as file:
+        return Plan.from_yaml(file.read())
 
 
 def _named_tables(tables: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Table]:

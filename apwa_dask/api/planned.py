@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask.dataframe as dd
 import pandas as pd
@@ -40,6 +40,9 @@ from apwa_dask.plans.steps import (
     Sample,
 )
 
+if TYPE_CHECKING:
+    from apwa_dask.api.proposal import Proposal
+
 __all__ = ["PlannedQuery"]
 
 
@@ -55,6 +58,8 @@ class PlannedQuery:
     """
     calls: int = 0
     """Calls that drafting it took; answers kept from an earlier draft are not among them."""
+    revisions: int = 0
+    """How often the manager may still propose another rest of the plan; 0 for a static one."""
 
     def explain(self, *, model: ModelLike = None) -> explaining.Explanation:
         """Numbered steps, columns in and out, instructions, units, estimates, warnings. Makes no call."""
@@ -229,12 +234,81 @@ class PlannedQuery:
         """Run the plan on a small sample; its answers are kept, so the full run does not pay for them
         again.
         """
+        return self.sampled(n, seed=seed).run(**{"progress": False, **options}).result(status=True)
+
+    def sampled(self, n: int, *, seed: int = 0) -> PlannedQuery:
+        """The same plan over a seeded sample of `n` rows of its first table."""
         alias = self.plan.sources[0]
         sample = Sample(id=free_name("preview", {s.id for s in self.plan.steps}), input=alias, n=n, seed=seed)
         steps = [renamed_step(step, {alias: sample.id}, keep_id=True, lent=False) for step in self.plan.steps]
         result = sample.id if self.plan.result == alias else self.plan.result
         plan = self.plan.model_copy(update={"steps": (sample, *steps), "output": result})
-        return replace(self, plan=plan).run(**{"progress": False, **options}).result(status=True)
+        return replace(self, plan=plan)
+
+    def edit(
+        self,
+        change: str,
+        *,
+        model: ModelLike = None,
+        samples: int = 3,
+        store: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Proposal:
+        """Let the manager change the plan as told; returns a proposal, and changes nothing until it is accepted.
+
+        Parameters
+        ----------
+        change : str
+            In plain language: "only messages from 2024", "add a label for the tone".
+        model, samples, store, storage_options
+            As in `apwa_dask.plan`.
+
+        Raises
+        ------
+        RefusalError, PlanError
+            The tables cannot give it; or no valid plan came out.
+        """
+        from apwa_dask.api.changing import edit
+
+        return edit(self, change, model=model, samples=samples, store=store, storage_options=storage_options)
+
+    def revise(
+        self,
+        after: str | None = None,
+        *,
+        model: ModelLike = None,
+        rows: int | None = 50,
+        samples: int = 0,
+        **options: Any,
+    ) -> Proposal:
+        """Run the plan up to a step, and let the manager propose another rest of it; for adaptive plans.
+
+        The manager sees counts, failure classes and the profile of what came out, and no row. Accepted, the
+        new plan has one revision less. What has run is not paid again.
+
+        Parameters
+        ----------
+        after : str, optional
+            Id of the step; the first one that calls a model when omitted.
+        model : Model, str or mapping, optional
+            As in `run`; the manager is the alias ``manager``, or the default entry.
+        rows : int, optional
+            Look at a sample of so many rows; None runs all of them.
+        samples : int
+            Values of each column that the manager may see; none by default.
+        **options
+            As in `run`.
+
+        Raises
+        ------
+        ConfigError
+            The plan is static, or has no revision left; before any call.
+        RefusalError, PlanError
+            As `edit`.
+        """
+        from apwa_dask.api.changing import revise
+
+        return revise(self, after, model=model, rows=rows, samples=samples, **options)
 
     def _forecast(self, model: ModelLike, mode: BatchTerms | str | None) -> dict[str, Any] | None:
         """The estimate to keep with a run; None where the source cannot be looked at, which the run will say."""

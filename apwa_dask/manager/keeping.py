@@ -69,7 +69,7 @@ def _with_settings(step: Any, old: Any) -> Any:
         return step
     tables = {name: getattr(step, name) for name in ("input", "right", "others") if hasattr(step, name)}
     if _says_the_same(old, step):
-        return old.model_copy(update={**tables, "id": step.id, "reason": step.reason or old.reason})
+        return old.model_copy(update={**tables, "id": step.id})
     settings = set(type(step).model_fields) - _GIVEN - set(planned_fields(step.op))
     update: dict[str, Any] = {name: getattr(old, name) for name in settings}
     if isinstance(step, LLMStep):

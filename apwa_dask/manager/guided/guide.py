@@ -78,13 +78,13 @@ async def _start(question: str, tables: Tables, session: Session) -> Sketch:
     talk = _Talk(question, session, opening)
     possible = partners(tables)
     answer = await talk.ask("", forms.table_schema(list(tables), possible))
-    table, other = answer.get("table"), answer.get("joined", NO_OTHER)
+    table, other = str(answer.get("table")), answer.get("joined", NO_OTHER)
     if table not in tables or (other != NO_OTHER and other not in possible[table]):
         raise session.unfit("it names no table, or one that cannot be joined")
-    sketch = Sketch.of(str(table), *tables[table])
+    sketch = Sketch.of(table, *tables[table])
     if other == NO_OTHER:
         return sketch
-    return join(sketch, other, await _keys(str(table), other, tables, talk), tables)
+    return join(sketch, other, await _keys(table, other, tables, talk), tables)
 
 
 async def _keys(left: str, right: str, tables: Tables, talk: _Talk) -> Keys:
