@@ -78,8 +78,10 @@ def bring_notebooks(app: Any) -> None:
         copy = target / notebook.name
         if not copy.exists() or copy.read_bytes() != notebook.read_bytes():
             shutil.copyfile(notebook, copy)
-    for stale in set(path.name for path in target.glob("*.ipynb")) - names:
+    for stale in {path.name for path in target.glob("*.ipynb")} - names:
         (target / stale).unlink()
+    index = f"# Notebooks\n\nExecuted, with their outputs.\n\n```{{toctree}}\n{chr(10).join(sorted(names))}\n```\n"
+    (target / "index.md").write_text(index, encoding="utf-8")
 
 
 def setup(app: Any) -> None:

@@ -106,10 +106,8 @@ def run_page(page: Path, names: dict[str, Any]) -> int:
     count, said = 0, ""
     for block in blocks_of(page):
         if block.printed:
-            where = f"{page}:{block.line} prints otherwise"
-            assert [
-                line.rstrip() for line in said.rstrip().splitlines()
-            ] == block.code.rstrip().splitlines(), where
+            printed = "\n".join(line.rstrip() for line in said.rstrip().splitlines())
+            assert printed == block.code.rstrip(), f"{page}:{block.line} prints otherwise:\n{printed}"
         if not block.is_run:
             continue
         count += 1

@@ -56,6 +56,9 @@ DRAFT = {
 }
 """What the scripted planner drafts for the question of README and pages."""
 
+PRICES = {"gpt-4o-mini": [0.15, 0.6], "gpt-4o": [2.5, 10.0]}
+"""Of names that the table has for their vendor's own address only."""
+
 
 @pytest.fixture(scope="package")
 def endpoint() -> Iterator[ScriptedServer]:
@@ -78,14 +81,13 @@ def folder(tmp_path: Path, endpoint: ScriptedServer, monkeypatch: pytest.MonkeyP
     settings = {
         "OPENAI_BASE_URL": endpoint.base_url,
         "OPENAI_API_KEY": "any-key-will-do",
+        "OPENAI_MODEL": "gpt-4o-mini",
         "APWA_STORE": str(tmp_path / "store"),
         "HOME": str(tmp_path),
-        "DASK_APWA__PRICES": '{"gpt-4o-mini": [0.15, 0.6], "gpt-4o": [2.5, 10.0]}',
+        "DASK_APWA__PRICES": repr(PRICES),
         "DASK_APWA__PROGRESS": "silent",
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("OPENAI_MODEL", raising=False)
-    prices = {"gpt-4o-mini": [0.15, 0.6], "gpt-4o": [2.5, 10.0]}
-    with dask.config.set({"apwa.prices": prices, "apwa.progress": "silent"}):
+    with dask.config.set({"apwa.prices": PRICES, "apwa.progress": "silent"}):
         yield tmp_path

@@ -8,16 +8,17 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from distributed import Client
 from tests_docs_blocks import RUN, SHOWN, blocks_of, run_page
 
 import apwa_dask
 from apwa_dask.cli import main
+from apwa_dask.testing import ScriptedServer
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -30,10 +31,13 @@ RUNNING = [page for page in PAGES if any(block.is_run for block in blocks_of(pag
 
 
 @pytest.mark.parametrize("page", RUNNING, ids=[path.relative_to(ROOT).as_posix() for path in RUNNING])
-def test_a_page_runs_as_printed(page, folder, endpoint):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        assert run_page(page, {"__name__": "__main__"}) > 0
+def test_a_page_runs_as_printed(page, folder):
+    names = {"__name__": "__main__"}
+    try:
+        assert run_page(page, names) > 0
+    finally:
+        for left in [value for value in names.values() if isinstance(value, Client | ScriptedServer)]:
+            left.close()
 
 
 def test_the_pages_have_blocks_that_run():
