@@ -93,9 +93,19 @@ class Capability:
     max_result_chars: int = 8_000
 
     @cached_property
+    def _hints(self) -> dict[str, Any]:
+        """Types of the parameters, with what ``Annotated`` says of them: bounds, descriptions, places."""
+        try:
+            return typing.get_type_hints(self.function, include_extras=True)
+        except NameError as error:
+            raise _unfit(
+                self.name, f"the type {error.name!r} is not known in {self.function.__module__}"
+            ) from None
+
+    @cached_property
     def filled_in(self) -> Mapping[str, type]:
         """Parameters that the engine gives: `Row` or `Tables`, by name."""
-        hints = typing.get_type_hints(self.function)
+        hints = self._hints
         return {name: kind for name, kind in hints.items() if kind in (Row, Tables) and name != "return"}
 
     @property
@@ -111,10 +121,9 @@ class Capability:
     @cached_property
     def declared_places(self) -> frozenset[str]:
         """Parameters that are declared to be URLs or paths (`UrlIn`, `PathIn`)."""
-        hints = typing.get_type_hints(self.function, include_extras=True)
         return frozenset(
             name
-            for name, hint in hints.items()
+            for name, hint in self._hints.items()
             if any(isinstance(rule, (UrlIn, PathIn)) for rule in getattr(hint, "__metadata__", ()))
         )
 
@@ -128,7 +137,7 @@ class Capability:
     @cached_property
     def arguments(self) -> type[BaseModel]:
         """The pydantic model of the arguments, from the signature."""
-        hints = typing.get_type_hints(self.function, include_extras=True)  # Annotated: bounds, descriptions
+        hints = self._hints
         fields: dict[str, Any] = {}
         for parameter in inspect.signature(self.function).parameters.values():
             if parameter.name in self.filled_in:

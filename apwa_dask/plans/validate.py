@@ -122,21 +122,27 @@ def _lookup(
 ) -> Lineage | None:
     if name in tables:
         return tables[name]
+    field = _field_with(step, name)
     if name == step.id:
-        found.add(step.id, "input", "a step cannot read itself")
+        found.add(step.id, field, "a step cannot read itself")
     elif name in later:
         found.add(
             step.id,
-            "input",
+            field,
             f"{name!r} comes later; steps read sources and earlier steps, so there are no cycles",
         )
     else:
         found.add(
             step.id,
-            "input",
+            field,
             f"no table or step {name!r}; {candidates(name, tables, noun='tables and steps')}",
         )
     return None
+
+
+def _field_with(step: Any, name: str) -> str:
+    """The field of a step that names this table."""
+    return next((field for field in ("input", "right") if getattr(step, field, None) == name), "others")
 
 
 # --- what an agent may do

@@ -163,7 +163,10 @@ def test_a_signature_that_cannot_be_a_schema_is_told_where_it_is_written():
     def star(*codes: str) -> str:
         return ""
 
-    for function in (untyped, star):
+    def unknown(code: "NoSuchType") -> str:  # noqa: F821
+        return ""
+
+    for function in (untyped, star, unknown):
         with pytest.raises(ConfigError, match=function.__name__):
             capability(function)
 
