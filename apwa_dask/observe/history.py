@@ -20,6 +20,8 @@ MAX_STEPS = 100
 MAX_ENDPOINTS = 12
 MAX_WORKERS = 2000
 MAX_SLOWEST = 12
+SPREAD_S = 10.0
+"""A report is about what happened since the last one of its process, and at most so long."""
 SILENT_S = 60.0
 """A worker that has said nothing for so long holds nothing any more."""
 
@@ -92,6 +94,7 @@ class History:
         self._series = Series(known.series)
         self._steps = {step.step: step for step in known.steps}
         self._queues: dict[str, dict[str, int]] = {}
+        self._told_s: dict[tuple[str, str], float] = {}
         self._endpoints = {one.endpoint: _Endpoint(one) for one in known.endpoints}
         self._swept_s = 0.0
         self._slowest = list(known.slowest)
@@ -138,7 +141,14 @@ class History:
             "output_tokens": event.output_tokens,
             "cost_usd": event.cost_usd,
         }
-        self._series.add(event.time, counts, in_flight=float(self._state.in_flight))
+        since_s = self._since_s("", event.worker, event.time)
+        self._series.add(event.time, counts, since_s=since_s, in_flight=float(self._state.in_flight))
+
+    def _since_s(self, subject: str, worker: str, now_s: float) -> float:
+        """When this worker last spoke of the subject; its first word is about the time since the run began."""
+        before_s = self._told_s.get((subject, worker), self._state.started_s or now_s)
+        self._told_s[subject, worker] = now_s
+        return min(max(before_s, now_s - SPREAD_S), now_s)
 
     def _step(self, event: StepPulse) -> None:
         step = self._steps.get(event.step)
@@ -158,7 +168,8 @@ class History:
             outcomes=outcomes,
             latency=added(step.latency, event.latency),
         )
-        self._series.add(event.time, counts_of(event.latency))
+        since_s = self._since_s(event.step, event.worker, event.time)
+        self._series.add(event.time, counts_of(event.latency), since_s=since_s)
         named = [(row, event.step, seconds) for row, seconds in event.slowest.items()]
         self._slowest = sorted({*self._slowest, *named}, key=lambda slow: -slow[2])[:MAX_SLOWEST]
 
@@ -168,7 +179,7 @@ class History:
             if len(self._endpoints) >= MAX_ENDPOINTS:
                 return
             known = self._endpoints[event.endpoint] = _Endpoint(EndpointPicture(event.endpoint))
-        known.take(event)
+        known.take(event, self._state.started_s or event.time)
         if event.time - self._swept_s > SILENT_S / 4:
             self._swept_s = event.time
             self._sweep(event.time)
@@ -176,6 +187,7 @@ class History:
     def _sweep(self, now_s: float) -> None:
         """Forget workers that fell silent while others spoke: they are gone."""
         for worker in {name for one in self._endpoints.values() for name in one.sweep(now_s)}:
+            self._told_s = {key: at_s for key, at_s in self._told_s.items() if key[1] != worker}
             for step, queue in self._queues.items():
                 left = queue.pop(worker, 0)
                 picture = self._steps[step]
@@ -193,13 +205,16 @@ class _Endpoint:
     def picture(self) -> EndpointPicture:
         return replace(self._picture, series=self._series.data())
 
-    def take(self, event: EndpointPulse) -> None:
+    def take(self, event: EndpointPulse, begun_s: float) -> None:
         if event.worker not in self.workers and len(self.workers) >= MAX_WORKERS:
             return
+        known = self.workers.get(event.worker)
+        before_s = begun_s if known is None else known.at_s
         self._hold(event)
         self._series.add(
             event.time,
             {"answers": event.answers, "throttled": event.throttled},
+            since_s=max(before_s, event.time - SPREAD_S),
             in_flight=float(self._in_flight),
             waiting=float(self._waiting),
             limit=float(min(self._limit, event.most)),

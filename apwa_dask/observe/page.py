@@ -47,9 +47,9 @@ class RunPage:
         self.workers, self.slowest = html_block("workers"), html_block("slowest")
         self.choice = Select(title="Run", options=[], value="", visible=False, width=420, name="run")
         self.choice.on_change("value", lambda attr, old, new: self.update())
-        self.throughput = Plot("throughput", "Answers by endpoint, and its announced limit", "a second")
+        self.throughput = Plot("throughput", "Answers, against the announced limit", "a second")
         self.concurrency = Plot("concurrency", "Calls in flight, against what is allowed", "calls")
-        self.throttled = Plot("throttled", "429s by endpoint, and pauses", "429s")
+        self.throttled = Plot("throttled", "429s and pauses", "429s")
         self.rows = Plot("rows", "Rows", "rows")
         self.money = Plot("money", "Cost, against the ceiling", "USD")
         self.tokens = Plot("tokens", "Tokens", "tokens")
@@ -113,15 +113,16 @@ class RunPage:
         answers, flights, refusals, waits = {}, {}, {}, {}
         limits: set[str] = set()
         for one in shown:
-            name, series = label(one.endpoint), one.series
+            # one endpoint, as nearly always: its name would only crowd the legends
+            name, series = label(one.endpoint) if len(shown) > 1 else "", one.series
             times_s = series.times_s()
-            answers[name] = times_s, series.per_s("answers")
-            flights[name] = times_s, series.gauge("in_flight")
-            refusals[name] = times_s, series.count("throttled")
-            waits[name] = times_s, series.gauge("waiting")
-            refusals[f"{name}: paused"] = times_s, series.gauge("paused")
-            flights[f"{name}: allowed now"] = times_s, series.gauge("limit")
-            limits |= {f"{name}: allowed now", f"{name}: paused"}
+            answers[_of("answers", name)] = times_s, series.per_s("answers")
+            flights[_of("in flight", name)] = times_s, series.gauge("in_flight")
+            refusals[_of("429s", name)] = times_s, series.count("throttled")
+            waits[_of("waiting", name)] = times_s, series.gauge("waiting")
+            refusals[_of("paused", name)] = times_s, series.gauge("paused")
+            flights[_of("allowed now", name)] = times_s, series.gauge("limit")
+            limits |= {_of("allowed now", name), _of("paused", name)}
             for limit, value, lines in _limits_of(one, name):
                 lines_of = {"answers": answers, "flights": flights}[lines]
                 lines_of[limit] = _flat(times_s, value)
@@ -158,10 +159,14 @@ def _limits_of(one: EndpointPicture, name: str) -> list[tuple[str, float, str]]:
     """(name of the line, height, plot) of the limits that are known of an endpoint."""
     limits: list[tuple[str, float, str]] = []
     if one.most:
-        limits.append((f"{name}: ceiling", float(one.most), "flights"))
+        limits.append((_of("ceiling", name), float(one.most), "flights"))
     if one.requests_per_s is not None:
-        limits.append((f"{name}: announced", one.requests_per_s, "answers"))
+        limits.append((_of("announced limit", name), one.requests_per_s, "answers"))
     return limits
+
+
+def _of(what: str, name: str) -> str:
+    return f"{what}: {name}" if name else what
 
 
 def _flat(times_s: Sequence[float], value: float) -> tuple[list[float], list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
-from bokeh.models import ColumnDataSource, Div, HoverTool, InlineStyleSheet
+from bokeh.models import ColumnDataSource, Div, HoverTool, InlineStyleSheet, Legend, LegendItem
 from bokeh.plotting import figure
 
 from apwa_dask.observe.text import safe_text
@@ -21,7 +21,7 @@ Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 _STYLE = """
 :host { color: inherit; }
 table { border-collapse: collapse; width: 100%; font: 13px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-caption { text-align: left; font-weight: 600; padding: 0 0 4px; }
+caption { text-align: left; white-space: nowrap; font-weight: 600; padding: 0 0 4px; }
 th, td { text-align: right; padding: 3px 0 3px 14px; border-bottom: 1px solid rgba(128, 138, 147, .3);
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { font-weight: 600; color: #808a93; }
@@ -83,7 +83,7 @@ class Plot:
         self.figure = figure(
             name=name,
             title=title,
-            height=230,
+            height=240,
             min_width=320,
             sizing_mode="stretch_width",
             x_axis_type="datetime",
@@ -91,10 +91,25 @@ class Plot:
             y_axis_label=unit,
             tools="xpan,xwheel_zoom,reset",
             toolbar_location=None,
+            min_border_right=30,
             margin=(4, 10, 6, 10),
         )
         self._lines: dict[str, ColumnDataSource] = {}
         self._log = log
+        self._items: dict[str, LegendItem] = {}
+        self._legend = Legend(
+            items=[],
+            orientation="horizontal",
+            background_fill_alpha=0.0,
+            border_line_alpha=0.0,
+            label_text_color=GRAY,
+            label_text_font_size="11px",
+            glyph_height=12,
+            padding=0,
+            margin=0,
+            spacing=14,
+        )
+        self.figure.add_layout(self._legend, "above")
         self._finish_style()
 
     def _finish_style(self) -> None:
@@ -131,22 +146,17 @@ class Plot:
                 "y": list(values),
                 "name": [name] * len(values),
             }
+            self._items[name].visible = True
         for name in self._lines.keys() - lines.keys():
             self._lines[name].data = {"x": [], "y": [], "name": []}
+            self._items[name].visible = False
 
     def _line(self, name: str, is_dashed: bool) -> ColumnDataSource:
         source = ColumnDataSource({"x": [], "y": [], "name": []}, name=name)
         color = PALETTE[len(self._lines) % len(PALETTE)]
         dash = "dashed" if is_dashed else "solid"
-        self.figure.line(
-            "x", "y", source=source, color=color, line_width=2, line_dash=dash, legend_label=name
-        )
+        line = self.figure.line("x", "y", source=source, color=color, line_width=2, line_dash=dash)
         self._lines[name] = source
-        legend = self.figure.legend
-        legend.background_fill_alpha = legend.border_line_alpha = 0.0
-        legend.label_text_color = GRAY
-        legend.label_text_font_size = "11px"
-        legend.location = "top_left"
-        legend.padding = legend.spacing = 2
-        legend.glyph_height = 12
+        self._items[name] = LegendItem(label={"value": name}, renderers=[line])
+        self._legend.items = list(self._items.values())
         return source

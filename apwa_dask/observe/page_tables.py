@@ -7,12 +7,15 @@ from html import escape
 from apwa_dask.observe.history import Picture
 from apwa_dask.observe.latency import QUANTILES, quantile_s
 from apwa_dask.observe.page_parts import table_html
-from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text
+from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text, seconds_text
 
 __all__ = ["slowest_table", "steps_table", "summary_html", "workers_table"]
 
 _SHOWN_WORKERS = 40
 _OK = "ok"
+_NOTE = (
+    "<div class='none'>Times are UTC. Counts, names and ids only: no text of any row is on this page.</div>"
+)
 
 
 def summary_html(picture: Picture, now_s: float) -> str:
@@ -38,7 +41,7 @@ def summary_html(picture: Picture, now_s: float) -> str:
             f"{count_text(state.calls)} calls",
         ),
     ]
-    return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + "</div>"
+    return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + f"</div>{_NOTE}"
 
 
 def _left(low_s: float, high_s: float) -> str:
@@ -61,7 +64,7 @@ def steps_table(picture: Picture) -> str:
             count_text(step.waiting),
             count_text(step.reused),
             *(count_text(step.outcomes.get(name, 0)) for name in (_OK, *classes)),
-            *(_seconds(quantile_s(step.latency, q)) for q in QUANTILES),
+            *(seconds_text(quantile_s(step.latency, q)) for q in QUANTILES),
         ]
         for step in picture.steps
     ]
@@ -90,11 +93,5 @@ def workers_table(picture: Picture) -> str:
 
 def slowest_table(picture: Picture) -> str:
     """Ids of the rows that took longest, waits and repeats included; ``run.row(id)`` tells why."""
-    rows = [[row_id, step, _seconds(seconds)] for row_id, step, seconds in picture.slowest]
+    rows = [[row_id, step, seconds_text(seconds)] for row_id, step, seconds in picture.slowest]
     return table_html("Slowest rows", ["row", "step", "took"], rows)
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

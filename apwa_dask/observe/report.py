@@ -13,6 +13,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from apwa_dask.observe.grids import cell_text
+from apwa_dask.observe.history import Picture
+from apwa_dask.observe.plan_graph import GraphNode, plan_graph
+from apwa_dask.observe.report_charts import charts_of, latency_rows
 from apwa_dask.observe.text import count_text, duration_text, money_text, safe_text
 
 if TYPE_CHECKING:
@@ -74,6 +77,10 @@ class ReportFacts:
         None: price unknown, no ceiling.
     started_at, ended_at : str
         ISO 8601, with the offset.
+    graph : sequence of GraphNode
+        Tables and steps of the plan, to be drawn.
+    picture : Picture, optional
+        What the run was like over time, to be plotted.
     plan_text, plan_yaml : str
         The explanation and the plan itself.
     local_model : str
@@ -104,6 +111,8 @@ class ReportFacts:
     started_at: str = ""
     ended_at: str = ""
     duration_s: float | None = None
+    graph: Sequence[GraphNode] = ()
+    picture: Picture | None = None
     plan_text: str = ""
     plan_yaml: str = ""
     models: Sequence[str] = ()
@@ -174,6 +183,9 @@ def _rendered(facts: ReportFacts, limits: _Limits) -> str:
         costs=[_cost_cells(row) for row in facts.costs[: limits.costs]],
         costs_left=max(len(facts.costs) - limits.costs, 0),
         cost_total=_cost_total(facts),
+        graph=plan_graph(facts.graph),
+        charts=[] if facts.picture is None else charts_of(facts.picture),
+        latencies=[] if facts.picture is None else [_names(row) for row in latency_rows(facts.picture)],
         plan_text=_block(facts.plan_text, limits),
         plan_yaml=_block(facts.plan_yaml, limits),
         failures=[_failure(group, limits) for group in facts.failures[: limits.groups]],
@@ -232,6 +244,10 @@ def _outcome_bar(facts: ReportFacts) -> list[tuple[str, str, str]]:
 
 def _texts(row: EstimateRow) -> list[str]:
     return [safe_text(text, max_chars=80) for text in (row.name, row.low, row.expected, row.high, row.actual)]
+
+
+def _names(row: Sequence[str]) -> list[str]:
+    return [safe_text(text, max_chars=80) for text in row]
 
 
 def _cost_cells(row: CostRow) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,13 @@ from apwa_dask import __version__
 from apwa_dask.models.local.catalogue import CATALOGUE
 from apwa_dask.models.model import Model
 from apwa_dask.observe.first_rows import first_rows
-from apwa_dask.observe.report import CostRow, FailureReport, ReportFacts, render_report
+from apwa_dask.observe.history import Picture
+from apwa_dask.observe.keeping import kept_picture
+from apwa_dask.observe.plan_graph import GraphNode
+from apwa_dask.observe.report import CostRow, EstimateRow, FailureReport, ReportFacts, render_report
+from apwa_dask.observe.stored_picture import picture_of_parts
+from apwa_dask.observe.text import count_text, money_text
+from apwa_dask.plans.steps import LLMStep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +25,15 @@ if TYPE_CHECKING:
     from apwa_dask.execution.ledger import Entry
     from apwa_dask.execution.run import Run
 
-__all__ = ["failure_reports", "local_label", "report_facts", "report_of"]
+__all__ = ["estimate_rows", "failure_reports", "local_label", "report_facts", "report_of"]
 
 _SAMPLE_ROWS = 100
+_ESTIMATED = {
+    "calls": "Calls",
+    "input_tokens": "Tokens in",
+    "output_tokens": "Tokens out",
+    "cost_usd": "Cost",
+}
 _SAMPLES_OF_A_GROUP = 5
 
 
@@ -55,6 +67,9 @@ def report_facts(run: Run) -> ReportFacts:
         started_at=_iso(times[0]) if times else "",
         ended_at=_iso(times[-1]) if times and is_done else "",
         duration_s=times[-1] - times[0] if times else None,
+        graph=_graph(run),
+        picture=_picture(run),
+        estimates=estimate_rows(run.manifest),
         plan_text=_plan_text(run, ledger),
         plan_yaml=spec.plan.to_yaml(),
         models=[model.name for model in spec.models.values()],
@@ -92,6 +107,51 @@ def _plan_text(run: Run, ledger: Iterable[Entry]) -> str:
     }
     names = {alias: model.name for alias, model in run.spec.models.items()}
     return explain(run.spec.plan, run.spec.catalog, estimates=actual, models=names).text()
+
+
+def _picture(run: Run) -> Picture:
+    """As this process saw the run, else as the one that worked on it wrote it down, else from its parts."""
+    if run.seen is not None:
+        return run.seen.picture()
+    return kept_picture(run.folder) or picture_of_parts(run)
+
+
+def _graph(run: Run) -> list[GraphNode]:
+    plan, models = run.spec.plan, {alias: model.name for alias, model in run.spec.models.items()}
+    tables = [GraphNode(name, "table", "table") for name in plan.sources]
+    return tables + [
+        GraphNode(
+            step.id,
+            f"{step.op}, {models.get(step.contract.model or '', '')}"
+            if isinstance(step, LLMStep)
+            else step.op,
+            "model" if isinstance(step, LLMStep) else "frame",
+            step.inputs_from,
+        )
+        for step in plan.steps
+    ]
+
+
+def estimate_rows(manifest: Mapping[str, Any]) -> list[EstimateRow]:
+    """What the manifest says that the run was thought to come to, beside what it came to; empty without."""
+    estimate, actual = manifest.get("estimate"), manifest.get("actual") or {}
+    if not estimate:
+        return []
+    return [
+        _estimate_row(words, estimate.get(key), actual.get(key), money_text if key == "cost_usd" else _count)
+        for key, words in _ESTIMATED.items()
+    ]
+
+
+def _estimate_row(
+    words: str, found: Mapping[str, float] | None, actual: float | None, text: Callable[[float | None], str]
+) -> EstimateRow:
+    low, expected, high = (text(None if found is None else found.get(k)) for k in ("low", "expected", "high"))
+    return EstimateRow(words, low, expected, high, text(actual))
+
+
+def _count(figure: float | None) -> str:
+    return "unknown" if figure is None else count_text(round(figure))
 
 
 def local_label(models: Iterable[Model]) -> str:

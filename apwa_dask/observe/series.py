@@ -79,18 +79,34 @@ class Series:
         if slots < 2 or slots % 2:
             raise ValueError("slots must be an even number")
         self._most = slots
-        known = past or SeriesData(width_s=width_s)
+        known = past if past is not None and past.slots else SeriesData(width_s=width_s)
         self._start_s, self._width_s = known.start_s, known.width_s
         self._used = known.slots
         self._counts = {name: list(values) for name, values in known.counts.items()}
         self._gauges = {name: list(values) for name, values in known.gauges.items()}
 
-    def add(self, time_s: float, counts: Mapping[str, float] | None = None, **gauges: float) -> None:
-        """Count what happened at a moment, and note gauges as they stood. What precedes the start is put there."""
+    def add(
+        self,
+        time_s: float,
+        counts: Mapping[str, float] | None = None,
+        *,
+        since_s: float | None = None,
+        **gauges: float,
+    ) -> None:
+        """Count what happened up to a moment, and note gauges as they stand then.
+
+        Counts are spread evenly from `since_s` on, lest the rhythm of reports look like one of the endpoint. What
+        precedes the start is put there.
+        """
         slot = self._slot(time_s)
+        since = time_s if since_s is None else since_s
+        first = min(max(int((since - self._start_s) / self._width_s), 0), slot)
+        share = 1.0 / (slot - first + 1)
         for name, value in (counts or {}).items():
             if value:
-                self._of(self._counts, name, 0.0)[slot] += value
+                values = self._of(self._counts, name, 0.0)
+                for at in range(first, slot + 1):
+                    values[at] += value * share
         for name, value in gauges.items():
             seen = self._of(self._gauges, name, nan)
             seen[slot] = value if isnan(seen[slot]) else max(seen[slot], value)

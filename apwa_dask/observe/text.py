@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["count_text", "duration_text", "money_text", "rate_text", "safe_text", "shortened"]
+__all__ = ["count_text", "duration_text", "money_text", "rate_text", "safe_text", "seconds_text", "shortened"]
 
 _SEQUENCE = re.compile(
     r"""
@@ -100,6 +100,13 @@ def duration_text(seconds: float) -> str:
         return f"{hours} h {rest // 60:02d} min"
     days, rest = divmod(whole, 86_400)
     return f"{days} d {rest // 3600} h"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A latency: ``84 ms``, ``1.3 s``; None is an empty text."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def money_text(usd: float | None) -> str:

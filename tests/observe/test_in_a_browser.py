@@ -1,0 +1,138 @@
+"""The pages as people see them: opened by Chromium, drawn with data, deaf to hostile text, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+from distributed import Client, LocalCluster
+
+import apwa_dask as apwa
+from apwa_dask.testing import Fault, Script, ScriptedServer
+
+pytestmark = pytest.mark.slow
+KEY = "sk-only-for-loopback"
+EVIL = "<img src=x onerror=\"window.pwned='cell'\"><script>window.pwned='cell'</script>$$x$$"
+LOADED = (
+    "window.Bokeh && Bokeh.documents && Bokeh.documents.length > 0 && Bokeh.documents[0].roots().length > 0"
+)
+POINTS = """(name => {
+  const figure = Bokeh.documents[0].get_model_by_name(name)
+  if (!figure) return -1
+  const sizes = figure.renderers.map(r => r.data_source.data.y.length)
+  return sizes.reduce((most, size) => Math.max(most, size), 0)
+})"""
+TEXT = "Bokeh.documents[0].get_model_by_name"
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    faults = (
+        Fault("refusal", on="row 7 "),
+        Fault("status", on="row 211 ", status=429, retry_after="2", times=1),
+    )
+    with ScriptedServer(Script(latency_s=0.05, faults=faults)) as made:
+        yield made
+
+
+def started(server: ScriptedServer, store: str, rows: int = 600, **options: Any) -> apwa.Run:
+    frame = pd.DataFrame({"text": [f"row {i} {EVIL}" for i in range(rows)]})
+    table = apwa.from_pandas(frame, npartitions=4).map(
+        "How severe?", inputs=["text"], output={"severity": int}
+    )
+    model = apwa.Model("gpt-test", base_url=server.base_url, price=apwa.Price(1.0, 2.0), max_concurrency=16)
+    return table.run(model=model, store=store, budget=2.0, name=EVIL, progress=False, **options)
+
+
+def test_the_standalone_page_draws_a_live_run(browser, screenshots, server, store):
+    run = started(server, store, scheduler="threads")
+    with run.dashboard() as dashboard:
+        assert dashboard.url.startswith("http://127.0.0.1:")
+        page = browser.open(dashboard.url)
+        page.until(LOADED)
+        for name in ("throughput", "concurrency", "throttled", "money", "tokens", "latency", "rows"):
+            page.until(f"{POINTS}('{name}') > 0")
+        run.wait()
+        page.until(f"{TEXT}('summary').text.includes('done')")
+        assert "map_1" in page.value(f"{TEXT}('steps').text")
+        assert "p99" in page.value(f"{TEXT}('steps').text")
+        assert page.value(f"{TEXT}('slowest').text").count("<tr>") > 3
+        page.shot(screenshots / "standalone-light.png", dark=False)
+        page.shot(screenshots / "standalone-dark.png", dark=True)
+        assert page.value("typeof window.pwned") == "undefined"
+        assert "onerror" not in page.value("document.documentElement.outerHTML")
+
+
+def test_the_report_draws_its_plots_and_runs_nothing(browser, screenshots, server, store, tmp_path):
+    run = started(server, store, rows=300, scheduler="threads").wait()
+    again = apwa.attach(run.id, store, scheduler="threads")  # as another process would
+    path = tmp_path / "report.html"
+    again.report(str(path))
+    page = browser.open(path.as_uri())
+    page.until("document.readyState == 'complete'")
+    titles = page.value("[...document.querySelectorAll('svg.chart .title')].map(t => t.textContent)")
+    assert {
+        "Throughput",
+        "Answers of endpoints",
+        "Calls in flight",
+        "Cost",
+        "Latency of calls on the wire",
+    } <= set(titles)
+    drawn = page.value(
+        "[...document.querySelectorAll('svg.chart path.line')].every(p => p.getTotalLength() > 2)"
+    )
+    assert drawn
+    assert page.value("document.querySelectorAll('svg.graph .node').length") == 2
+    assert page.value("document.scripts.length") == 0
+    assert page.value("typeof window.pwned") == "undefined"
+    assert page.value("document.querySelectorAll('img').length") == 0
+    assert EVIL in page.value("document.body.textContent")  # shown, as text
+    page.shot(screenshots / "report-light.png", dark=False)
+    page.shot(screenshots / "report-dark.png", dark=True)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)  # workers look for it in their own environment
+        with (
+            LocalCluster(
+                n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
+            ) as cluster,
+            Client(cluster, set_as_default=False) as made,
+        ):
+            yield made
+
+
+def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screenshots, server, store, client):
+    run = started(server, store, client=client)
+    root = client.dashboard_link.removesuffix("/status")
+    assert root.startswith("http://127.0.0.1:")
+    page = browser.open(f"{root}/apwa")
+    page.until(LOADED)
+    for name in ("throughput", "concurrency", "money", "latency"):
+        page.until(f"{POINTS}('{name}') > 0")
+    workers = page.until(f"{TEXT}('workers').text.includes('leased') && {TEXT}('workers').text")
+    run.wait()
+    page.until(f"{TEXT}('summary').text.includes('done')")
+    assert page.value(f"{TEXT}('summary').text").count(run.id) == 1
+    assert "tcp://" in workers
+    assert page.value("[...document.querySelectorAll('.navbar a')].some(a => a.textContent == 'Status')")
+    assert page.value("typeof window.pwned") == "undefined"
+    page.shot(screenshots / "scheduler-light.png", dark=False)
+    page.shot(screenshots / "scheduler-dark.png", dark=True)
+
+    panes = page.value(f"fetch('{root}/individual-plots.json').then(answer => answer.json())")
+    assert {f"/individual-apwa-{name}" for name in ("throughput", "concurrency", "money", "latency")} <= set(
+        panes.values()
+    )
+    pane = browser.open(f"{root}/individual-apwa-throughput")
+    pane.until(LOADED)
+    pane.until(f"{POINTS}('throughput') > 0")
