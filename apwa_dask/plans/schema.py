@@ -10,7 +10,7 @@ import datetime as dt
 import enum
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -274,7 +274,13 @@ def _field(name: str, spec: Any) -> Field:
 
 
 def _from_python(name: str, annotation: Any) -> dict[str, Any]:
-    """Field of a Python annotation: str, int, Optional, list[...], Literal, Enum, pydantic model."""
+    """Field of a Python annotation: str, int, Optional, list[...], Literal, Enum, pydantic model; or of the
+    labels themselves, ``["low", "high"]``, which mean the same as their Literal.
+    """
+    if isinstance(annotation, (list, tuple)):
+        return {"name": name, "type": "string", "labels": _labels(name, annotation)}
+    if not isinstance(annotation, Hashable):
+        raise _no_type(name, annotation)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in _PYTHON_TYPES:
         return {"name": name, "type": _PYTHON_TYPES[annotation]}
@@ -290,9 +296,26 @@ def _from_python(name: str, annotation: Any) -> dict[str, Any]:
         return {"name": name, "type": "string", "labels": {str(m.value): "" for m in annotation}}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {"name": name, "type": "object", "fields": tuple(_from_pydantic(annotation))}
-    raise PlanError(
+    raise _no_type(name, annotation)
+
+
+def _no_type(name: str, annotation: Any) -> PlanError:
+    return PlanError(
         f"field {name!r} has the type {annotation!r}, which a model's answer cannot have",
-        fix=f"use one of {', '.join(FIELD_TYPES)}, a Literal, an Enum, list[...] or a pydantic model",
+        fix=f"use one of {', '.join(FIELD_TYPES)}, a list of labels, a Literal, an Enum, list[...] "
+        "or a pydantic model",
+        code="PLAN-SCHEMA",
+    )
+
+
+def _labels(name: str, spec: Sequence[Any]) -> dict[str, str]:
+    if spec and all(isinstance(label, str) for label in spec):
+        return dict.fromkeys(spec, "")
+    raise PlanError(
+        f"the labels of field {name!r} are {spec!r}",
+        why="a list stands for a closed set of answers, each a text",
+        fix=f'give texts, such as {{"{name}": ["low", "high"]}} (in YAML quote "yes", "no" and numbers); '
+        'a list of values is list[str] or "list[string]"',
         code="PLAN-SCHEMA",
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["KEY_BYTES", "OK", "SCHEMA", "Record", "records_at", "to_table"]
+__all__ = ["KEY_BYTES", "OK", "SCHEMA", "Record", "completed", "is_earlier", "records_at", "to_table"]
 
 KEY_BYTES = 32
 OK = "ok"
@@ -123,6 +123,7 @@ SCHEMA = pa.schema(
         pa.field("tools", pa.string()),
     ]
 )
+"""Columns are only ever added, and a new one may be null: what was paid for before stays readable."""
 _FIELDS = tuple(field.name for field in fields(Record))
 _get = operator.attrgetter(*_FIELDS)
 
@@ -140,6 +141,26 @@ def to_table(records: Sequence[Record]) -> pa.Table:
         for name in (*_TEXT_FIELDS, "prompt", "tools"):
             columns[name] = [None if value is None else _encodable(value) for value in columns[name]]
         return _table(columns)
+
+
+def is_earlier(schema: pa.Schema) -> bool:
+    """Whether `schema` is `SCHEMA`, or what it was before some of its nullable columns were added."""
+    names = set(schema.names)
+    if len(names) < len(schema):
+        return False
+    kept = [field for field in SCHEMA if field.name in names]
+    return list(schema) == kept and all(field.nullable or field.name in names for field in SCHEMA)
+
+
+def completed(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The columns `names` of a table of an earlier schema, in this order; those it lacks are null."""
+    present = set(table.schema.names)
+    fields_ = [SCHEMA.field(name) for name in names]
+    arrays = [
+        table.column(field.name) if field.name in present else pa.nulls(table.num_rows, field.type)
+        for field in fields_
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields_, metadata=table.schema.metadata))
 
 
 def _table(columns: dict[str, Any]) -> pa.Table:

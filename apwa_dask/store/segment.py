@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from apwa_dask.errors import StoreError
-from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA
+from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA, completed, is_earlier
 
 __all__ = [
     "UNREADABLE_WITHOUT_KEY",
@@ -178,7 +178,7 @@ def encode(table: pa.Table, *, is_final: bool = False) -> bytes:
 
 
 def decode(data: bytes) -> pa.Table:
-    """The records of a segment whose checksum was verified.
+    """The records of a segment whose checksum was verified, with all columns of `SCHEMA`.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def decode(data: bytes) -> pa.Table:
         Where it is not a readable segment of ours.
     """
     try:
-        return _open(io.BytesIO(data)).read(use_threads=False)
+        return completed(_open(io.BytesIO(data)).read(use_threads=False), SCHEMA.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadSegmentError(_brief(error)) from None
 
@@ -245,7 +245,11 @@ def _replaces(table: pa.Table) -> tuple[str, ...]:
 def _read_columns(file: BinaryIO, columns: list[str]) -> tuple[pa.Table, int]:
     try:
         parquet = _open(file)
-        return parquet.read(columns=columns, use_threads=False), _decoded_bytes(parquet)
+        present = set(parquet.schema_arrow.names)
+        # without one column Parquet does not say how many rows there are
+        read = [name for name in columns if name in present] or ["key"]
+        table = parquet.read(columns=read, use_threads=False)
+        return completed(table, columns), _decoded_bytes(parquet)
     except StoreError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -255,7 +259,7 @@ def _read_columns(file: BinaryIO, columns: list[str]) -> tuple[pa.Table, int]:
 def _open(file: BinaryIO) -> pq.ParquetFile:
     parquet = pq.ParquetFile(file, page_checksum_verification=True)
     schema = parquet.schema_arrow
-    if (schema.metadata or {}).get(_FORMAT_KEY) != FORMAT or not schema.equals(SCHEMA):
+    if (schema.metadata or {}).get(_FORMAT_KEY) != FORMAT or not is_earlier(schema):
         raise BadSegmentError("not a journal segment of this version")
     if parquet.metadata.num_rows > _MAX_ROWS or _decoded_bytes(parquet) > _MAX_UNCOMPRESSED_BYTES:
         raise BadSegmentError("larger than any segment of ours")
