@@ -150,8 +150,7 @@ def test_the_documentation_is_built_without_a_warning(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    index = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
-    assert "howto/failures.html" in index
+    assert (tmp_path / "html" / "howto" / "failures.html").exists()
     assert 'id="plan-column"' in (tmp_path / "html" / "errors.html").read_text(encoding="utf-8")
     assert "apwa_dask.Table.map" in (tmp_path / "html" / "reference" / "tables.html").read_text(
         encoding="utf-8"
