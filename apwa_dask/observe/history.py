@@ -211,10 +211,11 @@ class _Endpoint:
         known = self.workers.get(event.worker)
         before_s = begun_s if known is None else known.at_s
         self._hold(event)
+        since_s = min(max(before_s, event.time - SPREAD_S), event.time)
+        self._series.add(event.time, {"answers": event.answers}, since_s=since_s)
         self._series.add(
             event.time,
-            {"answers": event.answers, "throttled": event.throttled},
-            since_s=max(before_s, event.time - SPREAD_S),
+            {"throttled": event.throttled},
             in_flight=float(self._in_flight),
             waiting=float(self._waiting),
             limit=float(min(self._limit, event.most)),

@@ -14,6 +14,8 @@ __all__ = ["charts_of", "latency_rows"]
 _COLORS = "abcdef"
 _MOST_ENDPOINTS = 3
 _MOST_STEPS = 60
+_WIDE = 20.0
+"""From so many times the least latency to the greatest, a logarithmic scale shows both."""
 
 
 def charts_of(picture: Picture) -> list[Markup]:
@@ -97,7 +99,9 @@ def _latency(picture: Picture) -> Chart:
         Line(f"p{100 * q:.0f}", times_s, quantiles[q], color)
         for q, color in zip(QUANTILES, _COLORS, strict=False)
     ]
-    return Chart("Latency of calls on the wire", "seconds", lines, log=True)
+    values = [value for line in lines for value in line.values]
+    wide = bool(values) and max(values) > _WIDE * min(values)
+    return Chart("Latency of calls on the wire", "seconds", lines, log=wide)
 
 
 def _endpoints(picture: Picture, what: str) -> list[tuple[EndpointPicture, str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -10,11 +12,15 @@ import pytest
 from distributed import Client, LocalCluster
 
 import apwa_dask as apwa
+from apwa_dask.execution.events import EndpointPulse, Progress, RunStarted, StepPulse
+from apwa_dask.observe.history import History
+from apwa_dask.observe.standalone import Dashboard
 from apwa_dask.testing import Fault, Script, ScriptedServer
 
 pytestmark = pytest.mark.slow
 KEY = "sk-only-for-loopback"
 EVIL = "<img src=x onerror=\"window.pwned='cell'\"><script>window.pwned='cell'</script>$$x$$"
+T0 = 1_700_000_000.0
 LOADED = (
     "window.Bokeh && Bokeh.documents && Bokeh.documents.length > 0 && Bokeh.documents[0].roots().length > 0"
 )
@@ -120,6 +126,7 @@ def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screensh
     for name in ("throughput", "concurrency", "money", "latency"):
         page.until(f"{POINTS}('{name}') > 0")
     workers = page.until(f"{TEXT}('workers').text.includes('leased') && {TEXT}('workers').text")
+    page.shot(screenshots / "scheduler-live.png", dark=False)
     run.wait()
     page.until(f"{TEXT}('summary').text.includes('done')")
     assert page.value(f"{TEXT}('summary').text").count(run.id) == 1
@@ -136,3 +143,34 @@ def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screensh
     pane = browser.open(f"{root}/individual-apwa-throughput")
     pane.until(LOADED)
     pane.until(f"{POINTS}('throughput') > 0")
+
+
+def test_hostile_names_run_nothing_on_the_page(browser, screenshots):
+    """Of runs, steps, workers, models and endpoints; a name with a formula in it is not typeset either."""
+    names = (
+        EVIL,
+        "</script><svg onload=\"window.pwned='name'\">",
+        "$$\\href{javascript:window.pwned=1}{x}$$",
+    )
+    seen = []
+    for name in names:
+        history = History()
+        for event in (
+            RunStarted(name, T0, budget_usd=1.0, model=name),
+            Progress(name, T0 + 2, rows_done=40, calls=40, cost_usd=0.5, worker=name),
+            StepPulse(name, T0 + 2, step=name, worker=name, outcomes={name: 3}, slowest={name: 4.0}),
+            EndpointPulse(name, T0 + 2, endpoint=name, worker=name, in_flight=1, most=2, answers=40),
+            EndpointPulse(name, T0 + 3, endpoint=f"{name}2", worker=name, in_flight=1, most=2, answers=40),
+        ):
+            history(event)
+        seen.append(history.picture())
+    with Dashboard(lambda: seen) as dashboard:
+        page = browser.open(dashboard.url)
+        page.until(LOADED)
+        for name in names:
+            page.value(f"{TEXT}('run').value = {json.dumps(name)}; 0")
+            page.until(f"{TEXT}('workers').text.includes({json.dumps(escape(name)[:40])})")
+            page.until("document.querySelector('.bk-Column, .bk-Row') != null")
+            assert page.value("typeof window.pwned") == "undefined"
+        assert page.value("typeof window.MathJax") == "undefined"
+        page.shot(screenshots / "hostile-light.png", dark=False)

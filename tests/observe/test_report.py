@@ -9,6 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from apwa_dask.execution.events import EndpointPulse, Progress, RunFinished, RunStarted, StepPulse
+from apwa_dask.observe.history import History, Picture
+from apwa_dask.observe.plan_graph import GraphNode, plan_graph
 from apwa_dask.observe.report import (
     MAX_BYTES,
     CostRow,
@@ -17,6 +20,7 @@ from apwa_dask.observe.report import (
     ReportFacts,
     render_report,
 )
+from apwa_dask.observe.svg import Chart, Line, line_chart
 
 EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"></style></pre>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -178,3 +182,93 @@ def test_a_browser_runs_none_of_the_hostile_text_and_shows_it_as_text(tmp_path, 
     assert title[1] != "pwned"
     assert "&lt;script&gt;" in done.stdout
     assert not {"script", "img"} & {tag for tag, _ in tags}
+
+
+def a_million_rows() -> Picture:
+    """What eight hours with a thousand workers, four endpoints and thirty steps leave behind."""
+    history = History()
+    history(RunStarted("r", 0.0, stages=30, budget_usd=900.0))
+    for second in range(0, 28_800, 4):
+        at_s, worker = float(second), f"tcp://10.0.{second % 250}.{second % 4}:40000"
+        history(
+            Progress("r", at_s, rows_done=139, calls=139, cost_usd=0.1, input_tokens=90_000, worker=worker)
+        )
+        history(
+            StepPulse(
+                "r", at_s, step=f"step_{second % 30}", worker=worker, outcomes={"ok": 138, "refused": 1},
+                latency={str(20 + second % 30): 139}, slowest={f"{second}:{second}": 1.0 + second % 97},
+            )
+        )  # fmt: skip
+        history(
+            EndpointPulse(
+                "r", at_s, endpoint=f"model at host-{second % 4}", worker=worker, in_flight=16, limit=16, most=64,
+                answers=139, throttled=second % 3, requests_per_s=50.0,
+            )
+        )  # fmt: skip
+    history(RunFinished("r", 28_800.0))
+    return history.picture()
+
+
+def test_a_report_of_a_million_rows_with_all_its_plots_is_one_small_file():
+    picture = a_million_rows()
+    assert sum(picture.series.count("rows")) == pytest.approx(7200 * 139)
+    graph = [GraphNode("table", "table", "table")]
+    graph += [GraphNode(f"step_{n}", "map, gpt", "model", [graph[-1].name]) for n in range(30)]
+    document = render_report(
+        facts(
+            rows_total=1_000_000,
+            rows_done=1_000_000,
+            rows_out=1_000_000,
+            picture=picture,
+            graph=graph,
+            failures=[FailureReport("refused", f"{n}", 9, [{"given": "x" * 500}] * 5) for n in range(1000)],
+            sample_rows=[{f"column {c}": "text " * 100 for c in range(40)}] * 100,
+            manifest={"parts": [{"file": f"part-{n}", "sha256": "0" * 64} for n in range(10_000)]},
+        )
+    )
+    assert len(document.encode()) <= MAX_BYTES
+    assert document.count('<svg class="chart"') == 7
+    assert document.count('<g class="node') == 31
+
+
+def test_plots_and_graph_hold_hostile_names_as_text():
+    def page(name: str) -> str:
+        history = History()
+        history(RunStarted("r", 0.0, budget_usd=1.0))
+        history(Progress("r", 1.0, rows_done=4, cost_usd=0.1, worker=name))
+        history(StepPulse("r", 1.0, step=name, worker=name, outcomes={name: 1}, latency={"9": 4}))
+        for number in range(2):
+            history(
+                EndpointPulse(
+                    "r", 1.0, endpoint=f"{number}{name}", worker=name, answers=4, throttled=1, most=9
+                )
+            )
+        nodes = [GraphNode(name, name, name), GraphNode(f"{name}2", name, "model", [name])]
+        return render_report(facts(picture=history.picture(), graph=nodes))
+
+    assert [tag for tag, _ in Tags(page(EVIL)).seen] == [tag for tag, _ in Tags(page("plain")).seen]
+
+
+def test_a_chart_says_its_unit_and_ticks_in_round_numbers():
+    chart = Chart("Cost", "USD", [Line("spent", [0.0, 3600.0, 10_800.0], [0.0, 1.0, 3.7], "b")])
+    svg = str(line_chart(chart, 0.0))
+    assert 'aria-label="Cost, USD"' in svg
+    assert re.findall(r'text-anchor="end">([^<]+)<', svg) == ["USD", "0", "1", "2", "3", "4"]
+    assert re.findall(r'text-anchor="middle">([^<]+)<', svg) == ["0", "1", "2", "3 h"]
+
+
+def test_a_chart_without_points_is_not_drawn():
+    assert line_chart(Chart("x", "y", [Line("a", [], [])]), 0.0) is None
+
+
+def test_a_step_stands_behind_all_that_it_reads():
+    nodes = [
+        GraphNode("left", "table", "table"),
+        GraphNode("right", "table", "table"),
+        GraphNode("clean", "map", "model", ["left"]),
+        GraphNode("both", "join", "model", ["clean", "right"]),
+    ]
+    boxes = re.findall(r'<title>(\w+):.*?<rect x="(\d+)"', str(plan_graph(nodes)))
+    at = {name: int(x) for name, x in boxes}
+    assert at["left"] == at["right"] < at["clean"] < at["both"]
+    assert str(plan_graph(nodes)).count('class="edge"') == 3
