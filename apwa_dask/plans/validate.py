@@ -13,9 +13,12 @@ from apwa_dask.plans.findings import Findings, Lineage, Problem, Warning
 from apwa_dask.plans.infer import Catalog, visible
 from apwa_dask.plans.loading import load, plan_error
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.steps import FlatMap, LLMStep, Map, Reduce, Where
+from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Map, Reduce, Where
 
 __all__ = ["Problem", "Warning", "load", "plan_error", "problems_of", "validate"]
+
+_OF_ONE_ROW = (Map, Filter, FlatMap)
+"""Steps whose prompts can be about a single row."""
 
 _UNSAFE = re.compile(r"://|::|[/\\]|\.\.|\{\{|\{%|\$\{|`|\n")
 """What a name can never hold: URLs, chained file systems, paths, templates."""
@@ -166,11 +169,12 @@ def _check_agent(step: LLMStep, tools: Collection[str], models: Collection[str],
         found.add(
             step.id, "model", f"no model {contract.model!r}; {known}; leave it out for the run's default"
         )
-    if contract.pack_rows is not None and contract.tools:
+    if contract.tools and (contract.unit != "row" or not isinstance(step, _OF_ONE_ROW)):
         found.add(
             step.id,
-            "unit",
-            "tools never work with packs: one row could steer the tools of another; use unit row",
+            "tools",
+            "tools never work where rows share a prompt: one row could steer the tools of another; "
+            "use unit row in a map, filter or flat_map",
         )
     if contract.unit == "group" and not isinstance(step, Reduce):
         found.add(step.id, "unit", f"group belongs to reduce; a {op} works on row, pack(n) or partition")

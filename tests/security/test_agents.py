@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import apwa_dask as apwa
@@ -15,6 +16,7 @@ from apwa_dask.agents.toolbox import MAX_ARGUMENT_CHARS, Toolbox
 from apwa_dask.errors import PlanError
 from apwa_dask.models.types import ToolCall
 from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.validate import problems_of
 from apwa_dask.testing import Fault, On
 from apwa_dask.testing.obedient import obey, order
 
@@ -242,8 +244,6 @@ def test_s25_one_row_cannot_answer_for_another_unless_prompts_are_shared_on_purp
 
     shared = graded(rows, unit="pack(4)").plan()
     assert "a row can sway its neighbours" in str(shared.explain())
-    with pytest.raises(PlanError, match="unit row"):
-        graded(rows, unit="pack(4)", tools=["calculate"]).run(model=model, store=store, progress=False)
 
 
 @pytest.mark.parametrize("kind", ["gzip_bomb", "huge_body"])
@@ -268,3 +268,22 @@ def test_s30_what_a_tool_reads_reaches_the_model_cut(monkeypatch, tmp_path):
     result = Toolbox.of(["head"]).run(ToolCall("c", "head", "{}"))
     assert len(result.content) < 8_100
     assert result.content.endswith("[cut: 50,000,000 characters]")
+
+
+@pytest.mark.parametrize("unit", ["pack(4)", "partition"])
+def test_s25_tools_and_shared_prompts_never_come_together(scripted_server, model_at, store, unit):
+    server = scripted_server()
+    with pytest.raises(PlanError, match="where rows share a prompt"):
+        graded(["a"], unit=unit, tools=["calculate"]).run(model=model_at(server), store=store, progress=False)
+    reduced = (
+        apwa.from_pandas(pd.DataFrame({"text": ["a"]}))
+        .reduce("x", inputs="text", output={"a": str})
+        .plan()
+        .plan
+    )
+    data = reduced.model_dump(mode="json")
+    data["steps"][0]["contract"]["tools"] = ["calculate"]
+    loaded = Plan.from_yaml(orjson.dumps(data).decode())
+    found, _ = problems_of(loaded, {"table": pa.schema([("text", pa.string())])}, tools={"calculate"})
+    assert ["where rows share a prompt" in str(problem) for problem in found] == [True]
+    assert server.calls == 0
