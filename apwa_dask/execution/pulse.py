@@ -10,7 +10,7 @@ import heapq
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -196,7 +196,7 @@ class EndpointMeter:
             )
             if not self._is_news(gate.key, pulse):
                 continue
-            self._told[gate.key] = pulse
+            self._told[gate.key] = replace(pulse, answers=0, throttled=0, pauses=0)
             self._told_s[gate.key] = time.monotonic()
             yield pulse.at(time.time())
 

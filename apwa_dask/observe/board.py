@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 from apwa_dask.execution.events import Event
 from apwa_dask.observe.history import History, Picture
@@ -36,6 +37,4 @@ class Board:
 
 
 def _named(run_id: str, picture: Picture) -> Picture:
-    from dataclasses import replace
-
     return picture if picture.state.run_id else replace(picture, state=replace(picture.state, run_id=run_id))

@@ -33,6 +33,7 @@ def live_line(state: ProgressState, width: int = 10_000, *, ascii_only: bool = F
         (2, _eta(state)),
         (1, _cost(state)),
         (1, safe_text(state.words)),
+        (1, _warning(state)),
         (6, _stage(state)),
         (7, _last_failure(state)),
     ]
@@ -52,6 +53,7 @@ def log_line(state: ProgressState, now_s: float) -> str:
         rate_text(state.rate_per_s) if state.rate_per_s and not state.is_over else "",
         _eta(state),
         _cost(state),
+        _warning(state),
         _elapsed(state, now_s),
         _stage(state),
         _last_failure(state),
@@ -76,6 +78,8 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
         f"{duration_text(state.throttled_s)} held back by limits" if state.throttled_s >= 1 else "",
     ]
     lines = [f"{name}: {safe_text(state.words)}, " + _joined(counts), "  " + _joined(bill)]
+    if state.warning:
+        lines.append("  " + safe_text(state.warning, max_chars=300))
     if state.message:
         lines.append("  " + safe_text(state.message, max_chars=300))
     groups = state.failure_groups
@@ -98,7 +102,16 @@ def _cost(state: ProgressState) -> str:
         cost = f"{money_text(state.cost_usd)} + unknown" if state.cost_usd else "unknown cost"
     else:
         cost = money_text(state.cost_usd)
+    if state.forecast_usd is not None and not state.is_over:
+        cost = f"{cost} (about {money_text(max(state.forecast_usd, state.cost_usd))} in all)"
     return cost if state.budget_usd is None else f"{cost} of {money_text(state.budget_usd)}"
+
+
+def _warning(state: ProgressState) -> str:
+    """The warning, as long as it can still be acted on."""
+    return (
+        safe_text(f"warning: {state.warning}", max_chars=300) if state.warning and not state.is_over else ""
+    )
 
 
 def _eta(state: ProgressState) -> str:

@@ -114,14 +114,15 @@ class RunPage:
         limits: set[str] = set()
         for one in shown:
             # one endpoint, as nearly always: its name would only crowd the legends
-            name, series = label(one.endpoint) if len(shown) > 1 else "", one.series
+            name, series = label(one.endpoint, 26) if len(shown) > 1 else "", one.series
             times_s = series.times_s()
             answers[_of("answers", name)] = times_s, series.per_s("answers")
             flights[_of("in flight", name)] = times_s, series.gauge("in_flight")
             refusals[_of("429s", name)] = times_s, series.count("throttled")
             waits[_of("waiting", name)] = times_s, series.gauge("waiting")
             refusals[_of("paused", name)] = times_s, series.gauge("paused")
-            flights[_of("allowed now", name)] = times_s, series.gauge("limit")
+            if len(shown) <= 2:
+                flights[_of("allowed now", name)] = times_s, series.gauge("limit")
             limits |= {_of("allowed now", name), _of("paused", name)}
             for limit, value, lines in _limits_of(one, name):
                 lines_of = {"answers": answers, "flights": flights}[lines]

@@ -14,6 +14,8 @@ __all__ = ["PALETTE", "Plot", "html_block", "label", "table_html"]
 
 PALETTE = ("#4a7fb5", "#d08a2e", "#2f8f6a", "#a65fa0", "#7d8a2e", "#b4452f")
 """Blue, amber, green, plum, olive, red: told apart on white, on near-black, and by most eyes."""
+
+_LONG_NAME = 20
 GRAY = "#808a93"
 """Readable on white and on near-black alike."""
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -156,7 +158,10 @@ class Plot:
         color = PALETTE[len(self._lines) % len(PALETTE)]
         dash = "dashed" if is_dashed else "solid"
         line = self.figure.line("x", "y", source=source, color=color, line_width=2, line_dash=dash)
+        if not is_dashed:  # a lone point is no line, and would not be seen
+            self.figure.scatter("x", "y", source=source, color=color, size=3)
         self._lines[name] = source
         self._items[name] = LegendItem(label={"value": name}, renderers=[line])
         self._legend.items = list(self._items.values())
+        self._legend.ncols = 2 if any(len(item) > _LONG_NAME for item in self._items) else "auto"
         return source

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Literal, TextIO
 
 from apwa_dask import config
-from apwa_dask.execution.events import Event, RunFinished, RunStarted, State
+from apwa_dask.execution.events import Event, Forecast, RunFinished, RunStarted, State
 from apwa_dask.observe.faces import Face, LogFace, NotebookFace, SilentFace, TerminalFace
 from apwa_dask.observe.state import ProgressState
 
@@ -60,8 +60,13 @@ class ProgressDisplay:
                 return
             self._state = self._state.apply(event)
             now_s = self._clock()
-            # The start is drawn at once; a pause also, unless the face counts its lines by the half minute.
-            urgent = isinstance(event, RunStarted) or (isinstance(event, State) and self._face.interval_s < 1)
+            # The start is drawn at once, and what was not expected; a pause also, unless the face counts its lines
+            # by the half minute.
+            urgent = (
+                isinstance(event, RunStarted)
+                or (isinstance(event, Forecast) and event.warning != "")
+                or (isinstance(event, State) and self._face.interval_s < 1)
+            )
             if urgent or now_s - self._drawn_s >= self._face.interval_s:
                 self._drawn_s = now_s
                 self._draw(self._face.draw, now_s)

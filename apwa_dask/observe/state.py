@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from apwa_dask.execution.events import (
     Event,
+    Forecast,
     PartitionDone,
     Progress,
     RunFinished,
@@ -87,6 +88,10 @@ class ProgressState:
     in_flight_by_worker: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     last_failure: str = ""
+    forecast_usd: float | None = None
+    """What the run is thought to come to, by what it has come to so far; None where nothing is known."""
+    warning: str = ""
+    """It will come to far more than was estimated, in words."""
     samples: tuple[tuple[float, int], ...] = ()
     """(Unix seconds, rows worked on so far): the recent past, for the rate."""
 
@@ -162,6 +167,9 @@ class ProgressState:
             case StageFinished():
                 stage = self._stage(event.stage)
                 return self._with_stage(event.stage, replace(stage, finished=True))
+            case Forecast():
+                forecast_usd = event.forecast if event.figure == "USD" else None
+                return replace(self, forecast_usd=forecast_usd, warning=event.warning or self.warning)
             case State():
                 return replace(self, words=event.words)
             case RunStarted():

@@ -160,7 +160,9 @@ def test_hostile_names_run_nothing_on_the_page(browser, screenshots):
             Progress(name, T0 + 2, rows_done=40, calls=40, cost_usd=0.5, worker=name),
             StepPulse(name, T0 + 2, step=name, worker=name, outcomes={name: 3}, slowest={name: 4.0}),
             EndpointPulse(name, T0 + 2, endpoint=name, worker=name, in_flight=1, most=2, answers=40),
-            EndpointPulse(name, T0 + 3, endpoint=f"{name}2", worker=name, in_flight=1, most=2, answers=40),
+            Progress(name, T0 + 5, rows_done=40, calls=40, cost_usd=0.2, worker=name),
+            EndpointPulse(name, T0 + 4, endpoint=name, worker=name, in_flight=2, most=2, answers=40),
+            EndpointPulse(name, T0 + 3, endpoint=f"2{name}", worker=name, in_flight=1, most=2, answers=40),
         ):
             history(event)
         seen.append(history.picture())
