@@ -89,6 +89,13 @@ def test_the_reference_has_every_public_name():
     assert missing == []
 
 
+def test_the_reference_lists_every_verb_of_a_table():
+    text = (DOCS / "reference" / "tables.md").read_text(encoding="utf-8")
+    looking = {"schema", "columns", "report", "profile"}
+    verbs = {name for name in vars(apwa_dask.Table) if not name.startswith("_")} - looking
+    assert set(re.findall(r"^   Table\.(\w+)$", text, re.M)) == verbs
+
+
 def test_the_reference_has_every_command():
     text = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.M)) == set(main.commands)
