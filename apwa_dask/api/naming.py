@@ -7,6 +7,7 @@ from typing import Any
 
 from apwa_dask.plans.steps import (
     Concat,
+    Join,
     LLMStep,
     Merge,
     Step,
@@ -20,7 +21,7 @@ def renamed_step(step: Step, names: Mapping[str, str], *, keep_id: bool = False,
     update: dict[str, Any] = {"input": names.get(step.input, step.input)}
     if not keep_id:
         update["id"] = names.get(step.id, step.id)
-    if isinstance(step, Merge):
+    if isinstance(step, (Join, Merge)):
         update["right"] = names.get(step.right, step.right)
     if isinstance(step, Concat):
         update["others"] = tuple(names.get(name, name) for name in step.others)

@@ -35,6 +35,7 @@ from apwa_dask.optimize import optimize
 from apwa_dask.optimize.forecast import Estimate
 from apwa_dask.plans import explain as explaining
 from apwa_dask.plans.infer import infer
+from apwa_dask.plans.lowering import lowered
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import (
     Sample,
@@ -105,9 +106,10 @@ class PlannedQuery:
         step : str, optional
             Id of a model step; the first one when omitted.
         """
-        chosen = self.plan.step(step) if step else self.plan.llm_steps[0]
+        plan = lowered(self.plan, self._catalog())
+        chosen = plan.step(step) if step else plan.llm_steps[0]
         described = models_of(model)[chosen.contract.model or ""]
-        schemas = infer(self.plan, self._catalog())
+        schemas = infer(plan, self._catalog())
         lent = {name: schemas[name].remove_metadata().empty_table() for name in chosen.contract.tables}
         agent = Agent(chosen, described.pinned(), schemas[chosen.input], chosen.contract.tools, lent)
         request = agent.begin(row).request

@@ -18,7 +18,7 @@ from apwa_dask.execution import launch as engine
 from apwa_dask.execution.run import Run
 from apwa_dask.plans import explain as explaining
 from apwa_dask.plans.contract import Contract, Example
-from apwa_dask.plans.infer import infer
+from apwa_dask.plans.infer import infer, joined_names
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Schema
 from apwa_dask.plans.steps import (
@@ -30,6 +30,7 @@ from apwa_dask.plans.steps import (
     Explode,
     Filter,
     FlatMap,
+    Join,
     Limit,
     Map,
     Merge,
@@ -182,6 +183,73 @@ class Table:
         return self._with(
             built(Reduce, id=self._new_id(id, "reduce"), input=self._head, contract=contract, by=keys)
         )
+
+    def join(
+        self,
+        right: Table,
+        instruction: str,
+        *,
+        inputs: Sequence[str] | str | None = None,
+        how: str = "inner",
+        on: Sequence[str] | str = (),
+        left_on: Sequence[str] | str = (),
+        right_on: Sequence[str] | str = (),
+        condition: str | None = None,
+        similar: Sequence[str] | str = (),
+        similar_right: Sequence[str] | str | None = None,
+        suffix: str = "_right",
+        unit: str = "row",
+        model: str | None = None,
+        examples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = (),
+        id: str | None = None,
+        **caps: int,
+    ) -> Table:
+        """Rows of this and another table that a model says belong together, among the pairs of a block.
+
+        Parameters
+        ----------
+        right : Table
+        instruction : str
+            When two rows belong together.
+        inputs : sequence of str, optional
+            Columns of the pair that reach the prompt; right columns whose names this table has end in `suffix`.
+            All text columns of both when omitted.
+        how : str
+            ``inner``, ``left``, ``right``, ``outer``, ``semi`` (rows with a match) or ``anti`` (rows without).
+        on, left_on, right_on : sequence of str
+            Columns that must be equal in a candidate pair. Null equals nothing.
+        condition : str, optional
+            SQL expression over the columns of the pair that must be true.
+        similar, similar_right : sequence of str
+            Text columns: only the ``nearest`` (default 5) right rows of each row are candidates, by shared parts
+            of words. `similar_right` are the same columns when omitted.
+        caps : int
+            ``nearest``, ``max_pairs_per_row`` (default 100), ``max_pairs`` (default 1,000,000).
+
+        Notes
+        -----
+        Without any of these, `right` must have at most 50 rows, and each row is asked once about all of them.
+        """
+        both, other = self._beside(right)
+        shown = names_of(inputs) if inputs is not None else self._pair_texts(right, suffix)
+        keys, near = names_of(on), names_of(similar)
+        contract = self._contract(instruction, shown, Join.verdict(), unit, (), model, examples)
+        step = built(
+            Join,
+            id=both._new_id(id, "join"),
+            input=both._head,
+            right=other,
+            how=how,
+            contract=contract,
+            left_on=keys or names_of(left_on),
+            right_on=keys or names_of(right_on),
+            condition=condition,
+            similar_left=near,
+            similar_right=near if similar_right is None else names_of(similar_right),
+            suffix=suffix,
+            **caps,
+        )
+        return both._with(step)
 
     # -- verbs without any model call
 
@@ -396,6 +464,11 @@ class Table:
             both, name = both._beside(table)
             names.append(name)
         return both, tuple(names)
+
+    def _pair_texts(self, right: Table, suffix: str) -> tuple[str, ...]:
+        """The text columns of both tables, by their names in a join."""
+        renamed = joined_names(self.columns, right.columns, suffix)
+        return (*self._text_columns(), *(renamed[name] for name in right._text_columns()))
 
     def _beside(self, other: Table) -> tuple[Table, str]:
         """This table with another's sources and steps in the same plan; and the other's name there."""

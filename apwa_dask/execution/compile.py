@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from apwa_dask.plans.infer import infer
+from apwa_dask.plans.lowering import Joined, lowered
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import FrameStep, Reduce, Step
 
@@ -86,6 +87,7 @@ def compile_plan(
     tuple of Stage
         In an order in which each stage comes after those it reads; the last one holds the result.
     """
+    plan = lowered(plan, catalog)
     schemas = infer(plan, catalog)
     needed = _reachable(plan)
     steps = [step for step in plan.steps if step.id in needed]
@@ -134,7 +136,9 @@ def _reachable(plan: Plan) -> set[str]:
     return needed
 
 
-def _index_after(step: Step, index_of: Mapping[str, pa.Schema]) -> pa.Schema:
+def _index_after(step: Any, index_of: Mapping[str, pa.Schema]) -> pa.Schema:
     """Row-local and row-picking steps keep the index of their input; the others begin a new one."""
-    keeps = step.row_local or (isinstance(step, FrameStep) and step.op in _KEEPS_INDEX)
+    if isinstance(step, Joined) and step.how in ("semi", "anti"):
+        return index_of[step.left]
+    keeps = step.row_local or (isinstance(step, FrameStep) and getattr(step, "op", "") in _KEEPS_INDEX)
     return index_of[step.input] if keeps else pa.schema([])

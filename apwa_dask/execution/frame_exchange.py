@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
+    "ORDINAL_BITS",
     "POSITION",
     "exchange",
     "fold",
@@ -28,7 +29,7 @@ __all__ = [
 
 POSITION = "_apwa_position"
 _BUCKET = "_apwa_bucket"
-_ORDINAL_BITS = 40
+ORDINAL_BITS = 40
 """A position is the partition's ordinal, then 40 bits for the row in it."""
 _SPLIT_EVERY = 16
 _SAMPLES_PER_PARTITION = 64
@@ -104,7 +105,7 @@ def with_positions(frame: dd.DataFrame) -> dd.DataFrame:
 
 
 def _add_positions(part: pd.DataFrame, ordinal: int) -> pd.DataFrame:
-    first = ordinal << _ORDINAL_BITS
+    first = ordinal << ORDINAL_BITS
     return part.assign(**{POSITION: np.arange(first, first + len(part), dtype="int64")})
 
 

@@ -16,7 +16,7 @@ from apwa_dask.plans.infer import merged_names
 from apwa_dask.plans.steps import Merge
 from apwa_dask.tables.dtypes import arrow_schema_of, empty_frame, to_arrow, to_pandas
 
-__all__ = ["merge"]
+__all__ = ["key_texts", "merge"]
 
 _BUCKET = "_apwa_bucket"
 _LEFT, _RIGHT = "_apwa_left", "_apwa_right"
@@ -73,7 +73,7 @@ def _bucketed(frame: dd.DataFrame, side: pa.Schema, on: list[str], npartitions: 
 
 def _with_bucket(part: pd.DataFrame, side: pa.Schema, on: list[str], npartitions: int) -> pd.DataFrame:
     table = to_arrow(part, side)
-    texts, _ = _key_texts(table, on)
+    texts, _ = key_texts(table, on)
     hashes = pd.util.hash_array(np.asarray(texts, dtype=object), categorize=False)
     frame = to_pandas(table)
     frame[POSITION] = part[POSITION].to_numpy()
@@ -81,7 +81,7 @@ def _with_bucket(part: pd.DataFrame, side: pa.Schema, on: list[str], npartitions
     return frame
 
 
-def _key_texts(table: pa.Table, on: list[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
+def key_texts(table: pa.Table, on: list[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
     """One text for each row's keys, equal where the keys are equal; and whether a key is missing."""
     missing = np.zeros(table.num_rows, dtype=bool)
     parts = []
@@ -125,7 +125,7 @@ def _pairs(left: pa.Table, right: pa.Table, step: Merge) -> pd.DataFrame:
     """Row numbers that belong together; missing on the side without a partner."""
     frames = []
     for name, table, on, flag in (("left", left, step.left_on, 1), ("right", right, step.right_on, 2)):
-        texts, missing = _key_texts(table, list(on))
+        texts, missing = key_texts(table, list(on))
         # Rows with a missing key get a flag that the other side never has.
         frames.append(
             pd.DataFrame(

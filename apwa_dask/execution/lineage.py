@@ -22,6 +22,7 @@ from apwa_dask.errors import RunError
 from apwa_dask.execution.compile import ROW_ID, STATUS, Stage
 from apwa_dask.execution.manifest import source_manifest
 from apwa_dask.execution.tables_of_run import input_partitions, input_table
+from apwa_dask.plans.lowering import Joined, Pairs, lowered
 from apwa_dask.plans.steps import Aggregate, Chunk, Concat, Explode, FlatMap, Merge, Reduce
 from apwa_dask.tables.manifest import Manifest
 
@@ -132,8 +133,8 @@ def parents_of(run: KeptRun, stage: Stage, places: Sequence[Place]) -> list[Plac
         return [member for place in places for member in _members(run, stage, step, place)]
     if isinstance(step, Concat):
         return [_before_concat(run, stage, place) for place in places]
-    if isinstance(step, Merge):
-        return _before_merge(run, stage, places)
+    if isinstance(step, (Merge, Pairs, Joined)):
+        return _before_meeting(run, stage, step, places)
     return _search(run, stage.inputs[0], [place.row_id for place in places])
 
 
@@ -172,9 +173,13 @@ def _before_concat(run: KeptRun, stage: Stage, place: Place) -> Place:
     raise _lost(run, place)
 
 
-def _before_merge(run: KeptRun, stage: Stage, places: Sequence[Place]) -> list[Place]:
+def _before_meeting(
+    run: KeptRun, stage: Stage, step: Merge | Pairs | Joined, places: Sequence[Place]
+) -> list[Place]:
     """A joined row's id is both ids with ``~`` between; ids of earlier joins hold one themselves."""
-    left, right = (_ids_by_place(run, source) for source in stage.inputs)
+    if not step.meets:
+        return _search(run, stage.inputs[-2], [place.row_id for place in places])
+    left, right = (_ids_by_place(run, source) for source in stage.inputs[-2:])
     parents: list[Place] = []
     for place in places:
         pieces = place.row_id.split("~")
@@ -242,7 +247,7 @@ def with_keys(table: pa.Table, keys: Mapping[str, Any]) -> pa.Table:
 def _reader(run: KeptRun, step: Reduce) -> ReduceAgent:
     from apwa_dask.plans.infer import infer
 
-    schema = infer(run.spec.plan, run.spec.catalog)[step.input]
+    schema = infer(lowered(run.spec.plan, run.spec.catalog), run.spec.catalog)[step.input]
     return ReduceAgent(step, run.spec.model_for(step.contract.model), schema)
 
 

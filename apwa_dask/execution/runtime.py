@@ -45,6 +45,7 @@ from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.leases import LeaseFn, MoneyFn
 from apwa_dask.plans.infer import infer
+from apwa_dask.plans.lowering import lowered
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
@@ -287,7 +288,7 @@ class RunContext:
     @cached_property
     def schemas(self) -> dict[str, pa.Schema]:
         """Visible columns after each step."""
-        return infer(self.spec.plan, self.spec.catalog)
+        return infer(lowered(self.spec.plan, self.spec.catalog), self.spec.catalog)
 
     @property
     def batches(self) -> BatchRoom:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import dask.dataframe as dd
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from apwa_dask.execution.compile import INDEX_PREFIX, Stage, physical_schema
 from apwa_dask.execution.frame_steps import apply_barrier
 from apwa_dask.execution.frames import RECORD, from_partitions, over_frame
+from apwa_dask.execution.join_steps import apply_lowered
 from apwa_dask.execution.partition import (
     load_committed,
     load_source,
@@ -22,6 +24,7 @@ from apwa_dask.execution.partition import (
 )
 from apwa_dask.execution.reduce import NOTES_COLUMN, reduce_frame
 from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.plans.steps import LoweredStep
 from apwa_dask.tables.dtypes import empty_frame
 
 __all__ = ["StageGraphs"]
@@ -120,11 +123,15 @@ class StageGraphs:
         return physical_schema(spec.schema, spec.index)
 
     def _combined(self, stage: Stage, inputs: Sequence[dd.DataFrame], ref: StageRef) -> dd.DataFrame:
+        step: Any
         (step,) = stage.steps
         kept = set(stage.schema.names)
         inputs = [_without_index(frame, kept) for frame in inputs]
         if stage.kind == "reduce":
             return reduce_frame(inputs[0], stage, ref)
+        if isinstance(step, LoweredStep):
+            schemas = [self._schema(name) for name in stage.inputs]
+            return apply_lowered(step, inputs, schemas, stage.schema)
         return apply_barrier(step, inputs[0], inputs[1:], stage.schema)
 
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from apwa_dask.agents.limits import IMAGE_TOKENS, expected_answer
 from apwa_dask.plans.explain import Range
-from apwa_dask.plans.infer import merged_names, visible
+from apwa_dask.plans.infer import joined_names, merged_names, visible
 from apwa_dask.plans.schema import Schema
 from apwa_dask.plans.steps import (
+    CANDIDATES,
+    LABELS_AT_MOST,
     Aggregate,
     Chunk,
     Concat,
@@ -21,6 +23,7 @@ from apwa_dask.plans.steps import (
     Explode,
     Filter,
     FlatMap,
+    Join,
     Limit,
     Map,
     Merge,
@@ -31,7 +34,7 @@ from apwa_dask.plans.steps import (
 )
 from apwa_dask.tables.profile import ColumnProfile, Profile
 
-__all__ = ["Cells", "Flow", "after", "of_source"]
+__all__ = ["Cells", "Flow", "after", "of_source", "pairs_of"]
 
 _ESTIMATE_ERROR = 0.3
 """Tokens are estimated within about 30 % of common vocabularies (see `apwa_dask.agents.tokens`)."""
@@ -41,6 +44,9 @@ _GUESSED_ROWS = (0.5, 1.0, 2.0)
 
 _ROWS_OF_ONE = 3
 """Expected rows that a flat_map or explode makes of one: a guess, with a wide range around it."""
+
+_PAIRS_OF_ONE = 10
+"""Expected candidate pairs of a row whose keys are not counted: a guess."""
 
 _NUMBER = Range(1, 3, 8)
 
@@ -253,6 +259,60 @@ def _merge(step: Merge, inputs: Sequence[Flow]) -> Flow:
     return Flow(Range(low, max(low, expected), high), left.partitions, columns)
 
 
+def pairs_of(step: Join, inputs: Sequence[Flow]) -> Flow:
+    """The table that a join's model reads: a row for each candidate pair, or for each left row."""
+    left, right = inputs
+    renamed = joined_names(tuple(left.columns), tuple(right.columns), step.suffix)
+    columns = {**left.columns, **{new: right.columns[old] for old, new in renamed.items()}}
+    if not step.is_blocked:
+        listed = right.rows or Range(1, LABELS_AT_MOST / 2, LABELS_AT_MOST)
+        tokens = Range.exactly(0)
+        for old, new in renamed.items():
+            if new in step.contract.inputs:
+                tokens += right.columns.get(old, Cells()).tokens
+        many = Range(*(min(rows, LABELS_AT_MOST) for rows in (listed.low, listed.expected, listed.high)))
+        whole = Range(*(getattr(tokens, at) * getattr(many, at) for at in ("low", "expected", "high")))
+        return Flow(left.rows, left.partitions, {**left.columns, CANDIDATES: Cells(whole)})
+    if left.rows is None or right.rows is None:
+        return Flow(None, left.partitions, columns)
+    all_pairs = left.rows.high * right.rows.high
+    high = min(all_pairs, left.rows.high * step.max_pairs_per_row, float(step.max_pairs))
+    if step.similar_left:
+        high = min(high, left.rows.high * step.nearest)
+    expected = min(high, left.rows.expected * step.nearest if step.similar_left else _blocked(step, inputs))
+    return Flow(Range(0, expected, high), left.partitions, columns)
+
+
+def _blocked(step: Join, inputs: Sequence[Flow]) -> float:
+    """Pairs of equal keys, were they spread evenly; ten a row where nothing is known of them."""
+    left, right = inputs
+    assert left.rows is not None
+    assert right.rows is not None
+    known = [flow.distinct(on) for flow, on in ((left, step.left_on), (right, step.right_on)) if on]
+    groups = [found for found in known if found is not None]
+    if not groups:
+        return left.rows.expected * min(_PAIRS_OF_ONE, right.rows.expected)
+    return left.rows.expected * right.rows.expected / max(*groups, 1)
+
+
+def _join(step: Join, inputs: Sequence[Flow]) -> Flow:
+    left, right = inputs
+    if step.how in ("semi", "anti"):
+        return Flow(_scaled(left.rows, 0, 0.5, 1), left.partitions, left.columns)
+    renamed = joined_names(tuple(left.columns), tuple(right.columns), step.suffix)
+    columns = {**left.columns, **{new: right.columns[old] for old, new in renamed.items()}}
+    pairs = pairs_of(step, inputs).rows
+    if pairs is None or left.rows is None or right.rows is None:
+        return Flow(None, left.partitions, columns)
+    most = pairs.high if step.is_blocked else left.rows.high * LABELS_AT_MOST
+    low = {"inner": 0.0, "left": left.rows.low, "right": right.rows.low}.get(
+        step.how, max(left.rows.low, right.rows.low)
+    )
+    high = most + (0 if step.how == "inner" else left.rows.high + right.rows.high)
+    expected = min(max(low, min(left.rows.expected, pairs.expected)), high)
+    return Flow(Range(low, expected, high), left.partitions, columns)
+
+
 def _concat(step: Concat, inputs: Sequence[Flow]) -> Flow:
     columns = {name: cells for flow in reversed(inputs) for name, cells in flow.columns.items()}
     partitions = [flow.partitions for flow in inputs]
@@ -276,6 +336,7 @@ _RULES: dict[type, Callable[[Any, Sequence[Flow]], Flow]] = {
     Distinct: _distinct,
     Sample: _sample,
     Merge: _merge,
+    Join: _join,
     Concat: _concat,
 }
 """Sort keeps rows and sizes; the columns that assign makes are taken for numbers."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from apwa_dask.errors import PlanError
 from apwa_dask.plans.expressions import columns_of
-from apwa_dask.plans.infer import merged_names, visible
+from apwa_dask.plans.infer import joined_names, merged_names, visible
 from apwa_dask.plans.steps import (
     Aggregate,
     Assign,
@@ -24,6 +24,7 @@ from apwa_dask.plans.steps import (
     Explode,
     Filter,
     FlatMap,
+    Join,
     Limit,
     Map,
     Merge,
@@ -229,6 +230,28 @@ def _merge(step: Merge, inputs: _Names) -> Traits:
     )
 
 
+def _join(step: Join, inputs: _Names) -> Traits:
+    """Which rows meet depends on what the block and the model read of both tables."""
+    left, right = inputs
+    renamed = joined_names(left, right, step.suffix)
+    old = {new: name for name, new in renamed.items()}
+    in_condition = _columns([step.condition] if step.condition else [])
+    if in_condition is None:
+        return Traits()
+    shown = {*step.contract.inputs, *in_condition}
+    keys = {*step.left_on, *step.right_on, *step.similar_left, *step.similar_right}
+    from_left = step.how in ("inner", "left", "semi", "anti")
+    picks = step.how in ("semi", "anti")
+    written = frozenset() if picks else frozenset(renamed.values())
+    return Traits(
+        reads=frozenset({*keys, *(name if name in left else old.get(name, name) for name in shown)})
+        | (frozenset() if picks else frozenset(right)),
+        writes=written if from_left else frozenset(left) | written,
+        removes=_NONE,
+        order_preserving=from_left,
+    )
+
+
 def _concat(step: Concat, inputs: _Names) -> Traits:
     every = frozenset(name for names in inputs for name in names)
     return Traits(reads=every, writes=every, removes=_NONE, calls_model=False)
@@ -250,5 +273,6 @@ _RULES: dict[type, Callable[[Any, _Names], Traits]] = {
     Sample: _picks,
     Distinct: _distinct,
     Merge: _merge,
+    Join: _join,
     Concat: _concat,
 }

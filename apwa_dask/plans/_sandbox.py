@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["MEMORY_LIMIT", "cursor"]
+__all__ = ["MEMORY_LIMIT", "cursor", "open_locked"]
 
 MEMORY_LIMIT = "512MB"
 """For all expressions of one process together."""
@@ -26,7 +26,8 @@ _of_parents: list[object] = []
 """What a forked child inherits. Never closed: that would join threads which the fork did not bring."""
 
 
-def _open() -> duckdb.DuckDBPyConnection:
+def open_locked(memory_limit: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
+    """A locked database of its own, in memory; whoever opens it closes it."""
     import duckdb
 
     connection = duckdb.connect(
@@ -34,7 +35,7 @@ def _open() -> duckdb.DuckDBPyConnection:
         config={
             "enable_external_access": "false",
             "threads": "1",
-            "memory_limit": MEMORY_LIMIT,
+            "memory_limit": memory_limit,
             "temp_directory": "",
         },
     )
@@ -60,7 +61,7 @@ def cursor() -> duckdb.DuckDBPyConnection:
     with _guard:
         if _database is None or _database[0] != pid:
             _of_parents.append(_database)
-            _database = (pid, _open())
+            _database = (pid, open_locked())
         mine = _database[1].cursor()
     _local.cursor = (pid, mine)
     return mine

@@ -16,12 +16,14 @@ from apwa_dask.plans.infer import (
     is_list,
     is_ordered,
     is_text,
+    joined_names,
     keys_meet,
     merged_names,
     output_schema,
     same_values,
 )
 from apwa_dask.plans.steps import (
+    CANDIDATES,
     Aggregate,
     Aggregation,
     Assign,
@@ -30,6 +32,7 @@ from apwa_dask.plans.steps import (
     Distinct,
     Explode,
     FlatMap,
+    Join,
     LLMStep,
     Map,
     Merge,
@@ -44,7 +47,7 @@ __all__ = ["check_columns", "lineage_after"]
 
 
 def check_columns(step: Any, inputs: Sequence[Lineage], found: Findings) -> None:
-    schema = inputs[0].schema
+    schema = pair_of(step, inputs) if isinstance(step, Join) else inputs[0].schema
     rule = _COLUMN_RULES.get(type(step))
     if rule is not None:
         rule(step, inputs, found)
@@ -228,6 +231,66 @@ def _sample(step: Sample, inputs: Sequence[Lineage], found: Findings) -> None:
 
 def _merge(step: Merge, inputs: Sequence[Lineage], found: Findings) -> None:
     left, right = inputs[0].schema, inputs[1].schema
+    _check_keys(step, left, right, found)
+    added = list(merged_names(step, left.names, right.names).values())
+    for name in sorted({n for n in added if n in left.names or added.count(n) > 1}):
+        found.add(step.id, "suffix", f"two columns would be called {name!r}; choose another suffix")
+
+
+def pair_of(step: Join, inputs: Sequence[Lineage]) -> pa.Schema:
+    """All columns of a pair of rows, by the names that a join's contract and condition use."""
+    left, right = inputs[0].schema, inputs[1].schema
+    renamed = joined_names(left.names, right.names, step.suffix)
+    return pa.schema([*left, *(right.field(old).with_name(new) for old, new in renamed.items())])
+
+
+def _join(step: Join, inputs: Sequence[Lineage], found: Findings) -> None:
+    left, right = inputs[0].schema, inputs[1].schema
+    _check_keys(step, left, right, found)
+    for place, names, schema in (
+        ("similar_left", step.similar_left, left),
+        ("similar_right", step.similar_right, right),
+    ):
+        for name in names:
+            if _has(step.id, place, name, schema, found) and not is_text(schema.field(name).type):
+                of, texts = schema.field(name).type, _columns_where(schema, is_text)
+                found.add(step.id, place, f"{name!r} is {of}, no text; texts: {texts}")
+    if bool(step.similar_left) != bool(step.similar_right):
+        found.add(step.id, "similar_right", "give the texts to compare on both sides, or on none")
+    pair = pair_of(step, inputs)
+    for name in sorted({name for name in pair.names if pair.names.count(name) > 1}):
+        found.add(step.id, "suffix", f"two columns would be called {name!r}; choose another suffix")
+        return
+    if step.condition is not None:
+        problem = problem_of(step.condition, pair)
+        kind = None if problem else check({"condition": step.condition}, pair)["condition"]
+        if problem:
+            found.add(step.id, "condition", problem)
+        elif not pa.types.is_boolean(kind):
+            found.add(
+                step.id, "condition", f"it is {kind}, not boolean; compare with something, such as x > 0"
+            )
+    _check_shown(step, left, pair, found)
+
+
+def _check_shown(step: Join, left: pa.Schema, pair: pa.Schema, found: Findings) -> None:
+    """The model sees something of both rows, and of a short right table all of it in one column."""
+    theirs = [name for name in pair.names if name not in left.names]
+    shown = step.contract.inputs
+    if all(name in pair.names for name in shown):
+        for side, names in (("left", left.names), ("right", theirs)):
+            if not set(names) & set(shown):
+                known = ", ".join(list(names)[:10])
+                found.add(step.id, "inputs", f"the model sees nothing of the {side} row; it has {known}")
+    if "match" in shown or (not step.is_blocked and {CANDIDATES, "matches"} & set(shown)):
+        found.add(
+            step.id, "inputs", f"match, matches and {CANDIDATES} are the join's own; rename them in a select"
+        )
+    if not step.is_blocked and step.contract.examples:
+        found.add(step.id, "examples", "they need a block: without one the model chooses from a list")
+
+
+def _check_keys(step: Merge | Join, left: pa.Schema, right: pa.Schema, found: Findings) -> None:
     if len(step.left_on) != len(step.right_on):
         found.add(step.id, "right_on", f"{len(step.left_on)} left keys and {len(step.right_on)} right keys")
     for place, names, schema in (("left_on", step.left_on, left), ("right_on", step.right_on, right)):
@@ -244,9 +307,6 @@ def _merge(step: Merge, inputs: Sequence[Lineage], found: Findings) -> None:
                 "right_on",
                 f"{mine!r} is {a} on the left and {theirs!r} is {b} on the right; {_cast_hint(mine, a, theirs, b)}",
             )
-    added = list(merged_names(step, left.names, right.names).values())
-    for name in sorted({n for n in added if n in left.names or added.count(n) > 1}):
-        found.add(step.id, "suffix", f"two columns would be called {name!r}; choose another suffix")
 
 
 def _cast_hint(mine: str, a: pa.DataType, theirs: str, b: pa.DataType) -> str:
@@ -285,6 +345,7 @@ _COLUMN_RULES: dict[type, Any] = {
     Distinct: _distinct,
     Sample: _sample,
     Merge: _merge,
+    Join: _join,
     Concat: _concat,
 }
 
@@ -307,6 +368,9 @@ def lineage_after(step: Any, inputs: Sequence[Lineage], found: Findings) -> Line
         writers = {name: writers.get(name, step.id) for name in schema.names}
     elif isinstance(step, Merge):
         names = merged_names(step, inputs[0].schema.names, inputs[1].schema.names)
+        writers |= {new: inputs[1].writers[old] for old, new in names.items() if old in inputs[1].writers}
+    elif isinstance(step, Join) and step.how not in ("semi", "anti"):
+        names = joined_names(inputs[0].schema.names, inputs[1].schema.names, step.suffix)
         writers |= {new: inputs[1].writers[old] for old, new in names.items() if old in inputs[1].writers}
     elif isinstance(step, Concat):
         for table in inputs[1:]:

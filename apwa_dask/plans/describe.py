@@ -17,6 +17,7 @@ from apwa_dask.plans.steps import (
     Explode,
     Filter,
     FlatMap,
+    Join,
     Limit,
     Map,
     Merge,
@@ -136,6 +137,28 @@ def _merge(step: Merge) -> str:
     return f"merge {step.input} with {step.right}: {step.how} join on {keys}"
 
 
+def _join(step: Join) -> str:
+    reads = _names(step.contract.inputs)
+    return f"join {step.input} with {step.right}: {step.how} join of {_block(step)}; a model reads {reads}"
+
+
+def _block(step: Join) -> str:
+    """Which pairs the model is asked about."""
+    parts = []
+    if step.left_on:
+        keys = zip(step.left_on, step.right_on, strict=False)
+        parts.append("equal " + ", ".join(f"{a} = {b}" for a, b in keys))
+    if step.condition:
+        parts.append(f"rows where {step.condition}")
+    if step.similar_left:
+        parts.append(f"the {step.nearest} nearest by {_names(step.similar_left)}")
+    if not parts:
+        return "each row with the whole short table, in one question"
+    return (
+        f"{' and '.join(parts)} (at most {step.max_pairs_per_row:,} pairs a row, {step.max_pairs:,} in all)"
+    )
+
+
 def _concat(step: Concat) -> str:
     return f"concat {step.input} with {_names(step.others)}"
 
@@ -156,5 +179,6 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Distinct: _distinct,
     Sample: _sample,
     Merge: _merge,
+    Join: _join,
     Concat: _concat,
 }

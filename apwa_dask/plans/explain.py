@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from apwa_dask.errors import PlanError
 from apwa_dask.plans.describe import columns_text, describe
-from apwa_dask.plans.infer import Catalog, infer
+from apwa_dask.plans.infer import Catalog, infer, joined_schema
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.steps import LLMStep
+from apwa_dask.plans.steps import Join, LLMStep
 from apwa_dask.plans.validate import Warning, problems_of
 
 __all__ = ["Explanation", "Range", "StepEstimate", "explain", "summary", "summary_html", "total_range"]
@@ -183,6 +183,8 @@ def _view(
         contract = step.contract
         instruction = _clip(contract.instruction)
         before = schemas.get(step.input)
+        if isinstance(step, Join) and before is not None and step.right in schemas:
+            before = joined_schema("inner", step.suffix, before, schemas[step.right])
         columns_in = columns_text(contract.inputs, before)
         alias = contract.model or ""
         name = models.get(alias, "")
@@ -197,7 +199,8 @@ def _view(
             facts.append(("tables", f"{', '.join(contract.tables)} (lent to the tools)"))
         if contract.examples:
             facts.append(("examples", str(len(contract.examples))))
-        facts += _figures(estimate or StepEstimate())
+        asked = "candidate pairs" if isinstance(step, Join) and step.is_blocked else "rows"
+        facts += _figures(estimate or StepEstimate(), asked)
     elif estimate is not None and estimate.rows is not None:
         facts.append(("rows", _range(estimate.rows)))
     return StepView(
@@ -225,8 +228,8 @@ def _clip(text: str, limit: int = _MAX_TEXT) -> str:
 # --- figures
 
 
-def _figures(estimate: StepEstimate) -> list[tuple[str, str]]:
-    rows = [("rows", _range(estimate.rows))] if estimate.rows is not None else []
+def _figures(estimate: StepEstimate, asked: str) -> list[tuple[str, str]]:
+    rows = [(asked, _range(estimate.rows))] if estimate.rows is not None else []
     return [
         *rows,
         ("calls", _range(estimate.calls)),

@@ -7,7 +7,7 @@ quadratic in the length of a cell (edit distances), because DuckDB cannot interr
 
 from __future__ import annotations
 
-__all__ = ["AGGREGATES", "FUNCTIONS", "REASONS", "SIZED"]
+__all__ = ["AGGREGATES", "ARITHMETIC", "FUNCTIONS", "REASONS", "SIZED"]
 
 _OPERATORS = "!~~ !~~* % & && * ** + - ->> -> / // << <@ = @> >> @ ^ ^@ | || ~~ ~~* ~~~ <> != < > <= >="
 _NUMBERS = """
@@ -49,6 +49,11 @@ json_array_length json_contains json_exists json_extract json_extract_path json_
 json_extract_string json_keys json_object json_quote json_type json_valid json_value to_json
 """
 _CHOICE = "if nullif ifnull coalesce typeof switch"
+
+ARITHMETIC: frozenset[str] = frozenset(
+    f"% & * ** + - / // << <> = >> ^ | != < > <= >= @ ! {_NUMBERS} {_CHOICE}".split()
+)
+"""Of these, the ones whose result is never larger than their arguments: numbers in, numbers out."""
 
 FUNCTIONS: frozenset[str] = frozenset(
     " ".join((_OPERATORS, _NUMBERS, _TEXT, _TIME, _NESTED, _CHOICE)).split()

@@ -18,6 +18,8 @@ from apwa_dask.plans.steps import (
     Concat,
     Explode,
     FlatMap,
+    Join,
+    LoweredStep,
     Map,
     Merge,
     Reduce,
@@ -32,6 +34,8 @@ __all__ = [
     "is_number",
     "is_ordered",
     "is_text",
+    "joined_names",
+    "joined_schema",
     "keys_meet",
     "merged_names",
     "output_schema",
@@ -90,6 +94,8 @@ def output_schema(step: Any, inputs: Sequence[pa.Schema]) -> pa.Schema:
         A column does not exist or has an unfit type.
     """
     inputs = [visible(schema) for schema in inputs]
+    if isinstance(step, LoweredStep):
+        return step.columns_after(inputs)
     return _RULES.get(type(step), _unchanged)(step, inputs)
 
 
@@ -205,6 +211,30 @@ def _merge(step: Merge, inputs: Sequence[pa.Schema]) -> pa.Schema:
     return pa.schema([*kept, *added])
 
 
+def joined_names(left: Sequence[str], right: Sequence[str], suffix: str) -> dict[str, str]:
+    """Right column of a join to its name beside the left ones."""
+    return {
+        name: f"{name}{suffix}" if name in left else name for name in right if not name.startswith(HIDDEN)
+    }
+
+
+def joined_schema(how: str, suffix: str, left: pa.Schema, right: pa.Schema) -> pa.Schema:
+    """Columns of a join: the left table's, then, unless it only picks left rows, the right table's."""
+    if how in ("semi", "anti"):
+        return left
+    added = [
+        right.field(old).with_name(new) for old, new in joined_names(left.names, right.names, suffix).items()
+    ]
+    if how in ("left", "outer"):
+        added = [_may_miss(field) for field in added]
+    kept = [_may_miss(field) for field in left] if how in ("right", "outer") else list(left)
+    return pa.schema([*kept, *added])
+
+
+def _join(step: Join, inputs: Sequence[pa.Schema]) -> pa.Schema:
+    return joined_schema(step.how, step.suffix, inputs[0], inputs[1])
+
+
 def _concat(step: Concat, inputs: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
     for schema in inputs:
@@ -302,5 +332,6 @@ _RULES: dict[type, Callable[[Any, Sequence[pa.Schema]], pa.Schema]] = {
     Aggregate: _aggregate,
     Merge: _merge,
     Concat: _concat,
+    Join: _join,
 }
 """Filter, where, sort, limit, distinct and sample change no column."""

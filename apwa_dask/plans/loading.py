@@ -14,7 +14,7 @@ from apwa_dask.errors import PlanError, candidates
 from apwa_dask.plans.contract import Contract, Example, Limits
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Field
-from apwa_dask.plans.steps import Aggregation, Filter, SortKey, Step
+from apwa_dask.plans.steps import Aggregation, Filter, Join, SortKey, Step
 
 __all__ = ["OPERATIONS", "load", "plan_error", "read_yaml"]
 
@@ -24,6 +24,9 @@ OPERATIONS: dict[str, type[BaseModel]] = {
     step.model_fields["op"].default: step for step in typing.get_args(typing.get_args(Step)[0])
 }
 """Every step by the name it has in a plan."""
+
+_VERDICTS = {"filter": Filter.verdict(), "join": Join.verdict()}
+"""Operations with one output only, which their author may leave out."""
 
 _PARTS: dict[str, type[BaseModel]] = {
     "contract": Contract,
@@ -92,7 +95,7 @@ def load(source: str | Mapping[str, Any]) -> Plan:
     """Read a plan from YAML or JSON text, or from plain data.
 
     A step may leave out ``id`` (it becomes ``<op>_<number>``) and ``input`` (the step before it, or the only
-    source); a filter may leave out its ``output``.
+    source); a filter and a join may leave out their ``output``.
 
     Raises
     ------
@@ -137,8 +140,9 @@ def _filled(data: Mapping[str, Any]) -> dict[str, Any]:
         if "input" not in step and previous is not None:
             step["input"] = previous
         contract = step.get("contract")
-        if step.get("op") == "filter" and isinstance(contract, Mapping) and "output" not in contract:
-            step["contract"] = {**contract, "output": Filter.verdict()}
+        verdict = _VERDICTS.get(str(step.get("op")))
+        if verdict is not None and isinstance(contract, Mapping) and "output" not in contract:
+            step["contract"] = {**contract, "output": verdict}
         previous = step.get("id", previous)
         filled.append(step)
     plan["steps"] = filled

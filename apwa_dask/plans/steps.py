@@ -6,8 +6,10 @@ alias or an earlier step), so that a plan is a small directed acyclic graph.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from apwa_dask.plans.contract import Contract
@@ -24,8 +26,10 @@ __all__ = [
     "Filter",
     "FlatMap",
     "FrameStep",
+    "Join",
     "LLMStep",
     "Limit",
+    "LoweredStep",
     "Map",
     "Merge",
     "Reduce",
@@ -36,6 +40,11 @@ __all__ = [
     "Step",
     "Where",
 ]
+
+CANDIDATES = "candidates"
+"""Column of the numbered right rows that a model chooses from, where a join has no block."""
+LABELS_AT_MOST = 50
+"""Rows of a right table that is short enough to be listed in every prompt."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
@@ -68,6 +77,17 @@ class LLMStep(_Step):
 
 class FrameStep(_Step):
     """A step that never calls a model."""
+
+
+class LoweredStep(FrameStep):
+    """A step that only the engine makes (`apwa_dask.plans.lowering`); its ids are no names, so no plan has one."""
+
+    id: str
+    input: str
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """Visible columns, given those of the tables it reads."""
+        raise TypeError(f"{type(self).__name__} says nothing of its columns")
 
 
 class Map(LLMStep):
@@ -112,6 +132,53 @@ class Reduce(LLMStep):
 
     op: Literal["reduce"] = "reduce"
     by: tuple[str, ...] = ()
+
+
+class Join(LLMStep):
+    """Rows of two tables that a model says belong together; ``contract.output`` is ``{"match": boolean}``.
+
+    Candidate pairs come from a block: equal keys (`left_on`, `right_on`), a SQL `condition` over both rows, or
+    the `nearest` texts (`similar_left`, `similar_right`); several of them narrow one another. Without any, the
+    right table must be short: each left row is asked once, with all right rows to choose from. Right columns
+    whose names the left table has get `suffix`; ``contract.inputs``, and the condition, use those names. A null in
+    a key, or an empty text, matches nothing. ``semi`` and ``anti`` keep left rows with, or without, a match.
+    """
+
+    op: Literal["join"] = "join"
+    right: Name
+    how: Literal["inner", "left", "right", "outer", "semi", "anti"] = "inner"
+    left_on: tuple[str, ...] = ()
+    right_on: tuple[str, ...] = ()
+    condition: str | None = Field(default=None, min_length=1)
+    similar_left: tuple[str, ...] = ()
+    similar_right: tuple[str, ...] = ()
+    nearest: int = Field(default=5, ge=1, le=100)
+    max_pairs_per_row: int = Field(default=100, ge=1)
+    max_pairs: int = Field(default=1_000_000, ge=1)
+    suffix: str = Field(default="_right", min_length=1)
+
+    @field_validator("contract")
+    @classmethod
+    def _answers_match(cls, contract: Contract) -> Contract:
+        if contract.output.names == ("match",) and contract.output.fields[0].type == "boolean":
+            return contract
+        raise ValueError("the output of a join is exactly {match: boolean}")
+
+    @staticmethod
+    def verdict() -> Schema:
+        """The one output schema a join has."""
+        return Schema.of(
+            {"match": {"type": "boolean", "description": "true if the two rows meet the task, else false"}}
+        )
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, self.right)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether candidate pairs come from a block, and not from a short right table."""
+        return bool(self.left_on or self.condition or self.similar_left)
 
 
 class Where(FrameStep):
@@ -226,6 +293,9 @@ class Merge(FrameStep):
     right_on: tuple[str, ...] = Field(min_length=1)
     suffix: str = Field(default="_right", min_length=1)
 
+    meets: ClassVar[bool] = True
+    """Each row's id is made of two."""
+
     @property
     def inputs_from(self) -> tuple[str, ...]:
         return (self.input, self.right)
@@ -243,7 +313,7 @@ class Concat(FrameStep):
 
 
 Step = Annotated[
-    Map | Filter | FlatMap | Reduce
+    Map | Filter | FlatMap | Reduce | Join
     | Where | Assign | Select | Explode | Chunk
     | Aggregate | Sort | Limit | Distinct | Sample | Merge | Concat,
     Field(discriminator="op"),

@@ -164,6 +164,14 @@ STEPS: dict[str, list[Callable[[apwa.Table, apwa.Table], apwa.Table]]] = {
         *(lambda t, o, how=how: t.merge(o, on="k", how=how) for how in ("inner", "left", "right", "outer")),
         lambda t, o: t.merge(o, left_on="n", right_on="n", how="outer", suffix="_o"),
     ],
+    "join": [
+        *(
+            lambda t, o, how=how: t.join(o, "the same?", inputs=["text", "note"], on="k", how=how)
+            for how in ("outer", "anti")
+        ),
+        lambda t, o: t.join(o, "the same?", inputs=["n", "note"], condition="n <= n_right"),
+        lambda t, o: t.join(o, "the same?", inputs=["text", "note"], how="right"),
+    ],
     "concat": [lambda t, o: t.concat(o), lambda t, o: o.concat(t, o)],
 }  # fmt: skip
 

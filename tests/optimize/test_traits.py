@@ -49,11 +49,15 @@ FRAME_STEPS: dict[str, dict[str, Any]] = {
     "concat": {"op": "concat", "others": ["o"]},
 }
 ASK = {"instruction": "?", "inputs": ["text"], "output": {"a": "integer"}}
+PAIR = {"instruction": "?", "inputs": ["text", "note"]}
 MODEL_STEPS: dict[str, dict[str, Any]] = {
     "map": {"op": "map", "contract": ASK},
     "filter": {"op": "filter", "contract": {"instruction": "?", "inputs": ["text"]}},
     "flat_map": {"op": "flat_map", "contract": ASK},
     "reduce": {"op": "reduce", "by": ["k"], "contract": ASK},
+    "join": {"op": "join", "right": "o", "left_on": ["k"], "right_on": ["k"], "contract": PAIR},
+    "join outer": {"op": "join", "right": "o", "how": "outer", "condition": "n < n_right", "contract": PAIR},
+    "join anti": {"op": "join", "right": "o", "how": "anti", "contract": PAIR},
 }
 
 

@@ -1,0 +1,216 @@
+"""Steps that are made of others: what a `join` comes to, as a free step, a judged one and another free step.
+
+A join becomes ``pairs`` (candidate pairs, found by the block), a `Map` that judges one pair a row, and
+``rows`` (the rows of both tables, put together by verdict). So a pair is a row like any other: journaled, packed,
+tried again, counted and priced. These inner steps are in no plan language: only `lowered` makes them, their ids
+hold a point, and what a user reads, keeps and edits is the plan as it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from apwa_dask.plans.contract import Contract
+from apwa_dask.plans.infer import Catalog, infer, joined_names, joined_schema
+from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.schema import Schema
+from apwa_dask.plans.steps import CANDIDATES, Join, LoweredStep, Map
+
+__all__ = [
+    "Joined",
+    "Pairs",
+    "choice",
+    "left_place",
+    "lowered",
+    "right_place",
+]
+
+
+def left_place(step_id: str) -> str:
+    """Column of the left row's position; no name in a plan holds a point."""
+    return f"{step_id}.left"
+
+
+def right_place(step_id: str) -> str:
+    """Column of the right row's position, or of the listed rows' positions."""
+    return f"{step_id}.right"
+
+
+class Pairs(LoweredStep):
+    """Candidate pairs of two tables: the cells a model will see, and both rows' positions."""
+
+    op: Literal["pairs"] = "pairs"
+    right: str
+    of: str
+    """The step in the plan."""
+    left_on: tuple[str, ...] = ()
+    right_on: tuple[str, ...] = ()
+    condition: str | None = None
+    similar_left: tuple[str, ...] = ()
+    similar_right: tuple[str, ...] = ()
+    nearest: int = 5
+    max_pairs_per_row: int = 100
+    max_pairs: int = 1_000_000
+    suffix: str = "_right"
+    shown: tuple[str, ...]
+    """Columns of the pair that the model sees."""
+    left_names: tuple[str, ...]
+    """All columns of the left table: right ones of these names get the suffix."""
+    is_within: bool = False
+    """Both tables are one: each pair of its rows once, and no row with itself."""
+    is_listed: bool = False
+    """One row for each left row, with all right rows in the column `CANDIDATES`."""
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, self.right)
+
+    @property
+    def meets(self) -> bool:
+        """Whether each row's id is made of two."""
+        return not self.is_listed
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """Shown cells, then positions."""
+        whole = pair_schema(inputs[0], inputs[1], self.suffix)
+        place = pa.field(left_place(self.of), pa.int64())
+        if not self.is_listed:
+            shown = [whole.field(name).remove_metadata() for name in self.shown]
+            return pa.schema([*shown, place, pa.field(right_place(self.of), pa.int64())])
+        mine = [whole.field(name).remove_metadata() for name in self.shown if name in inputs[0].names]
+        listed = pa.field(right_place(self.of), pa.list_(pa.int64()))
+        return pa.schema([pa.field(CANDIDATES, pa.string()), *mine, place, listed])
+
+
+class Joined(LoweredStep):
+    """The rows of both tables by verdict: the step reads the judged pairs, the left and the right table."""
+
+    op: Literal["rows"] = "rows"
+    left: str
+    right: str
+    of: str
+    how: Literal["inner", "left", "right", "outer", "semi", "anti"]
+    suffix: str = "_right"
+    is_listed: bool = False
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, self.left, self.right)
+
+    @property
+    def meets(self) -> bool:
+        """Whether each row's id is made of two."""
+        return self.how not in ("semi", "anti")
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """As the join declares them."""
+        return joined_schema(self.how, self.suffix, inputs[1], inputs[2])
+
+
+def pair_schema(left: pa.Schema, right: pa.Schema, suffix: str) -> pa.Schema:
+    """All columns of a pair of rows, by the names they have in a contract and a condition."""
+    added = joined_names(left.names, right.names, suffix)
+    return pa.schema([*left, *(right.field(old).with_name(new) for old, new in added.items())])
+
+
+def lowered(plan: Plan, catalog: Catalog) -> Plan:
+    """The plan as it is run: every step that is made of others is replaced by them.
+
+    Parameters
+    ----------
+    plan : Plan
+        Valid for `catalog`.
+    catalog : mapping of str to pyarrow.Schema
+
+    Returns
+    -------
+    Plan
+        The same plan where nothing is to be replaced. A model step keeps its id, so that what is paid is counted
+        under the name that the user knows; what reads it reads the step after it.
+    """
+    if not any(type(step) in _LOWER for step in plan.steps):
+        return plan
+    schemas = infer(plan, catalog)
+    moved: dict[str, str] = {}
+    steps: list[Any] = []
+    for step in plan.steps:
+        inner = _LOWER[type(step)](step, schemas) if type(step) in _LOWER else (step,)
+        steps += [each.model_copy(update=_moved(each, moved)) for each in inner]
+        if inner[-1].id != step.id:
+            moved[step.id] = inner[-1].id
+    result = moved.get(plan.result, plan.result)
+    return plan.model_copy(update={"steps": tuple(steps), "output": result})
+
+
+def _moved(step: Any, moved: Mapping[str, str]) -> dict[str, Any]:
+    """What the step reads, under the names it has now."""
+    update: dict[str, Any] = {}
+    for name in ("input", "left", "right"):
+        if getattr(step, name, None) in moved:
+            update[name] = moved[getattr(step, name)]
+    others = getattr(step, "others", ())
+    if any(name in moved for name in others):
+        update["others"] = tuple(moved.get(name, name) for name in others)
+    return update
+
+
+def _join(step: Join, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
+    is_listed = not step.is_blocked
+    pairs = Pairs(
+        id=f"{step.id}.pairs",
+        input=step.input,
+        right=step.right,
+        of=step.id,
+        left_on=step.left_on,
+        right_on=step.right_on,
+        condition=step.condition,
+        similar_left=step.similar_left,
+        similar_right=step.similar_right,
+        nearest=step.nearest,
+        max_pairs_per_row=step.max_pairs_per_row,
+        max_pairs=step.max_pairs,
+        suffix=step.suffix,
+        shown=step.contract.inputs,
+        left_names=tuple(schemas[step.input].names),
+        is_listed=is_listed,
+    )
+    contract = step.contract
+    if is_listed:
+        mine = [name for name in contract.inputs if name in schemas[step.input].names]
+        contract = contract.model_copy(update={"inputs": (CANDIDATES, *mine), "output": choice()})
+    rows = Joined(
+        id=f"{step.id}.rows",
+        input=step.id,
+        left=step.input,
+        right=step.right,
+        of=step.id,
+        how=step.how,
+        suffix=step.suffix,
+        is_listed=is_listed,
+    )
+    return pairs, _judge(step.id, pairs.id, contract), rows
+
+
+def _judge(step_id: str, reads: str, contract: Contract) -> Map:
+    # not validated: the id of what it reads holds a point
+    return Map.model_construct(id=step_id, input=reads, reason="", contract=contract, op="map")
+
+
+def choice() -> Schema:
+    """The answer of a model that chooses among listed rows."""
+    return Schema.of(
+        {
+            "matches": {
+                "type": "list",
+                "items": {"type": "integer"},
+                "description": f"the numbers of the rows in {CANDIDATES} that meet the task together with this"
+                " row; [] if none does",
+            }
+        }
+    )
+
+
+_LOWER: dict[type, Any] = {Join: _join}
