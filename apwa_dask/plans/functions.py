@@ -50,9 +50,8 @@ json_extract_string json_keys json_object json_quote json_type json_valid json_v
 """
 _CHOICE = "if nullif ifnull coalesce typeof switch"
 
-ARITHMETIC: frozenset[str] = frozenset(
-    f"% & * ** + - / // << <> = >> ^ | != < > <= >= @ ! {_NUMBERS} {_CHOICE}".split()
-)
+_ARITHMETIC_SIGNS = "% & * ** + - / // << <> = >> ^ | != < > <= >= @ !"
+ARITHMETIC: frozenset[str] = frozenset(f"{_ARITHMETIC_SIGNS} {_NUMBERS} {_CHOICE}".split())
 """Of these, the ones whose result is never larger than their arguments: numbers in, numbers out."""
 
 FUNCTIONS: frozenset[str] = frozenset(

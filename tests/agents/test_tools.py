@@ -163,7 +163,7 @@ def test_a_signature_that_cannot_be_a_schema_is_told_where_it_is_written():
     def star(*codes: str) -> str:
         return ""
 
-    def unknown(code: "NoSuchType") -> str:  # noqa: F821
+    def unknown(code: NoSuchType) -> str:  # noqa: F821
         return ""
 
     for function in (untyped, star, unknown):

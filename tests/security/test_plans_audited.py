@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import apwa_dask
+
+RUNS_TEXT = {"eval", "exec", "compile", "__import__", "execfile", "breakpoint"}
+RUNS_TEXT_OF = {("os", "system"), ("os", "popen"), ("pd", "eval"), ("re", "Scanner")}
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +56,34 @@ def test_s06_the_hook_sees_what_it_is_for() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     assert int(done.stdout) >= 3
+
+
+def _calls_that_run_text(tree: ast.AST) -> list[tuple[int, str]]:
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        if isinstance(called, ast.Name) and called.id in RUNS_TEXT:
+            found.append((node.lineno, called.id))
+        owner = called.value if isinstance(called, ast.Attribute) else None
+        if isinstance(owner, ast.Name) and (owner.id, called.attr) in RUNS_TEXT_OF:
+            found.append((node.lineno, called.attr))
+        if isinstance(called, ast.Attribute) and called.attr == "query" and node.args:
+            found.append((node.lineno, "query"))
+        if any(keyword.arg == "shell" for keyword in node.keywords):
+            found.append((node.lineno, "shell="))
+    return found
+
+
+def test_s06_nothing_in_the_package_runs_a_text_as_code() -> None:
+    assert _calls_that_run_text(ast.parse("eval('1'); os.system('x'); frame.query('a'); run(x, shell=True)"))
+    package = Path(apwa_dask.__file__).parent
+    files = list(package.rglob("*.py"))
+    found = {
+        str(path.relative_to(package)): calls
+        for path in files
+        if (calls := _calls_that_run_text(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert len(files) > 200
+    assert found == {}

@@ -17,7 +17,7 @@ from apwa_dask.plans._sandbox import cursor
 from apwa_dask.plans.expression_syntax import reworded
 from apwa_dask.plans.functions import AGGREGATES, FUNCTIONS, REASONS, SIZED
 
-__all__ = ["refusal"]
+__all__ = ["objects_of", "refusal"]
 
 _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "BASE_TABLE", "JOIN", "SUBQUERY", "EMPTY"})
 _MODIFIERS = frozenset(
@@ -50,7 +50,7 @@ def refusal(query: str, tables: Mapping[str, pa.Schema]) -> tuple[str, tuple[str
         return "one statement, please", ()
     named = set(_common_tables(statements))
     used: dict[str, None] = {}
-    for node in _dicts(statements):
+    for node in objects_of(statements):
         problem = _expression_refusal(node) if "class" in node else _table_refusal(node, tables, named)
         if problem:
             return problem, ()
@@ -59,7 +59,7 @@ def refusal(query: str, tables: Mapping[str, pa.Schema]) -> tuple[str, tuple[str
     return "", tuple(used)
 
 
-def _dicts(root: Any) -> Iterator[dict[str, Any]]:
+def objects_of(root: Any) -> Iterator[dict[str, Any]]:
     """Every object of a tree, without recursion: syntax trees can be deep."""
     stack = [root]
     while stack:
@@ -73,7 +73,7 @@ def _dicts(root: Any) -> Iterator[dict[str, Any]]:
 
 def _common_tables(statements: Any) -> Iterator[str]:
     """Names that WITH gives."""
-    for node in _dicts(statements):
+    for node in objects_of(statements):
         entries = node.get("map")
         if isinstance(entries, list):
             yield from (entry["key"] for entry in entries if isinstance(entry, dict) and "key" in entry)
