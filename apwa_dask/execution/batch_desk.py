@@ -132,7 +132,13 @@ class CollectingDesk(WatchedDesk):
             self.context.watch.rows_failed()
 
     def _keep(
-        self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
+        self,
+        *,
+        rows: int = 0,
+        failed: int = 0,
+        cached: int = 0,
+        outcome: Outcome | None = None,
+        step: str = "",
     ) -> None:
         self._rows, self._failed, self._cached = (
             self._rows + rows,

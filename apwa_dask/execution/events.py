@@ -13,6 +13,7 @@ from typing import Protocol
 __all__ = [
     "EndpointPulse",
     "Event",
+    "Forecast",
     "PartitionDone",
     "Progress",
     "RunFinished",
@@ -71,6 +72,24 @@ class Progress(Event):
     worker: str = ""
     failures: dict[str, int] = field(default_factory=dict)
     """New failures by ``class: safe message``."""
+    paid: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    """New paid units, their tokens and their cost in USD, by step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast(Event):
+    """What the run will come to, by what it has come to so far. Told when that changes by a tenth or more."""
+
+    figure: str = "USD"
+    """What is counted: ``USD``, or ``tokens`` where no price is known."""
+    estimated: float = 0.0
+    """What was expected before the first call."""
+    forecast: float = 0.0
+    rows_done: int = 0
+    rows: int | None = None
+    """Rows of the stages so far; None while unknown."""
+    warning: str = ""
+    """In words, once in a run: it will come to 1.5 times the estimate, or more."""
 
 
 @dataclass(frozen=True, slots=True)

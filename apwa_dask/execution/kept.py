@@ -19,7 +19,7 @@ from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
-from apwa_dask.store.runs import RunFolder
+from apwa_dask.store.runs import RunFolder, RunStatus
 
 if TYPE_CHECKING:
     from apwa_dask.execution.lineage import Lineage
@@ -69,8 +69,17 @@ class KeptRun:
             "rows_failed": sum(record.failed for record in last.values()),
             "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
             "calls": sum(entry.calls for entry in ledger),
+            **self._what_is_left(),
             "local_model": any(model.is_local for model in self.spec.models.values()),
         }
+
+    def _what_is_left(self) -> dict[str, Any]:
+        """Rows and money still to come: nothing when done, what was found when it stopped, else unknown."""
+        if self.folder.status == RunStatus.DONE:
+            return {"rows_left": 0, "rows_left_exact": True, "cost_left_usd": 0.0}
+        history = self.folder.history()
+        last: dict[str, Any] = history[-1] if history else {}
+        return {name: last.get(name) for name in ("rows_left", "rows_left_exact", "cost_left_usd")}
 
     def costs(self) -> pd.DataFrame:
         """Calls, tokens and money by step, model and outcome: all that this run has paid for, failed attempts too.

@@ -25,6 +25,7 @@ class _Counts:
     cost_usd: float = 0.0
     cost_unknown: bool = False
     failures: Counter[str] = field(default_factory=Counter)
+    paid: dict[str, tuple[int, int, float]] = field(default_factory=dict)
 
 
 class Meter:
@@ -40,9 +41,15 @@ class Meter:
         self._told_failed = 0
 
     def note(
-        self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
+        self,
+        *,
+        rows: int = 0,
+        failed: int = 0,
+        cached: int = 0,
+        outcome: Outcome | None = None,
+        step: str = "",
     ) -> None:
-        """Count finished rows, or the outcome of one unit."""
+        """Count finished rows, or the outcome of one unit of a step."""
         with self._lock:
             counts = self._counts
             counts.rows_done += rows
@@ -63,6 +70,10 @@ class Meter:
                 counts.cost_unknown = True
             else:
                 counts.cost_usd += outcome.cost_usd
+            if step:
+                units, tokens, cost_usd = counts.paid.get(step, (0, 0, 0.0))
+                used = outcome.usage.input + outcome.usage.output
+                counts.paid[step] = (units + 1, tokens + used, cost_usd + (outcome.cost_usd or 0.0))
 
     def passes(self, share: float, least_rows: int) -> tuple[int, int] | None:
         """Rows and failed rows here so far, when more than `share` of them failed; not at every row.
@@ -104,4 +115,5 @@ class Meter:
             in_flight=self._in_flight,
             worker=worker,
             failures=dict(counts.failures),
+            paid=counts.paid,
         )

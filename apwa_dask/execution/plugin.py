@@ -25,6 +25,7 @@ from apwa_dask.execution.broadcast import everywhere, register_everywhere
 from apwa_dask.execution.events import (
     EndpointPulse,
     Event,
+    Forecast,
     PartitionDone,
     Progress,
     RunFinished,
@@ -69,6 +70,7 @@ _EVENTS: dict[str, type[Event]] = {
         Progress,
         PartitionDone,
         State,
+        Forecast,
         StepPulse,
         EndpointPulse,
         RunStarted,

@@ -321,7 +321,7 @@ class GroupTree:
         for outcome in outcomes:
             self.ledger.add_outcome(self.step.id, outcome)
             if self.context.spec.batch is None:  # a batch is counted when it is paid
-                self.context.meter.note(outcome=outcome)
+                self.context.meter.note(outcome=outcome, step=self.step.id)
                 reused = outcome.source != "live"
                 self.context.run.steps.settled(self.step.id, outcome.outcome.value, reused=reused)
         return outcomes

@@ -7,8 +7,10 @@ reads what it has stored.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +24,19 @@ from apwa_dask.execution.alarms import FailureRate, checked_rate
 from apwa_dask.execution.batch_rounds import BatchRounds
 from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage
-from apwa_dask.execution.events import Event, RunFinished, RunStarted, StageFinished, StageStarted, State
-from apwa_dask.execution.executors import Executor
+from apwa_dask.execution.events import (
+    Event,
+    Forecast,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    State,
+)
+from apwa_dask.execution.executors import Executor, LocalExecutor
 from apwa_dask.execution.kept import KeptRun
-from apwa_dask.execution.manifest import manifest_of
+from apwa_dask.execution.manifest import estimate_of, manifest_of
+from apwa_dask.execution.outlook import WARNED, Left, Outlook, with_left
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
 from apwa_dask.execution.results import answered_by, computed, result_frame
 from apwa_dask.execution.runtime import runtime
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 Subscriber = Callable[[Event], None]
+_logger = logging.getLogger(__name__)
 
 ABANDON_S = 5.0
 """How long the second Ctrl-C waits until all calls are hung up on."""
@@ -75,6 +87,8 @@ class Run(KeptRun):
         self._stopping = ""
         self._rate: FailureRate | None = None
         self._alarm: RunError | None = None
+        self._outlook: Outlook | None = None
+        self._noting: threading.Thread | None = None
         self._batches: BatchRounds | None = None
 
     # -- life
@@ -321,18 +335,41 @@ class Run(KeptRun):
             self._history(event)
         for subscriber in self._subscribers:
             subscriber(event)
-        if isinstance(event, RunStarted | StageStarted | StageFinished | RunFinished):
+        if isinstance(event, Forecast | RunStarted | StageStarted | StageFinished | RunFinished):
             self.executor.tell(event)
+        forecast = None if self._outlook is None else self._outlook.see(event)
+        if forecast is not None:
+            self._emit(forecast)
+            self._warn(forecast)
         error = None if self._rate is None else self._rate.see(event)
         if error is not None and self._alarm is None:
             self._alarm = error
             self.executor.stop(self.id, error.what)
+
+    def _warn(self, forecast: Forecast) -> None:
+        """Say once that the run will cost more than was thought: in the log, and in the run's history."""
+        if not forecast.warning:
+            return
+        _logger.warning("run %s: %s", self.id, forecast.warning)
+        # the store may be far away, and this may be the thread that all calls in flight need
+        self._noting = threading.Thread(target=self._note_forecast, args=(forecast,), daemon=True)
+        self._noting.start()
+
+    def _note_forecast(self, forecast: Forecast) -> None:
+        figures = {name: getattr(forecast, name) for name in ("figure", "estimated", "forecast")}
+        try:
+            self.folder.append_history(
+                WARNED, words=forecast.warning, rows_done=forecast.rows_done, rows=forecast.rows, **figures
+            )
+        except StoreError as error:
+            _logger.warning("the forecast of run %s is not kept: %s", self.id, error.what)
 
     def _drive(self) -> None:
         from apwa_dask.observe.keeping import keep_history
 
         status, message = "done", ""
         is_ours = False
+        kept_before: Counter[str] = Counter()
         try:
             self._emit(
                 RunStarted(
@@ -353,6 +390,7 @@ class Run(KeptRun):
                     self._spent() if self.folder.history() else Money(),
                     self._emit,
                 )
+                kept_before = self._look_ahead()
                 self.folder.append_history("resumed" if self.folder.history() else "started")
                 with self._batching():
                     self._run_stages()
@@ -363,22 +401,51 @@ class Run(KeptRun):
             status, message = self._failed(failure)
             if is_ours:  # who was refused leaves the run to the one who works on it
                 self.executor.stop(self.id, message)
-                self._note_end(status, message)
+                message = self._note_end(status, message, kept_before)
         finally:
             if is_ours:
                 runtime().forget(self.id)
+            if self._noting is not None:
+                self._noting.join()
             self._emit(RunFinished(self.id, time.time(), status=status, message=message))
             if is_ours:
                 keep_history(self.folder, self._history)
             self._finished.set()
 
-    def _note_end(self, status: str, message: str) -> None:
-        """Keep what is in flight, and say how it ended; where the store refuses that, the answers wait in memory."""
+    def _look_ahead(self) -> Counter[str]:
+        """Begin to forecast; the good answers by step that earlier lives of this run have kept."""
+        past = self.folder.history()
+        has_warned = any(entry["event"] == WARNED for entry in past)
+        self._outlook = Outlook(self.spec.plan, self.stages, estimate_of(self), has_warned=has_warned)
+        return self._kept_answers() if past else Counter()
+
+    def _kept_answers(self) -> Counter[str]:
+        bill = self._journal().bill_of(self.id).to_pylist()
+        return Counter({line["step_id"]: line["records"] for line in bill if line["outcome"] == "ok"})
+
+    def _note_end(self, status: str, message: str, kept_before: Counter[str]) -> str:
+        """Keep what is in flight, and say how it ended and what is left; where the store refuses that, the answers
+        wait in memory.
+        """
         try:
             runtime().settle(self.id)
-            self.folder.append_history("failed" if status == "failed" else "stopped", why=message)
+            left = self._left(kept_before) if status != "failed" else None
+            if left is not None and isinstance(self._error, BudgetError):
+                self._error = with_left(self._error, left)
+                message = self._error.what
+            facts = {} if left is None else left.as_dict()
+            self.folder.append_history("failed" if status == "failed" else "stopped", why=message, **facts)
         except StoreError as unreachable:
             self._error = self._error or unreachable
+        return message
+
+    def _left(self, kept_before: Counter[str]) -> Left | None:
+        if self._outlook is None:
+            return None
+        # on a cluster, workers may still be writing down what came in last
+        here = isinstance(self.executor, LocalExecutor)
+        now = self._kept_answers() if here else None
+        return self._outlook.left(None if now is None else now - kept_before)
 
     def _failed(self, failure: BaseException) -> tuple[str, str]:
         """What the end means to the user, and the error to raise in `wait`."""

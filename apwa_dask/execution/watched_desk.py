@@ -51,7 +51,7 @@ class WatchedDesk(StageDesk):
 
     def settled(self, step_id: str, outcome: Outcome) -> None:
         """Count the outcome of one unit, kept answers too."""
-        self.note(outcome=outcome)
+        self.note(outcome=outcome, step=step_id)
         self.context.run.steps.settled(step_id, outcome.outcome.value, reused=outcome.source != "live")
         if outcome.ok:
             self.context.watch.probation(step_id).succeed()
@@ -74,8 +74,14 @@ class WatchedDesk(StageDesk):
             raise error
 
     def _note(
-        self, *, rows: int = 0, failed: int = 0, cached: int = 0, outcome: Outcome | None = None
+        self,
+        *,
+        rows: int = 0,
+        failed: int = 0,
+        cached: int = 0,
+        outcome: Outcome | None = None,
+        step: str = "",
     ) -> None:
-        self.context.meter.note(rows=rows, failed=failed, cached=cached, outcome=outcome)
+        self.context.meter.note(rows=rows, failed=failed, cached=cached, outcome=outcome, step=step)
         if failed:
             self.context.watch.rows_failed()

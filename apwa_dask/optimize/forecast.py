@@ -1,4 +1,7 @@
-"""`Estimate`: what a plan will probably cost, as low, expected and high. Unknown stays unknown."""
+"""`Estimate`: what a plan will probably cost, as low, expected and high. Unknown stays unknown.
+
+`reforecast` says it again while the plan runs, from what its units have come to so far.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from apwa_dask.plans.explain import Range, StepEstimate, total_range
+from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.steps import LLMStep, Reduce
 
-__all__ = ["Estimate"]
+__all__ = ["LEAST_UNITS", "WARN_RATIO", "Estimate", "Observed", "Reforecast", "reforecast"]
+
+LEAST_UNITS = 10
+"""Fewer answers of a step say nothing about the others."""
+WARN_RATIO = 1.5
+"""A run that will come to so many times its estimate is worth a word."""
+_TURNS_WITH_TOOLS = 2
+"""Calls that a unit with tools is expected to take (`apwa_dask.optimize.estimate`)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,11 @@ class Estimate:
             "steps": {step_id: asdict(step) for step_id, step in self.steps.items()},
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
+        """Inverse of `to_dict`."""
+        return cls({step_id: _step_of(figures) for step_id, figures in data["steps"].items()})
+
     def __str__(self) -> str:
         if not self.steps:
             return "no model calls, no cost"
@@ -63,6 +80,105 @@ class Estimate:
         return f"calls {_words(self.calls)}; tokens {tokens}; cost {_dollars(self.cost_usd)}"
 
     __repr__ = __str__
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the paid units of one step have come to so far. ``cost_usd`` is None where a price is unknown."""
+
+    units: int = 0
+    tokens: int = 0
+    cost_usd: float | None = 0.0
+
+    def __add__(self, other: Observed) -> Observed:
+        known = self.cost_usd is not None and other.cost_usd is not None
+        cost_usd = (self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None
+        return Observed(self.units + other.units, self.tokens + other.tokens, cost_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class Reforecast:
+    """An estimate corrected by what was seen: ``figure`` is ``USD``, or ``tokens`` where no price is known.
+
+    ``by_step`` is the whole of each step, what it has come to already included.
+    """
+
+    figure: str
+    estimated: float
+    by_step: Mapping[str, float]
+
+    @property
+    def forecast(self) -> float:
+        """What the whole run is now thought to come to."""
+        return sum(self.by_step.values())
+
+    @property
+    def ratio(self) -> float:
+        """Times the estimate."""
+        return self.forecast / self.estimated if self.estimated else 1.0
+
+
+def reforecast(plan: Plan, estimate: Estimate, seen: Mapping[str, Observed]) -> Reforecast | None:
+    """The estimate again, each step scaled by what its units cost against what they were thought to cost.
+
+    The number of units is the estimate's, so rows that cost nothing (equal ones, kept answers) neither raise nor
+    lower the forecast; a step that has done more than was thought comes to at least what it has cost.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan that was estimated.
+    estimate : Estimate
+    seen : mapping of str to Observed
+        By step id; steps with fewer than `LEAST_UNITS` units keep their estimate.
+
+    Returns
+    -------
+    Reforecast or None
+        None where the estimate says nothing to compare with.
+    """
+    has_prices = bool(estimate.cost_usd and estimate.cost_usd.expected) and all(
+        one.cost_usd is not None for one in seen.values()
+    )
+    expected: dict[str, float] = {}
+    forecast: dict[str, float] = {}
+    for step in plan.llm_steps:
+        known = estimate.steps.get(step.id, StepEstimate())
+        figure = known.cost_usd if has_prices else _tokens(known)
+        units = _units(step, known)
+        if figure is None or units is None:
+            return None
+        one = seen.get(step.id, Observed())
+        spent = (one.cost_usd or 0.0) if has_prices else float(one.tokens)
+        expected[step.id] = forecast[step.id] = figure.expected
+        if one.units >= LEAST_UNITS:
+            forecast[step.id] = max(spent / one.units * units, spent)
+    if not sum(expected.values()):
+        return None
+    return Reforecast("USD" if has_prices else "tokens", sum(expected.values()), forecast)
+
+
+def _units(step: LLMStep, known: StepEstimate) -> float | None:
+    """Units of a step that are paid for: what its outcomes are counted by."""
+    if known.calls is None or known.rows is None:
+        return None
+    if isinstance(step, Reduce):
+        return known.calls.expected
+    if step.contract.unit != "row":
+        return known.rows.expected
+    return known.calls.expected / (_TURNS_WITH_TOOLS if step.contract.tools else 1)
+
+
+def _tokens(known: StepEstimate) -> Range | None:
+    if known.input_tokens is None or known.output_tokens is None:
+        return None
+    return known.input_tokens + known.output_tokens
+
+
+def _step_of(figures: Mapping[str, Any]) -> StepEstimate:
+    return StepEstimate(
+        **{name: None if figure is None else Range(**figure) for name, figure in figures.items()}
+    )
 
 
 def _words(figure: Range | None) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import threading
+
 import pandas as pd
 import pytest
 
 import apwa_dask as apwa
 from apwa_dask.errors import BudgetError
+from apwa_dask.execution.events import Event, Forecast
+from apwa_dask.observe.progress import progress_for_environment
+from apwa_dask.testing import Rule, Script
 
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(120)]})
 PRICE = apwa.Price(10.0, 20.0)
@@ -54,3 +60,85 @@ def test_fault_57_budgets_of_calls_and_tokens_hold_too(scripted_server, model_at
         assert server.calls == ceiling.calls
     else:
         assert sum(server.log().billed_tokens) <= ceiling.tokens + 4 * 260
+
+
+def test_fault_57_what_is_left_is_said_in_rows_and_money_by_the_error_and_the_status(
+    scripted_server, model_at, store
+):
+    server = scripted_server(latency_s=0.005)
+    model = model_at(server, max_concurrency=4, price=PRICE, max_output_tokens=60)
+
+    run = mapped().run(model=model, store=store, budget=0.04, progress=False)
+    with pytest.raises(BudgetError, match="BUDGET-REACHED") as stopped:
+        run.wait()
+
+    left = len(FRAME) - server.calls
+    assert f"{left} of {len(FRAME)} rows are left" in stopped.value.what
+    for status in (run.status(), apwa.attach(run.id, store).status()):
+        assert (status["rows_left"], status["rows_left_exact"]) == (left, True)
+    remaining_usd = run.status()["cost_left_usd"]
+    spent_usd = run.status()["cost_usd"]
+    run.resume(budget=5.0).wait()
+    assert server.calls == len(FRAME)
+    assert run.status()["cost_usd"] - spent_usd == pytest.approx(remaining_usd, rel=0.1)
+    assert (run.status()["rows_left"], run.status()["cost_left_usd"]) == (0, 0.0)
+
+
+def test_fault_58_an_estimate_that_is_wrong_five_times_is_said_before_a_fifth_of_the_rows_are_paid(
+    scripted_server, model_at, store, caplog
+):
+    rows = 400
+    frame = pd.DataFrame({"text": [f"row {k}" for k in range(rows)]})
+    table = apwa.from_pandas(frame, npartitions=4).map("say", inputs="text", output={"a": "string"})
+    long_answers = (Rule(".*", answer={"a": "word " * 300}),)
+    server = scripted_server(latency_s=0.04, rules=long_answers)
+    model = model_at(server, max_concurrency=2, price=apwa.Price(0.01, 20.0))
+    estimate = table.plan().estimate(model=model)
+    per_row_usd = estimate.cost_usd.expected / rows
+    forecasts, shown, warned = [], io.StringIO(), threading.Event()
+    display = progress_for_environment(shown, mode="plain")
+
+    def watch(event: Event) -> None:
+        display(event)
+        if isinstance(event, Forecast):
+            forecasts.append(event)
+            if event.warning:
+                warned.set()
+
+    with caplog.at_level("WARNING", logger="apwa_dask"):
+        run = table.run(model=model, store=store, progress=watch)
+        assert warned.wait(60)
+        asked = server.calls
+        run.stop().wait()
+
+    assert asked < 0.2 * rows
+    (warning,) = [one for one in forecasts if one.warning]
+    assert warning.estimated == pytest.approx(estimate.cost_usd.expected)
+    true_usd = rows * run.status()["cost_usd"] / server.calls
+    assert true_usd > 3 * rows * per_row_usd, "the estimate was far too low"
+    assert warning.forecast == pytest.approx(true_usd, rel=0.05)
+    assert "times the estimate" in warning.warning
+    assert shown.getvalue().count(warning.warning) >= 2, "while it ran, and in the summary"
+    assert [r.getMessage() for r in caplog.records if warning.warning in r.getMessage()], "in the log"
+    (kept,) = [entry for entry in run.folder.history() if entry["event"] == "forecast"]
+    assert kept["words"] == warning.warning
+    assert kept["rows_done"] < 0.2 * rows
+
+    server.set(Script(rules=long_answers))
+    forecasts.clear()
+    run.resume().wait()
+    assert not [one for one in forecasts if one.warning], "once in a run"
+    assert forecasts[-1].forecast == pytest.approx(true_usd, rel=0.1)
+
+
+def test_fault_58_an_estimate_that_holds_warns_of_nothing(scripted_server, model_at, store):
+    server = scripted_server(latency_s=0.005)
+    model = model_at(server, max_concurrency=4, price=PRICE)
+    events: list[Event] = []
+
+    run = mapped().run(model=model, store=store, progress=events.append).wait()
+
+    forecasts = [event for event in events if isinstance(event, Forecast)]
+    assert forecasts
+    assert not [event for event in forecasts if event.warning]
+    assert forecasts[-1].forecast == pytest.approx(run.status()["cost_usd"], rel=0.1)
