@@ -89,7 +89,8 @@ def _tell(error: ApwaError, code: Exit, *, as_json: bool, debug: bool) -> None:
     if debug:
         click.echo(safe_text("".join(traceback.format_exception(error)), keep_lines=True), err=True)
     else:
-        click.echo(safe_text(str(error), keep_lines=True), err=True)
+        more = "" if error.fix else f"\n  do this: apwa explain-error {error.code}"
+        click.echo(safe_text(f"{error}{more}", keep_lines=True), err=True)
     if as_json:
         names = ("code", "what", "where", "why", "fix", "saved")
         emit_json({"error": {name: getattr(error, name) for name in names} | {"exit_code": int(code)}})

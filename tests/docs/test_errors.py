@@ -12,13 +12,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from apwa_dask import errors
 from apwa_dask.cli import main
+from apwa_dask.cli.command import ApwaCommand
 from apwa_dask.error_catalogue import LOST, catalogue, explain_error
-from apwa_dask.errors import ConfigError
+from apwa_dask.errors import ConfigError, RunError
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "apwa_dask"
@@ -88,11 +90,11 @@ def test_the_scan_sees_each_way_to_give_a_code(source, expected):
 
 def test_every_code_in_the_source_is_in_the_catalogue(found):
     assert len(found) > 90
-    assert sorted(set(found) - set(ENTRIES)) == []
+    assert sorted(set(found) - set(ENTRIES)) == [], "add them to apwa_dask/errors.yaml, then `make errors`"
 
 
 def test_every_code_of_the_catalogue_is_in_the_source(found):
-    assert sorted(set(ENTRIES) - set(found)) == []
+    assert sorted(set(ENTRIES) - set(found)) == [], "no line of the source gives these codes"
 
 
 def test_the_catalogue_names_the_classes_that_carry_a_code(found):
@@ -144,6 +146,19 @@ def test_the_command_line_explains_a_code_as_text_and_as_json():
     assert data["kinds"] == ["BudgetError"]
     assert data["lost"] == LOST["kept"]
     assert CliRunner().invoke(main, ["explain-error", "NO-SUCH"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("fix", "expected"), [("", "do this: apwa explain-error RUN-ROWS"), ("wait", "do this: wait")]
+)
+def test_the_command_line_names_the_catalogue_where_an_error_does_not_say_what_to_do(fix, expected):
+    @click.command(cls=ApwaCommand)
+    def failing(as_json: bool) -> None:
+        raise RunError("rows are missing", fix=fix, code="RUN-ROWS")
+
+    told = CliRunner().invoke(failing, [])
+    assert told.exit_code == 1
+    assert [line.strip() for line in told.stderr.splitlines() if "do this" in line] == [expected]
 
 
 def test_an_error_loads_no_catalogue():
