@@ -15,7 +15,7 @@ PANDAS2_VENV  := .venv-pandas2
 PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
 PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
-.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos machine soak notebook errors docs clean
+.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos machine soak planner notebook errors docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,13 @@ bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows;
 	$(BIN)/python benchmarks/overhead.py --cases A,B,C,D,E,G $(PEERS)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python benchmarks/resume.py
+
+planner: $(STAMP)  ## every planner query end to end over gold answers; MODEL=local: how well that model plans
+ifdef MODEL
+	$(BIN)/python benchmarks/planner.py --model $(MODEL)
+else
+	APWA_PLANNER=all $(BIN)/python -m pytest -q tests/manager/test_suite.py
+endif
 
 notebook: $(STAMP)  ## execute the notebooks in place in a real kernel
 	$(BIN)/python notebooks/execute.py

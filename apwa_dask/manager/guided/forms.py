@@ -138,7 +138,8 @@ def _plain_forms(
     by_column = [keep for keep in any_rows if keep in ("all", "by column")]
     found = []
     if numbers:
-        counted = some if some and cues.means_some(question) else any_rows
+        # Of joined tables, "how many cars were sold" may be all rows.
+        counted = some if some and cues.means_some(question) and not sketch.steps else any_rows
         found.append(_form(["nothing"], by_column if cues.means_all(question) else counted, numbers, order))
     if "yes" in order and not counts:
         sorted_rows = by_column if cues.wants_all_in_order(question) else any_rows
