@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import log2
 from typing import TYPE_CHECKING
@@ -21,13 +21,27 @@ if TYPE_CHECKING:
     from apwa_dask.models.gate import Gate
     from apwa_dask.models.leases import Grant, LeaseFn, Report, Want
 
-__all__ = ["LATENCY_BINS", "EndpointMeter", "LeaseMeter", "StepMeter", "endpoint_label", "latency_bin"]
+__all__ = [
+    "LATENCY_BINS",
+    "EndpointMeter",
+    "LeaseMeter",
+    "Pulses",
+    "StepMeter",
+    "endpoint_label",
+    "latency_bin",
+]
 
 LATENCY_BINS = 88
 """Bins of four to the octave from 1 ms up: the last one holds all above an hour."""
 
 SLOWEST = 5
 """Units named in one report of a process."""
+
+PULSE_S = 2.0
+"""Seconds between two reports of a process; more where many processes report."""
+
+PULSES_PER_S = 100.0
+"""Reports that all processes of a cluster together send to the scheduler."""
 
 SIGN_OF_LIFE_S = 15.0
 """So often an endpoint is told of though nothing has changed, while calls are in flight."""
@@ -208,6 +222,32 @@ class EndpointMeter:
 
     def _counts(self, gate: Gate) -> tuple[int, int, int]:
         return gate.answers, self._leases.seen(gate.key).throttled, gate.pauses
+
+
+class Pulses:
+    """The steps and endpoints of one run in this process, and when to tell of them.
+
+    Parameters
+    ----------
+    gates : callable
+        Gives the gates of this process.
+    leases : LeaseMeter
+    """
+
+    def __init__(self, gates: Callable[[], Sequence[Gate]], leases: LeaseMeter) -> None:
+        self.steps = StepMeter()
+        self._gates = gates
+        self._endpoints = EndpointMeter(gates(), leases)
+        self._told_s = float("-inf")
+
+    def take(self, run_id: str, worker: str, *, last: bool) -> list[StepPulse | EndpointPulse]:
+        """What there is to tell, if it is time to; in any case when it is the `last` word for now."""
+        gates, now_s = self._gates(), time.monotonic()
+        processes = max((gate.retries.holders for gate in gates), default=1)
+        if not last and now_s - self._told_s < max(PULSE_S, processes / PULSES_PER_S):
+            return []
+        self._told_s = now_s
+        return [*self.steps.take(run_id, worker), *self._endpoints.take(gates, run_id, worker)]
 
 
 def endpoint_label(gate_key: str) -> str:

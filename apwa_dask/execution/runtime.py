@@ -32,7 +32,7 @@ from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.lent import lent_tables
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
-from apwa_dask.execution.pulse import EndpointMeter, LeaseMeter, StepMeter
+from apwa_dask.execution.pulse import LeaseMeter, Pulses
 from apwa_dask.execution.secrets import Secrets
 from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
 from apwa_dask.execution.spec import RunSpec, StageRef
@@ -42,7 +42,6 @@ from apwa_dask.execution.watched_desk import WatchedDesk
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.endpoints import Endpoints
-from apwa_dask.models.gate import Gate
 from apwa_dask.models.leases import LeaseFn, MoneyFn
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.lowering import lowered
@@ -59,12 +58,6 @@ EXIT_DRAIN_S = 10.0
 
 REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
-
-PULSE_S = 2.0
-"""Seconds between two reports of its steps and endpoints; more where many processes report."""
-
-PULSES_PER_S = 100.0
-"""Such reports that all processes of a cluster together send to the scheduler."""
 
 
 class Runtime(Secrets):
@@ -229,15 +222,14 @@ class RunContext:
         self.spec = RunSpec.of(folder)
         self.stages = compile_plan(self.spec.plan, self.spec.catalog, self.spec.indexes)
         self.control = Control()
-        self.steps = StepMeter()
         self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)
         self.journal.refresh()
         self.journal.require_key()
         self._airborne: Meter | None = None
         """Counts the calls in flight of all stages."""
         self.client = client_for(owner, folder.run_id, self.spec)
-        self._seen = EndpointMeter(owner.endpoints.gates(), owner.leases)
-        self._pulse_s = float("-inf")
+        self.pulses = Pulses(owner.endpoints.gates, owner.leases)
+        self.steps = self.pulses.steps
         self.sharing = None if owner.claim is None else Sharing(owner.claim, self.journal.url, self.journal)
         self.caller = self._new_caller()
         self.tasks: set[asyncio.Task[None]] = set()
@@ -333,18 +325,9 @@ class RunContext:
             progress = stage.meter.take(self.runtime.worker_name)
             if progress is not None:
                 self.runtime.emit(progress)
-        now_s = time.monotonic()
-        gates = self.runtime.endpoints.gates()
-        processes = max((gate.retries.holders for gate in gates), default=1)
-        if now_s - self._pulse_s >= max(PULSE_S, processes / PULSES_PER_S) or not self.tasks:
-            self._pulse_s = now_s
-            self._tell_pulses(gates)
-        self._tell_pause()
-
-    def _tell_pulses(self, gates: Sequence[Gate]) -> None:
-        run_id, worker = self.folder.run_id, self.runtime.worker_name
-        for pulse in (*self.steps.take(run_id, worker), *self._seen.take(gates, run_id, worker)):
+        for pulse in self.pulses.take(self.folder.run_id, self.runtime.worker_name, last=not self.tasks):
             self.runtime.emit(pulse)
+        self._tell_pause()
 
     def _tell_pause(self) -> None:
         """Say once when an endpoint makes calls wait, and once when they go on."""

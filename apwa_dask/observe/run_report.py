@@ -12,12 +12,9 @@ from apwa_dask.models.local.catalogue import CATALOGUE
 from apwa_dask.models.model import Model
 from apwa_dask.observe.first_rows import first_rows
 from apwa_dask.observe.history import Picture
-from apwa_dask.observe.keeping import kept_picture
 from apwa_dask.observe.plan_graph import GraphNode
 from apwa_dask.observe.report import CostRow, EstimateRow, FailureReport, ReportFacts, render_report
-from apwa_dask.observe.stored_picture import picture_of_parts
 from apwa_dask.observe.text import count_text, money_text
-from apwa_dask.plans.steps import LLMStep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,12 +108,17 @@ def _plan_text(run: Run, ledger: Iterable[Entry]) -> str:
 
 def _picture(run: Run) -> Picture:
     """As this process saw the run, else as the one that worked on it wrote it down, else from its parts."""
+    from apwa_dask.observe.keeping import kept_picture
+    from apwa_dask.observe.stored_picture import picture_of_parts
+
     if run.seen is not None:
         return run.seen.picture()
     return kept_picture(run.folder) or picture_of_parts(run)
 
 
 def _graph(run: Run) -> list[GraphNode]:
+    from apwa_dask.plans.steps import LLMStep
+
     plan, models = run.spec.plan, {alias: model.name for alias, model in run.spec.models.items()}
     tables = [GraphNode(name, "table", "table") for name in plan.sources]
     return tables + [
