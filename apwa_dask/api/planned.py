@@ -228,6 +228,7 @@ class PlannedQuery:
             options.get("on_error"),
             options.get("name", ""),
         )
+        settings = replace(settings, hedge=config.get("hedge", options.get("hedge")))
         settings = with_alarms(settings, options.get("max_failure_rate"), options.get("early_stop"))
         executors = executors_of_lazy(options.get("client"))
         return engine.lazy(self.plan, self.sources, settings, executors, status=status)

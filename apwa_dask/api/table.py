@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dask.dataframe as dd
-import pyarrow as pa
-from pydantic import BaseModel
 
-from apwa_dask.api.naming import built, free_name, names_of, renamed_step
+from apwa_dask.api.naming import built, names_of
 from apwa_dask.api.planned import PlannedQuery
-from apwa_dask.api.settings import ModelLike, check_plan, profile_of
+from apwa_dask.api.settings import ModelLike, profile_of
+from apwa_dask.api.table_base import OutputLike
+from apwa_dask.api.table_meets import TableMeets
 from apwa_dask.errors import PlanError, candidates
-from apwa_dask.execution import launch as engine
 from apwa_dask.execution.run import Run
 from apwa_dask.plans import explain as explaining
-from apwa_dask.plans.contract import Contract, Example
-from apwa_dask.plans.infer import infer, joined_names
-from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Schema
 from apwa_dask.plans.steps import (
     Aggregate,
     Assign,
     Chunk,
-    Concat,
     Distinct,
     Explode,
     Filter,
     FlatMap,
-    Join,
     Limit,
     Map,
-    Merge,
     Reduce,
     Sample,
     Select,
     Sort,
-    Step,
     Where,
 )
 from apwa_dask.tables.profile import Profile
@@ -46,33 +38,16 @@ from apwa_dask.tables.seen import seen_through
 
 __all__ = ["Table", "TableSet"]
 
-OutputLike = Schema | Mapping[str, Any] | type[BaseModel]
-
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Table(TableMeets):
     """Sources and the plan so far: lazy, immutable, partitioned. Every verb makes a new Table; nothing is
     called.
 
     Made by `read`, `from_pandas` and `from_dask`.
     """
 
-    _sources: Mapping[str, engine.Source]
-    _steps: tuple[Step, ...] = ()
-    _head: str = ""
-    _report: Any = field(default=None, repr=False)
-
     # -- looking; never calls a model, never reads more than a sample
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Visible columns after the steps so far."""
-        return infer(self._as_plan(), self._catalog())[self._head]
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the visible columns."""
-        return list(self.schema.names)
 
     @property
     def report(self) -> Any:
@@ -184,73 +159,6 @@ class Table:
             built(Reduce, id=self._new_id(id, "reduce"), input=self._head, contract=contract, by=keys)
         )
 
-    def join(
-        self,
-        right: Table,
-        instruction: str,
-        *,
-        inputs: Sequence[str] | str | None = None,
-        how: str = "inner",
-        on: Sequence[str] | str = (),
-        left_on: Sequence[str] | str = (),
-        right_on: Sequence[str] | str = (),
-        condition: str | None = None,
-        similar: Sequence[str] | str = (),
-        similar_right: Sequence[str] | str | None = None,
-        suffix: str = "_right",
-        unit: str = "row",
-        model: str | None = None,
-        examples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = (),
-        id: str | None = None,
-        **caps: int,
-    ) -> Table:
-        """Rows of this and another table that a model says belong together, among the pairs of a block.
-
-        Parameters
-        ----------
-        right : Table
-        instruction : str
-            When two rows belong together.
-        inputs : sequence of str, optional
-            Columns of the pair that reach the prompt; right columns whose names this table has end in `suffix`.
-            All text columns of both when omitted.
-        how : str
-            ``inner``, ``left``, ``right``, ``outer``, ``semi`` (rows with a match) or ``anti`` (rows without).
-        on, left_on, right_on : sequence of str
-            Columns that must be equal in a candidate pair. Null equals nothing.
-        condition : str, optional
-            SQL expression over the columns of the pair that must be true.
-        similar, similar_right : sequence of str
-            Text columns: only the ``nearest`` (default 5) right rows of each row are candidates, by shared parts
-            of words. `similar_right` are the same columns when omitted.
-        caps : int
-            ``nearest``, ``max_pairs_per_row`` (default 100), ``max_pairs`` (default 1,000,000).
-
-        Notes
-        -----
-        Without any of these, `right` must have at most 50 rows, and each row is asked once about all of them.
-        """
-        both, other = self._beside(right)
-        shown = names_of(inputs) if inputs is not None else self._pair_texts(right, suffix)
-        keys, near = names_of(on), names_of(similar)
-        contract = self._contract(instruction, shown, Join.verdict(), unit, (), model, examples)
-        step = built(
-            Join,
-            id=both._new_id(id, "join"),
-            input=both._head,
-            right=other,
-            how=how,
-            contract=contract,
-            left_on=keys or names_of(left_on),
-            right_on=keys or names_of(right_on),
-            condition=condition,
-            similar_left=near,
-            similar_right=near if similar_right is None else names_of(similar_right),
-            suffix=suffix,
-            **caps,
-        )
-        return both._with(step)
-
     # -- verbs without any model call
 
     def where(self, condition: str, *, id: str | None = None) -> Table:
@@ -334,48 +242,6 @@ class Table:
         )
         return self._with(step)
 
-    def merge(
-        self,
-        right: Table,
-        *,
-        on: Sequence[str] | str = (),
-        left_on: Sequence[str] | str = (),
-        right_on: Sequence[str] | str = (),
-        how: str = "inner",
-        suffix: str = "_right",
-        id: str | None = None,
-    ) -> Table:
-        """Equality join with another table."""
-        left_keys = (on,) if isinstance(on, str) else tuple(on) or names_of(left_on)
-        right_keys = (on,) if isinstance(on, str) else tuple(on) or names_of(right_on)
-        if not left_keys or not right_keys:
-            shared = [name for name in self.columns if name in right.columns]
-            raise PlanError(
-                "a merge needs the columns that must be equal",
-                fix=f"on=..., or left_on=... and right_on=...; in both tables: {', '.join(shared) or 'none'}",
-                code="PLAN-COLUMN",
-            )
-        both, other = self._beside(right)
-        step = built(
-            Merge,
-            id=both._new_id(id, "merge"),
-            input=both._head,
-            right=other,
-            how=how,
-            left_on=left_keys,
-            right_on=right_keys,
-            suffix=suffix,
-        )
-        return both._with(step)
-
-    def concat(self, *others: Table, id: str | None = None) -> Table:
-        """The rows of this table, then those of the others."""
-        both, names = self, []
-        for table in others:
-            both, name = both._beside(table)
-            names.append(name)
-        return both._with(built(Concat, id=both._new_id(id, "concat"), input=both._head, others=tuple(names)))
-
     # -- running
 
     def plan(self, query: str = "") -> PlannedQuery:
@@ -396,99 +262,6 @@ class Table:
         ``head()`` then ``compute()`` then ``len()`` pay for each row once: answers are journaled in `store`.
         """
         return self.plan().to_dask(model=model, store=store, **options)
-
-    # -- inside
-
-    def _catalog(self) -> dict[str, pa.Schema]:
-        return {alias: source.schema for alias, source in self._sources.items()}
-
-    def _as_plan(self, query: str = "") -> Plan:
-        return Plan(query=query, sources=tuple(self._sources), steps=self._steps, output=self._head)
-
-    def _with(self, step: Step) -> Table:
-        grown = replace(self, _steps=(*self._steps, step), _head=step.id)
-        check_plan(grown._as_plan(), self._catalog())
-        return grown
-
-    def _new_id(self, wanted: str | None, op: str) -> str:
-        taken = {step.id for step in self._steps} | set(self._sources)
-        if wanted is not None:
-            return wanted
-        number = 1
-        while f"{op}_{number}" in taken:
-            number += 1
-        return f"{op}_{number}"
-
-    def _contract(
-        self,
-        instruction: str,
-        inputs: Sequence[str] | str | None,
-        output: Schema,
-        unit: str,
-        tools: Sequence[str],
-        model: str | None,
-        examples: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
-        tables: tuple[str, ...] = (),
-    ) -> Contract:
-        columns = self._text_columns() if inputs is None else names_of(inputs)
-        shown = tuple(Example(inputs=dict(given), output=dict(answer)) for given, answer in examples)
-        contract: Contract = built(
-            Contract,
-            instruction=instruction,
-            inputs=columns,
-            output=output,
-            unit=unit,
-            tools=tuple(tools),
-            tables=tables,
-            model=model,
-            examples=shown,
-        )
-        return contract
-
-    def _text_columns(self) -> tuple[str, ...]:
-        schema = self.schema
-        text = tuple(f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type))
-        return text or tuple(schema.names)
-
-    def _lending(self, tables: Table | Sequence[Table]) -> tuple[Table, tuple[str, ...]]:
-        """This table with those lent to a step's tools in the same plan; and their names there."""
-        both, names = self, []
-        for table in (tables,) if isinstance(tables, Table) else tables:
-            if table._steps:
-                raise PlanError(
-                    "a table lent to tools must be as it was read",
-                    why=f"this one has the step {table._head!r}, and tools may be called before it has run",
-                    fix="run it first and lend its result: apwa.from_pandas(run.result())",
-                    code="PLAN-TOOL-TABLES",
-                )
-            both, name = both._beside(table)
-            names.append(name)
-        return both, tuple(names)
-
-    def _pair_texts(self, right: Table, suffix: str) -> tuple[str, ...]:
-        """The text columns of both tables, by their names in a join."""
-        renamed = joined_names(self.columns, right.columns, suffix)
-        return (*self._text_columns(), *(renamed[name] for name in right._text_columns()))
-
-    def _beside(self, other: Table) -> tuple[Table, str]:
-        """This table with another's sources and steps in the same plan; and the other's name there."""
-        renamed: dict[str, str] = {}
-        sources = dict(self._sources)
-        taken = set(sources) | {step.id for step in self._steps}
-        for alias, source in other._sources.items():
-            same = sources.get(alias) is source
-            renamed[alias] = alias if same or alias not in taken else free_name(alias, taken)
-            sources[renamed[alias]] = source
-            taken.add(renamed[alias])
-        steps = list(self._steps)
-        for step in other._steps:
-            if step in steps and all(renamed[name] == name for name in step.inputs_from):
-                renamed[step.id] = step.id
-                continue
-            renamed[step.id] = step.id if step.id not in taken else free_name(step.id, taken)
-            taken.add(renamed[step.id])
-            steps.append(renamed_step(step, renamed))
-        return replace(self, _sources=sources, _steps=tuple(steps)), renamed[other._head]
 
     def __repr__(self) -> str:
         from apwa_dask.observe.reprs import table_text

@@ -185,6 +185,21 @@ def test_a_block_that_explodes_is_refused_before_any_call(
     assert not server.log().calls
 
 
+def test_the_recall_of_a_block_is_measured_on_all_pairs_of_some_rows_and_paid_once(
+    server: ScriptedServer, store: str, model_at: ModelAt
+) -> None:
+    table = joined("inner")
+    found = table.block_recall(rows=6, **options(store, model_at(server)))
+    assert (found.matches, found.found) == (5, 4)  # c and C have other keys
+    low, high = found.interval
+    assert low < 0.8 < high
+    asked = len(server.log().calls)
+    assert rows_of(table.run(**options(store, model_at(server))).result()) == MATCHES
+    assert len(server.log().calls) == asked
+    with pytest.raises(RunError, match="max_pairs"):
+        table.block_recall(rows=6, max_pairs=10, **options(store, model_at(server)))
+
+
 def test_a_join_is_a_step_like_others_in_plans_of_several(
     server: ScriptedServer, store: str, model_at: ModelAt
 ) -> None:
