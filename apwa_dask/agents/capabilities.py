@@ -15,7 +15,7 @@ import inspect
 import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar, overload
@@ -83,6 +83,9 @@ class Capability:
         Part of every fingerprint of a request that offers the tool.
     max_result_chars : int
         Longer results are cut, with a mark that says so.
+    hints : mapping, optional
+        Types of the parameters, where they are known already: a function that travels to another process
+        leaves the names behind in which its annotations are written.
     """
 
     name: str
@@ -91,10 +94,13 @@ class Capability:
     power: Power
     version: str
     max_result_chars: int = 8_000
+    hints: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
-    def _hints(self) -> dict[str, Any]:
+    def _hints(self) -> Mapping[str, Any]:
         """Types of the parameters, with what ``Annotated`` says of them: bounds, descriptions, places."""
+        if self.hints is not None:
+            return self.hints
         try:
             return typing.get_type_hints(self.function, include_extras=True)
         except NameError as error:
@@ -272,7 +278,7 @@ def described(
         name or function.__name__, about, function, power, version or _version(function), max_result_chars
     )
     _ = entry.arguments  # an unfit signature is told where it is written
-    return entry
+    return replace(entry, hints=entry._hints)
 
 
 def adopt(tool: Capability) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import orjson
 import pandas as pd
 import pytest
+from pydantic import Field
 
 import apwa_dask as apwa
+from apwa_dask.agents.unit import Row
 from apwa_dask.errors import PlanError, RunError
 from apwa_dask.execution import lent
 from apwa_dask.plans.plan import Plan
@@ -121,3 +125,42 @@ def test_what_cannot_be_lent_is_refused_before_any_call(scripted_server, canary_
     with pytest.raises(RunError, match="too large to be lent"):
         asked().run(**common).wait()
     assert server.calls == 0
+
+
+@pytest.mark.slow
+def test_workers_lend_the_same_tables_and_know_the_types_of_a_tool_that_travelled(
+    scripted_server, canary_key, store, monkeypatch
+):
+    from distributed import Client, LocalCluster
+
+    from apwa_dask.agents import capabilities
+
+    monkeypatch.setattr(capabilities, "_registry", {})
+
+    @apwa.capability
+    def letters(row: Row, times: Annotated[int, Field(ge=1, le=3)] = 1) -> int:
+        """How many letters the text has."""
+        return len(row["text"]) * times
+
+    both = {"tool_calls": [*look_up("K2")["tool_calls"], {"name": "letters", "arguments": {"times": 2}}]}
+    server = scripted_server(
+        rules=(Rule("K2", both, turn=0), Rule("Grace(.|\\n)*32", {"customer": "Grace"}, where="prompt")),
+        answers="fail",
+    )
+    orders = apwa.from_pandas(ORDERS[:1], name="orders")
+    customers = apwa.from_pandas(CUSTOMERS, name="customers")
+    asked_there = orders.map(
+        "Whose?",
+        inputs="text",
+        output={"customer": str},
+        tools=["lookup_rows", "letters"],
+        tables=[customers],
+    )
+    model = apwa.Model("m", base_url=server.base_url)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        found = asked_there.run(model=model, store=store, client=client, progress=False).result()
+    assert found["customer"].tolist() == ["Grace"]
+    assert server.calls == 2
