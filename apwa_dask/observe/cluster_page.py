@@ -40,7 +40,11 @@ def add_page(scheduler: Scheduler) -> Callable[[Event], None] | None:
     if dask_pages is None:
         return None
     board = Board()
-    _connect(scheduler, dask_pages, board)
+    try:
+        _connect(scheduler, dask_pages, board)
+    except (ImportError, AttributeError, TypeError) as error:  # Dask's dashboard has no public way to join it
+        _logger.warning("this version of Dask's dashboard takes no further page: %s", error)
+        return None
     return board
 
 

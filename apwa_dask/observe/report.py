@@ -38,6 +38,8 @@ class CostRow:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0
+    cached_tokens: int = 0
+    """Of the input tokens, those that the endpoint had cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class ReportFacts:
     plan_text: str = ""
     plan_yaml: str = ""
     models: Sequence[str] = ()
+    prices_as_of: str = ""
+    """Date of the price list that was used; empty where all prices were given, or unknown."""
     local_model: str = ""
     costs: Sequence[CostRow] = ()
     estimates: Sequence[EstimateRow] = ()
@@ -183,6 +187,7 @@ def _rendered(facts: ReportFacts, limits: _Limits) -> str:
         costs=[_cost_cells(row) for row in facts.costs[: limits.costs]],
         costs_left=max(len(facts.costs) - limits.costs, 0),
         cost_total=_cost_total(facts),
+        prices_as_of=safe_text(facts.prices_as_of, max_chars=40),
         graph=plan_graph(facts.graph),
         charts=[] if facts.picture is None else charts_of(facts.picture),
         latencies=[] if facts.picture is None else [_names(row) for row in latency_rows(facts.picture)],
@@ -252,12 +257,13 @@ def _names(row: Sequence[str]) -> list[str]:
 
 def _cost_cells(row: CostRow) -> list[str]:
     names = [safe_text(text, max_chars=80) for text in (row.step, row.model, row.outcome)]
-    numbers = [count_text(n) for n in (row.calls, row.input_tokens, row.output_tokens)]
+    tokens = (row.input_tokens, row.cached_tokens, row.output_tokens)
+    numbers = [count_text(n) for n in (row.calls, *tokens)]
     return [*names, *numbers, money_text(row.cost_usd)]
 
 
 def _cost_total(facts: ReportFacts) -> list[str]:
-    names = ("calls", "input_tokens", "output_tokens")
+    names = ("calls", "input_tokens", "cached_tokens", "output_tokens")
     sums = [count_text(sum(getattr(row, name) for row in facts.costs)) for name in names]
     return [*sums, money_text(facts.cost_usd)]
 

@@ -82,7 +82,25 @@ def _run_facts(status: Mapping[str, Any]) -> dict[str, str]:
     return {
         "rows": f"{count_text(status['rows_in'])} in, {count_text(status['rows_out'])} out",
         "failed": count_text(status["rows_failed"]),
-        "cost": f"{money_text(status['cost_usd'])} for {count_text(status['calls'])} calls",
+        "cost": f"{money_text(status['cost_usd'])} for {count_text(status['calls'])} calls{_prices(status)}",
+        **({"tokens": _tokens(status)} if status.get("input_tokens") else {}),
+        **({"left": _left(status)} if status.get("rows_left") else {}),
         "stages": f"{status['stages_done']} of {status['stages']}",
         **(answers if status.get("local_model") else {}),
     }
+
+
+def _prices(status: Mapping[str, Any]) -> str:
+    as_of = status.get("prices_as_of")
+    return f", at prices of {as_of}" if as_of else ""
+
+
+def _tokens(status: Mapping[str, Any]) -> str:
+    given, cached = count_text(status["input_tokens"]), count_text(status["cached_tokens"])
+    return f"{given} in ({cached} of them cached), {count_text(status['output_tokens'])} out"
+
+
+def _left(status: Mapping[str, Any]) -> str:
+    rows = f"{'' if status.get('rows_left_exact') else 'at most '}{count_text(status['rows_left'])} rows"
+    cost_usd = status.get("cost_left_usd")
+    return f"{rows}, cost unknown" if cost_usd is None else f"{rows}, about {money_text(cost_usd)}"

@@ -70,9 +70,10 @@ def report_facts(run: Run) -> ReportFacts:
         plan_text=_plan_text(run, ledger),
         plan_yaml=spec.plan.to_yaml(),
         models=[model.name for model in spec.models.values()],
+        prices_as_of=status["prices_as_of"] or "",
         local_model=local_label(spec.models.values()),
         costs=[
-            CostRow(e.step, e.model, e.outcome, e.calls, e.input_tokens, e.output_tokens, e.cost_usd)
+            CostRow(e.step, e.model, e.outcome, e.calls, e.input_tokens, e.output_tokens, e.cost_usd, e.cached_tokens)
             for e in ledger
         ],
         failures=failure_reports(run.failures),
