@@ -13,35 +13,13 @@ from dataclasses import dataclass, field
 
 from apwa_dask.errors import BudgetError
 from apwa_dask.models.budget import Budget
-from apwa_dask.models.headers import Window
-from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
-from apwa_dask.models.pace import Bucket, LearnedRate
+from apwa_dask.models.lanes import Lane
+from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Notice, Report, Want
 
 __all__ = ["Coordinator", "LocalLease"]
 
 HOLDERS_PER_RENEWAL_SECOND = 200
 """One lease costs about 0.3 ms of a scheduler's CPU: at this density renewals take at most 6 % of it."""
-
-
-@dataclass(slots=True)
-class _Holder:
-    want: int
-    share: int
-    expires_s: float
-
-
-@dataclass(slots=True)
-class _Lane:
-    """All holders of one gate."""
-
-    holders: dict[str, _Holder] = field(default_factory=dict)
-    requests: Bucket | None = None
-    tokens: Bucket | None = None
-    learned: LearnedRate | None = None
-    pause_until_s: float = 0.0
-    answered: bool = False
-    penalties: int = 0
-    penalised_s: float = float("-inf")
 
 
 @dataclass(slots=True)
@@ -67,12 +45,21 @@ class Coordinator:
     expires_s : float
         A holder that is silent for so long loses its share; for so long a holder can work while we are
         silent.
+    tell : callable, optional
+        ``tell(notice, holders)`` carries to all holders but the one that asks what must not wait for their
+        renewals.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, expires_s: float = 15.0) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        expires_s: float = 15.0,
+        tell: Callable[[Notice, list[str]], None] | None = None,
+    ) -> None:
         self._clock = clock
+        self._tell = tell
         self._expires_s = expires_s
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._accounts: dict[str, _Account] = {}
         self._shared: dict[str, _Account] = {}
         self._stops: dict[str, str] = {}
@@ -82,21 +69,27 @@ class Coordinator:
     def lease(self, holder: str, gate_key: str, want: Want, report: Report) -> Grant:
         """Take in what happened at a holder's gate, and grant it the next block."""
         now = self._clock()
-        lane = self._lanes.setdefault(gate_key, _Lane())
-        self._forget_silent(lane, now)
-        self._learn(lane, report, now)
-        mine = lane.holders.setdefault(holder, _Holder(0, 0, 0.0))
-        mine.want, mine.expires_s = want.concurrency, now + self._expires_s
-        mine.share = _fair_share(holder, lane.holders, want.max_concurrency)
-        requests, tokens, start_in_s = self._permits(lane, want, now)
+        lane = self._lanes.setdefault(gate_key, Lane())
+        mine = lane.holder(holder, now)
+        mine.expires_s = now + self._expires_s
+        news = lane.learn(report, now)
+        share = lane.share(mine, want.concurrency, want.max_concurrency)
+        permits = lane.permits(mine, want, now)
+        pause_s = max(0.0, lane.pause_until_s - now)
+        if news and self._tell is not None:
+            self._tell(Notice(gate_key, pause_s, lane.penalties), [h for h in lane.holders if h != holder])
         return Grant(
-            concurrency=mine.share,
-            requests=requests,
-            tokens=tokens,
-            start_in_s=start_in_s,
-            pause_s=max(0.0, lane.pause_until_s - now),
+            concurrency=share,
+            requests=permits.requests,
+            tokens=permits.tokens,
+            start_in_s=permits.start_in_s,
+            paced=permits.paced,
+            requests_per_s=permits.requests_per_s,
+            tokens_per_s=permits.tokens_per_s,
+            epoch=lane.epoch,
+            pause_s=pause_s,
             penalties=lane.penalties,
-            renew_s=self._renew_s(lane),
+            renew_s=self._renew_s(lane) if permits.ask_in_s is None else permits.ask_in_s,
             expires_s=self._expires_s,
             stop=self._stops.get(gate_key, ""),
             answered=lane.answered,
@@ -106,7 +99,7 @@ class Coordinator:
     def release_holder(self, holder: str) -> None:
         """A process is gone: its share returns, and money it had not accounted for counts as spent."""
         for lane in self._lanes.values():
-            lane.holders.pop(holder, None)
+            lane.forget(holder)
         for account in self._accounts.values():
             for key in [key for key in account.leased if key[0] == holder]:
                 account.spent += account.leased.pop(key)
@@ -117,53 +110,10 @@ class Coordinator:
 
     def in_flight_share(self, gate_key: str) -> dict[str, int]:
         """Shares as they stand, for a status page."""
-        lane = self._lanes.get(gate_key, _Lane())
+        lane = self._lanes.get(gate_key, Lane())
         return {name: holder.share for name, holder in lane.holders.items()}
 
-    def _forget_silent(self, lane: _Lane, now: float) -> None:
-        silent = [name for name, holder in lane.holders.items() if holder.expires_s < now]
-        for name in silent:
-            del lane.holders[name]
-
-    def _learn(self, lane: _Lane, report: Report, now: float) -> None:
-        lane.answered = lane.answered or report.admitted > 0
-        if report.throttled and now - lane.penalised_s >= 0.05:
-            lane.penalties += 1
-            lane.penalised_s = now
-        lane.pause_until_s = max(lane.pause_until_s, now + report.pause_s if report.pause_s else 0.0)
-        if report.limits.requests is not None:
-            lane.requests = _heard(lane.requests, report.limits.requests, now)
-            lane.learned = None
-        if report.limits.tokens is not None:
-            lane.tokens = _heard(lane.tokens, report.limits.tokens, now)
-        if report.limits or (lane.requests is not None and lane.learned is None):
-            return
-        self._learn_unannounced(lane, report, now)
-
-    def _learn_unannounced(self, lane: _Lane, report: Report, now: float) -> None:
-        if lane.learned is None:
-            lane.learned = LearnedRate(now)
-        per_s = lane.learned.observe(report.admitted, report.throttled, now)
-        if per_s is None:
-            return
-        if lane.requests is None:
-            lane.requests = Bucket(per_s, max(1.0, per_s / 4), 0.0, now)
-        lane.requests.per_s = per_s
-        lane.requests.capacity = max(1.0, per_s / 4)
-
-    def _permits(self, lane: _Lane, want: Want, now: float) -> tuple[int | None, int | None, float]:
-        holders = len(lane.holders)
-        requests = tokens = None
-        start_in_s = 0.0
-        if lane.requests is not None:
-            requests = lane.requests.block(max(want.requests, 1), holders, now) if want.requests else 0
-            start_in_s = lane.requests.take(requests, now)
-        if lane.tokens is not None:
-            tokens = lane.tokens.block(max(want.tokens, 1), holders, now) if want.tokens else 0
-            start_in_s = max(start_in_s, lane.tokens.take(tokens, now))
-        return requests, tokens, start_in_s
-
-    def _renew_s(self, lane: _Lane) -> float:
+    def _renew_s(self, lane: Lane) -> float:
         """About a second, so that a pause, a penalty or a newcomer reaches all in time."""
         return min(self._expires_s / 3, max(1.0, len(lane.holders) / HOLDERS_PER_RENEWAL_SECOND))
 
@@ -236,31 +186,6 @@ class LocalLease:
     async def fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         """See `Coordinator.fund`."""
         return self.coordinator.fund(self.holder, account, least, wanted, report)
-
-
-def _heard(bucket: Bucket | None, window: Window, now: float) -> Bucket:
-    if bucket is None:
-        return Bucket.announced(window, now)
-    bucket.heard(window, now)
-    return bucket
-
-
-def _fair_share(holder: str, holders: dict[str, _Holder], most: int) -> int:
-    """Max-min fair: small wants are met in full, the others share the rest, and what nobody wants, alike.
-
-    A share never reaches into what another holder was granted and may still use, so that the sum stays within
-    `most` at every moment (but for the one call that each holder may always make).
-    """
-    left, fair = most, 0
-    wants = sorted((h.want, name) for name, h in holders.items())
-    for i, (want, name) in enumerate(wants):
-        part = min(want, left // (len(wants) - i))
-        left -= part
-        if name == holder:
-            fair = part
-    fair += left // len(wants)
-    granted_to_others = sum(h.share for name, h in holders.items() if name != holder)
-    return max(1, min(fair, most - granted_to_others))
 
 
 def _holds(money: Money) -> bool:

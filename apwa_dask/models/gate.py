@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from apwa_dask.errors import ApwaError, RunError
 from apwa_dask.models.headers import MAX_WAIT_S, Announced
-from apwa_dask.models.leases import Grant, LeaseFn
+from apwa_dask.models.leases import Grant, LeaseFn, Notice
 from apwa_dask.models.retry_budget import RetryBudget
 from apwa_dask.models.stock import Stock
 
@@ -174,6 +174,20 @@ class Gate:
         """What they expect to use."""
         return self._waiting_tokens
 
+    @property
+    def admissions(self) -> int:
+        """Calls sent so far."""
+        return self._sequence
+
+    @property
+    def paused(self) -> bool:
+        """Nothing may be sent now."""
+        return self._pause_until > self._loop.time()
+
+    def random(self) -> float:
+        """From this gate's generator, in [0, 1)."""
+        return self._rng.random()
+
     # -- feedback
 
     def succeeded(self) -> None:
@@ -261,8 +275,10 @@ class Gate:
             return
         self._pause_until, self._paused_for = until, reason
         self.pauses += 1
-        if self._lease is not None and tell:
-            self._lease.pause_s = max(self._lease.pause_s, span)
+        if self._lease is not None:
+            self._lease.paused(until)
+            if tell:
+                self._lease.pause_s = max(self._lease.pause_s, span)
         self._set_cap()
         if self._wake_timer is not None:
             self._wake_timer.cancel()
@@ -372,11 +388,20 @@ class Gate:
             self._open_soon()
         if grant.stop:
             self.fail(RunError(grant.stop, fix="resume the run", code="RUN-STOPPED"))
+        self.told(grant.pause_s, penalised=penalised)
+        self._set_cap()
+
+    def told(self, pause_s: float, *, penalised: bool) -> None:
+        """Another process was refused: shrink, and wait as long as it was asked to."""
         if penalised:
             self._shrink(self._sequence)
-        if grant.pause_s > 0 and self._loop.time() + grant.pause_s > self._pause_until + 0.1:
-            self.pause(grant.pause_s, "rate limit", tell=False)
-        self._set_cap()
+        if pause_s > 0 and self._loop.time() + pause_s > self._pause_until + 0.1:
+            self.pause(pause_s, "rate limit", tell=False)
+
+    def noticed(self, notice: Notice) -> None:
+        """Take over what the coordinator sent unasked."""
+        if self._lease is not None:
+            self._lease.told(notice)
 
     def restocked(self) -> None:
         """Permits arrived."""

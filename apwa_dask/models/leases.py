@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from apwa_dask.models.headers import Announced
 
-__all__ = ["Funds", "Grant", "LeaseFn", "Money", "MoneyFn", "MoneyReport", "Report", "Want"]
+__all__ = ["Funds", "Grant", "LeaseFn", "Money", "MoneyFn", "MoneyReport", "Notice", "Report", "Want"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,21 @@ class Want:
         Permits for the next block; used only where the endpoint has such limits.
     max_concurrency : int
         The user's ceiling for this endpoint over all processes.
+    hungry : bool
+        Calls wait for permits, and for nothing else.
+    per_s : float
+        Calls sent a second since the last question.
+    tokens_per_call : int
+        What a waiting call expects to use; 0 where none waits.
     """
 
     concurrency: int
     requests: int = 1
     tokens: int = 0
     max_concurrency: int = 64
+    hungry: bool = False
+    per_s: float = 0.0
+    tokens_per_call: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,11 @@ class Grant:
         Its share of the calls in flight.
     requests, tokens : int, optional
         Permits, to be used `start_in_s` from now or later; None where there is no limit.
+    paced : bool
+        Instead of permits a pace: `requests_per_s` and `tokens_per_s` ripen in the holder until the grant
+        expires (0 where there is no such limit).
+    epoch : int
+        Rises when the limit became another: what was promised for later is void.
     pause_s : float
         Nothing may be sent for so long.
     penalties : int
@@ -72,6 +86,10 @@ class Grant:
     requests: int | None = None
     tokens: int | None = None
     start_in_s: float = 0.0
+    paced: bool = False
+    requests_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    epoch: int = 0
     pause_s: float = 0.0
     penalties: int = 0
     renew_s: float = 5.0
@@ -79,6 +97,23 @@ class Grant:
     stop: str = ""
     answered: bool = False
     holders: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What all holders of a gate must hear at once: one of them was refused.
+
+    Parameters
+    ----------
+    pause_s : float
+        Nothing may be sent for so long.
+    penalties : int
+        As in `Grant`.
+    """
+
+    gate_key: str
+    pause_s: float
+    penalties: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,9 @@ class Bucket:
         self.level -= units
         return max(0.0, -self.level / self.per_s)
 
-    def give_back(self, units: float) -> None:
-        """Units that were granted and will not be used."""
-        self.level = min(self.level + units, self.capacity)
+    def drain(self, now_s: float) -> None:
+        """All of it is handed out as a pace: nothing is saved, and nothing is owed."""
+        self.level, self.at_s = 0.0, now_s
 
     def block(self, wanted: int, holders: int, now_s: float) -> int:
         """How many units to grant at once: what is there, or a block's worth, shared among the holders."""

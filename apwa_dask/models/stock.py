@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from apwa_dask.errors import ApwaError
 from apwa_dask.models.headers import Announced
-from apwa_dask.models.leases import Grant, LeaseFn, Report, Want
+from apwa_dask.models.leases import Grant, LeaseFn, Notice, Report, Want
+from apwa_dask.models.pace import BLOCK_S
 
 if TYPE_CHECKING:
     from apwa_dask.models.gate import Gate
@@ -17,12 +18,19 @@ __all__ = ["Stock"]
 INFINITE = float("inf")
 RETRY_S = 1.0
 
+FIRST_GRANT_S = 1.0
+"""So long a first call waits for the coordinator; then this process goes on alone, one call at a time."""
+
+DRIP_S = 0.05
+"""Permits of a pace are counted at most so often: several at once where it is fast."""
+
 
 class Stock:
-    """Permits leased in blocks. Asks again at half use, at the renewal time, and at once after a refusal.
+    """Permits leased in blocks, or ripening at a leased pace.
 
-    One question is under way at most. While the coordinator does not answer, the last grant holds until it
-    expires; then nothing is sent until it answers again.
+    Asks again at half use, at the renewal time, and at once after a refusal. One question is under way and one
+    block is promised at most. While the coordinator does not answer, the last grant holds until it expires; then
+    nothing is sent until it answers again.
 
     Attributes
     ----------
@@ -40,8 +48,16 @@ class Stock:
         self._gate = gate
         self._ask = ask
         self._loop = asyncio.get_running_loop()
-        self._requests, self._half_requests = INFINITE, -INFINITE
+        self._requests, self._half_requests = 0.0, -INFINITE  # until the first grant
         self._tokens, self._half_tokens = INFINITE, -INFINITE
+        self._paced = False
+        self._requests_per_s = self._tokens_per_s = 0.0
+        self._ripe_at = 0.0
+        self._drip: asyncio.TimerHandle | None = None
+        self._alone: asyncio.TimerHandle | None = None
+        self._asked_at, self._asked_sent = self._loop.time(), 0
+        self._told_all = False
+        self._epoch = 0
         self._penalties = 0
         self._expires_at = INFINITE
         self._urgent = False
@@ -56,7 +72,7 @@ class Stock:
         A call larger than what is left of the tokens goes, and leaves a debt: else it would wait for ever
         where the limit is small.
         """
-        if self._requests < 1 or self._tokens <= 0:
+        if (self._requests < 1 or self._tokens <= 0) and not self._ripened():
             self.ask_soon()
             return False
         self._requests -= 1
@@ -84,19 +100,30 @@ class Stock:
             self.ask_soon(urgent=True)
 
     def ask_soon(self, *, urgent: bool = False) -> None:
-        """Ask, unless a question is under way or a block is promised; `urgent` asks again after it."""
-        if self._closed or (self._promises and not urgent):
+        """Ask, unless a question is under way, a block is promised, or the coordinator knows already.
+
+        `urgent` asks in any case, after the question that is under way.
+        """
+        if self._closed or ((self._promises or self._told_all) and not urgent):
             return
         if self._task is not None:
             self._urgent = self._urgent or urgent
             return
+        if self._expires_at == INFINITE and self._alone is None:
+            self._alone = self._loop.call_later(FIRST_GRANT_S, self._go_alone)
         self._task = self._loop.create_task(self._question())
+
+    def _go_alone(self) -> None:
+        if self._expires_at == INFINITE and not self._closed:
+            self._requests = INFINITE
+            self._gate.restocked()
 
     async def _question(self) -> None:
         report = Report(self.admitted, self.throttled, 0, self.pause_s, self.limits)
         self.admitted, self.throttled, self.pause_s, self.limits = 0, 0, 0.0, Announced()
+        want = self._want()
         try:
-            grant = await self._ask(self._gate.key, self._want(), report)
+            grant = await self._ask(self._gate.key, want, report)
         except OSError:
             self._unanswered(report)
         except Exception as error:
@@ -106,7 +133,7 @@ class Stock:
             self._gate.fail(ApwaError("the lease of capacity failed", why=why, code="LEASE"))
         else:
             if not self._closed:
-                self._take_over(grant, reported_throttle=report.throttled > 0)
+                self._take_over(want, grant, reported_throttle=report.throttled > 0)
         finally:
             self._task = None
         if self._urgent and not self._closed:
@@ -114,14 +141,23 @@ class Stock:
             self.ask_soon(urgent=True)
 
     def _want(self) -> Want:
-        waiting = self._gate.waiting
+        gate, now = self._gate, self._loop.time()
+        waiting, sent = gate.waiting, gate.admissions
+        per_s = (sent - self._asked_sent) / max(now - self._asked_at, DRIP_S)
+        self._asked_at, self._asked_sent = now, sent
+        may_use = not self._promises and not gate.paused
         short_of_requests = self._requests <= self._half_requests or self._requests < 1
         short_of_tokens = self._tokens <= self._half_tokens or self._tokens <= 0
+        wants_requests = may_use and (short_of_requests or self._requests == INFINITE)
+        wants_tokens = may_use and (short_of_tokens or self._tokens == INFINITE)
         return Want(
-            concurrency=max(1, self._gate.in_flight + waiting),
-            requests=max(1, waiting) if short_of_requests or self._requests == INFINITE else 0,
-            tokens=max(1, self._gate.waiting_tokens) if short_of_tokens or self._tokens == INFINITE else 0,
-            max_concurrency=self._gate.max_concurrency,
+            concurrency=gate.in_flight + waiting,
+            requests=max(1, waiting) if wants_requests else 0,
+            tokens=max(1, gate.waiting_tokens) if wants_tokens else 0,
+            max_concurrency=gate.max_concurrency,
+            hungry=waiting > 0 and (gate.paused or self._requests < 1 or self._tokens <= 0),
+            per_s=per_s,
+            tokens_per_call=gate.waiting_tokens // waiting if waiting else 0,
         )
 
     def _unanswered(self, report: Report) -> None:
@@ -132,12 +168,21 @@ class Stock:
             self._requests = 0.0
         self._renew_in(RETRY_S)
 
-    def _take_over(self, grant: Grant, *, reported_throttle: bool) -> None:
+    def told(self, notice: Notice) -> None:
+        """What another holder's refusal means here, ahead of the next grant."""
+        penalised = notice.penalties > self._penalties
+        self._penalties = max(self._penalties, notice.penalties)
+        self._gate.told(notice.pause_s, penalised=penalised)
+
+    def _take_over(self, want: Want, grant: Grant, *, reported_throttle: bool) -> None:
         self.share = grant.concurrency
         self._expires_at = self._loop.time() + grant.expires_s
         # The penalty that our own report caused was paid when it happened.
         penalised = grant.penalties - self._penalties > int(reported_throttle)
         self._penalties = grant.penalties
+        if grant.epoch != self._epoch:
+            self._epoch = grant.epoch
+            self._break_promises()
         if grant.requests is None:
             self._requests, self._half_requests = INFINITE, -INFINITE
         elif self._requests == INFINITE:
@@ -146,26 +191,99 @@ class Stock:
             self._tokens, self._half_tokens = INFINITE, -INFINITE
         elif self._tokens == INFINITE:
             self._tokens = 0.0
+        self._keep_pace(grant)
         self._promise(grant.requests or 0, grant.tokens or 0, grant.start_in_s)
+        nothing = grant.requests == 0 and not grant.tokens and want.requests > 0
+        self._told_all = want.hungry and (grant.paced or nothing)
         self._renew_in(grant.renew_s)
         self._gate.granted(grant, penalised=penalised)
+
+    # -- a pace
+
+    def _keep_pace(self, grant: Grant) -> None:
+        if not grant.paced:
+            self._paced = False
+            self._requests_per_s = self._tokens_per_s = 0.0
+            return
+        if not self._paced:
+            self._break_promises()
+            self._paced, self._ripe_at = True, self._loop.time()
+            self._half_requests = self._half_tokens = -INFINITE
+            self._at_a_moment_of_our_own()
+        self._ripen()
+        self._requests_per_s, self._tokens_per_s = grant.requests_per_s, grant.tokens_per_s
+        if self._drip is not None:
+            self._drip.cancel()
+            self._drip = None
+
+    def _at_a_moment_of_our_own(self) -> None:
+        """Holders that begin together must not send together."""
+        if self._requests != INFINITE:
+            self._requests = self._gate.random()
+        if self._tokens != INFINITE:
+            self._tokens = min(self._tokens, 0.0)
+
+    def _ripen(self) -> None:
+        now = min(self._loop.time(), self._expires_at)
+        passed_s = max(0.0, now - self._ripe_at)
+        self._ripe_at = max(now, self._ripe_at)
+        if self._requests != INFINITE:
+            most = 1.0 + BLOCK_S * self._requests_per_s
+            self._requests = min(max(most, self._requests), self._requests + passed_s * self._requests_per_s)
+        if self._tokens != INFINITE:
+            most = 1.0 + BLOCK_S * self._tokens_per_s
+            self._tokens = min(max(most, self._tokens), self._tokens + passed_s * self._tokens_per_s)
+
+    def _ripened(self) -> bool:
+        """Whether a permit is there by now; if not, those who wait are woken when it is."""
+        if not self._paced:
+            return False
+        self._ripen()
+        if self._requests >= 1 and self._tokens > 0:
+            return True
+        if self._drip is None and self._requests_per_s + self._tokens_per_s > 0:
+            wait_s = self._ripe_at - self._loop.time()
+            if self._requests < 1:
+                wait_s += (1.0 - self._requests) / self._requests_per_s
+            if self._tokens <= 0:
+                wait_s = max(wait_s, (1.0 - self._tokens) / self._tokens_per_s)
+            self._drip = self._loop.call_later(max(DRIP_S, wait_s + 1e-6), self._dripped)
+        return False
+
+    def _dripped(self) -> None:
+        self._drip = None
+        if self._loop.time() < self._expires_at:
+            self._gate.restocked()
+
+    # -- permits
+
+    def paused(self, until_s: float) -> None:
+        """Nothing is sent until then: permits of the time before are not for the moment after it."""
+        if self._paced:
+            self._at_a_moment_of_our_own()
+            self._ripe_at = until_s
+        elif self._expires_at != INFINITE:
+            self._requests = self._requests if self._requests == INFINITE else min(self._requests, 0.0)
 
     def _promise(self, requests: int, tokens: int, in_s: float) -> None:
         if not requests and not tokens:
             return
         if in_s <= 0:
-            self._add(requests, tokens)
+            self._arrived(requests, tokens)
             return
 
         def arrive() -> None:
             self._promises.discard(handle)
-            self._add(requests, tokens)
+            self._arrived(requests, tokens)
             self._gate.restocked()
 
         handle = self._loop.call_later(in_s, arrive)
         self._promises.add(handle)
 
-    def _add(self, requests: int, tokens: int) -> None:
+    def _arrived(self, requests: int, tokens: int) -> None:
+        """Take a block in; in a pause it is let go, and asked for again behind the pause."""
+        if self._gate.paused:
+            return
         if requests:
             self._requests += requests
             self._half_requests = self._requests // 2
@@ -173,24 +291,32 @@ class Stock:
             self._tokens += tokens
             self._half_tokens = self._tokens // 2
 
+    def _break_promises(self) -> None:
+        for handle in self._promises:
+            handle.cancel()
+        self._promises.clear()
+
     def _renew_in(self, seconds: float) -> None:
         if self._renewal is not None:
             self._renewal.cancel()
         self._renewal = self._loop.call_later(seconds, self._renew)
 
     def _renew(self) -> None:
-        """Only while in use: an idle gate lets its share expire and return."""
+        """While in use; else a pace is given back, and a share expires."""
         self._renewal = None
-        if self._gate.in_flight or self._gate.waiting:
-            self.ask_soon(urgent=True)
+        in_use = self._gate.in_flight or self._gate.waiting
+        if not in_use and not self._requests_per_s + self._tokens_per_s:
+            return
+        self._told_all = False
+        self.ask_soon(urgent=True)
 
     async def close(self) -> None:
         """Cancel the timers and the question under way."""
         self._closed = True
-        for handle in self._promises:
-            handle.cancel()
-        if self._renewal is not None:
-            self._renewal.cancel()
+        self._break_promises()
+        for timer in (self._renewal, self._drip, self._alone):
+            if timer is not None:
+                timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apwa_dask.models.coordinator import Coordinator
 from apwa_dask.models.headers import Announced, Window
-from apwa_dask.models.leases import Grant, Report, Want
+from apwa_dask.models.lanes import Lane
+from apwa_dask.models.leases import Grant, Notice, Report, Want
 from apwa_dask.models.pace import Bucket
 
 GATE = "endpoint|key|model"
@@ -122,32 +125,173 @@ def test_without_an_announced_limit_there_are_no_permits_to_count(coordinator: C
     assert ask(coordinator, "a").requests is None
 
 
+def hungry(coordinator: Coordinator, holder: str, **more: object) -> Grant:
+    want = Want(50, requests=50, hungry=True, **more)  # type: ignore[arg-type]
+    return coordinator.lease(holder, GATE, want, Report())
+
+
+def hear(coordinator: Coordinator, rpm: float, remaining: float = 0.0, holder: str = "a") -> None:
+    ask(coordinator, holder, want=0, limits=Announced(requests=Window(rpm, remaining, 0.0)))
+
+
 @pytest.mark.parametrize("holders", [1, 4])
-def test_an_announced_rate_is_granted_in_full_and_not_more(
+def test_a_wide_limit_is_granted_as_paces_that_add_up_to_it(
     coordinator: Coordinator, clock: Clock, holders: int
 ) -> None:
-    """600 a minute, for ten minutes: each holder asks again when its block may be used."""
-    limits = Announced(requests=Window(600, 10, 0.0))
-    granted, ready = 0, dict.fromkeys(map(str, range(holders)), 0.0)
-    for name in ready:
-        ask(coordinator, name, want=0, limits=limits)
+    hear(coordinator, 600)
+    for _ in range(3):
+        clock.now += 1.0
+        paces = {str(k): hungry(coordinator, str(k)).requests_per_s for k in range(holders)}
+        coordinator.release_holder("a")
+        assert sum(paces.values()) <= 10.0 + 1e-9
+    assert list(paces.values()) == pytest.approx([10 / holders] * holders)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    events=st.lists(
+        st.tuples(
+            st.integers(0, 4), st.booleans(), st.floats(0, 30), st.floats(0, 5), st.sampled_from([0, 1, 9])
+        ),
+        max_size=60,
+    )
+)
+def test_paces_never_add_up_to_more_than_the_limit(
+    events: list[tuple[int, bool, float, float, int]],
+) -> None:
+    clock = Clock()
+    coordinator = Coordinator(clock=clock)
+    hear(coordinator, 60 * 20)
+    paces: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for number, waits, per_s, passed_s, want in events:
+        clock.now += passed_s
+        name = str(number)
+        grant = coordinator.lease(name, GATE, Want(want, hungry=waits, per_s=per_s), Report())
+        assert grant.paced
+        assert 0.0 <= grant.requests_per_s <= 20.0 + 1e-6
+        paces[name], ends[name] = grant.requests_per_s, clock.now + grant.expires_s
+        assert sum(pace for who, pace in paces.items() if ends[who] >= clock.now) <= 20.0 + 1e-6
+
+
+def test_who_does_not_use_its_pace_leaves_it_to_those_who_wait(
+    coordinator: Coordinator, clock: Clock
+) -> None:
+    hear(coordinator, 600)
+    for _ in range(3):
+        clock.now += 1.0
+        calm = coordinator.lease("calm", GATE, Want(1, per_s=1.0), Report()).requests_per_s
+        busy = hungry(coordinator, "a").requests_per_s
+    assert calm == pytest.approx(1.25)
+    assert busy == pytest.approx(8.75)
+    idle = coordinator.lease("calm", GATE, Want(0), Report()).requests_per_s
+    assert (idle, hungry(coordinator, "a").requests_per_s) == (0.0, pytest.approx(10.0))
+
+
+@pytest.mark.parametrize("holders", [2, 8])
+def test_a_narrow_limit_is_booked_permit_by_permit_at_moments_of_their_own(
+    coordinator: Coordinator, clock: Clock, holders: int
+) -> None:
+    """60 a minute, for ten minutes: each holder asks again when its permit may be used."""
+    names = [str(k) for k in range(holders)]
+    ready = dict.fromkeys(names, 0.0)
+    for name in names:
+        hear(coordinator, 60, 1.0, name)
+    moments = []
     while clock.now < 600:
         name = min(ready, key=lambda n: ready[n])
         clock.now = max(clock.now, ready[name])
-        grant = ask(coordinator, name, want=500)
-        assert grant.requests
-        granted += grant.requests
+        grant = hungry(coordinator, name)
+        assert (grant.requests, grant.paced) == (1, False)
         ready[name] = clock.now + grant.start_in_s
-    assert 0.98 * 6000 <= granted <= 6000 + 10 + 3 * holders
+        moments.append(ready[name])
+    gaps = [later - sooner for sooner, later in pairwise(moments)]
+    assert min(gaps[1:]) == pytest.approx(1.0)
+    assert max(gaps) == pytest.approx(1.0)
+
+
+def test_another_limit_voids_what_was_promised_under_the_old_one(
+    coordinator: Coordinator, clock: Clock
+) -> None:
+    for name in "ab":
+        hear(coordinator, 60, holder=name)
+    waits = [hungry(coordinator, name) for name in "abababab"]
+    assert [grant.start_in_s for grant in waits] == pytest.approx([1, 2, 3, 4, 5, 6, 7, 8])
+    hear(coordinator, 30)
+    halved = hungry(coordinator, "a")
+    assert (halved.epoch, halved.start_in_s) == (waits[0].epoch + 1, pytest.approx(2.0))
+    hear(coordinator, 60)
+    doubled = hungry(coordinator, "b")
+    assert (doubled.epoch, doubled.start_in_s) == (halved.epoch + 1, pytest.approx(1.0))
+
+
+def test_a_limit_that_wobbles_voids_nothing(coordinator: Coordinator) -> None:
+    hear(coordinator, 60)
+    before = ask(coordinator, "a").epoch
+    hear(coordinator, 66)
+    assert ask(coordinator, "a").epoch == before
 
 
 def test_permits_for_tokens_are_granted_beside_those_for_requests(coordinator: Coordinator) -> None:
+    """Calls of 800 tokens under 1,000 a second: one at a time, whoever sends it."""
     limits = Announced(requests=Window(600, 10, 0.0), tokens=Window(60_000, 1000, 0.0))
-    grant = coordinator.lease("a", GATE, Want(5, requests=5, tokens=800), Report(limits=limits))
-    assert (grant.requests, grant.tokens, grant.start_in_s) == (5, 800, 0.0)
-    grant = coordinator.lease("a", GATE, Want(5, requests=5, tokens=800), Report())
-    assert grant.tokens == 250, "a quarter second of the rate"
-    assert grant.start_in_s == pytest.approx(0.05)
+    want = Want(5, requests=5, tokens=800, tokens_per_call=800)
+    coordinator.lease("b", GATE, Want(1, requests=0), Report())
+    grant = coordinator.lease("a", GATE, want, Report(limits=limits))
+    assert (grant.requests, grant.tokens, grant.start_in_s) == (5, 500, 0.0)
+    grant = coordinator.lease("a", GATE, want, Report())
+    assert grant.tokens == 250, "a quarter second of the rate, or half of what is there"
+
+
+def test_tokens_have_a_pace_beside_requests(coordinator: Coordinator) -> None:
+    limits = Announced(requests=Window(600, 10, 0.0), tokens=Window(60_000, 1000, 0.0))
+    want = Want(5, requests=5, tokens=80, tokens_per_call=80, hungry=True)
+    grant = coordinator.lease("a", GATE, want, Report(limits=limits))
+    assert (grant.requests_per_s, grant.tokens_per_s) == (10.0, 1000.0)
+
+
+def test_before_anyone_was_answered_few_go_and_soon_more(coordinator: Coordinator, clock: Clock) -> None:
+    """1,000 processes begin at once, and nobody knows a limit yet."""
+    names = [str(k) for k in range(1000)]
+
+    def free() -> int:
+        return sum(ask(coordinator, name).requests is None for name in names)
+
+    counts = []
+    for _ in range(12):
+        counts.append(free())
+        clock.now += 0.1
+    assert counts[:4] == [1, 2, 4, 8]
+    assert counts[-1] == 1000
+    ask(coordinator, "0", admitted=1)
+    assert ask(coordinator, "new").requests is None
+
+
+def test_a_refusal_is_told_to_all_others_once(clock: Clock) -> None:
+    told: list[tuple[Notice, list[str]]] = []
+    coordinator = Coordinator(clock, tell=lambda notice, holders: told.append((notice, holders)))
+    for name in "abc":
+        ask(coordinator, name)
+    ask(coordinator, "b", throttled=1, pause_s=4.0)
+    ask(coordinator, "c", throttled=1, pause_s=4.0)
+    assert told == [(Notice(GATE, 4.0, 1), ["a", "c"])]
+
+
+def test_what_a_lease_costs_hardly_grows_with_the_holders(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shares are reckoned anew, over all holders, once for many leases."""
+    reckoned = []
+    real = Lane._reckon
+    monkeypatch.setattr(Lane, "_reckon", lambda lane, most: (reckoned.append(most), real(lane, most)))
+    coordinator = Coordinator(clock)
+    names = [str(k) for k in range(1600)]
+    for name in names:
+        ask(coordinator, name, want=500, most=1000)
+    reckoned.clear()
+    for k, name in enumerate(names):
+        ask(coordinator, name, want=400 + k % 100, most=1000)
+    assert 10 <= len(reckoned) <= 16
 
 
 def test_words_of_a_server_only_lower_the_level(clock: Clock) -> None:

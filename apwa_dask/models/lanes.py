@@ -1,0 +1,290 @@
+"""All holders of one gate: fair parts of the calls in flight and of the pace. Pure: time is given.
+
+A known limit is shared in one of two ways. Where it is wide enough for calls of all holders that fall together
+by chance, each holder is given a *pace* of its own, which lasts as long as its lease. Where it is narrower, the
+coordinator books *permits* one by one at their moments, and each holder waits for its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from apwa_dask.models.headers import Window
+from apwa_dask.models.leases import Report, Want
+from apwa_dask.models.pace import Bucket, LearnedRate
+
+__all__ = ["Holder", "Lane", "Permits"]
+
+PROBE_STEP_S = 0.1
+"""The calls that go before anyone was answered double in number at such steps: an unknown limit refuses few."""
+
+HEADROOM = 1.25
+"""A holder whose calls do not wait keeps so much more than it uses."""
+
+IN_STEP = 0.75
+"""Share of a second's limit that the calls of all holders may be, if all of them fall into one moment."""
+
+OTHER_LIMIT = 1.25
+"""A limit that changed by this factor voids what was promised under the old one."""
+
+LOOK_S = 1.0
+
+
+@dataclass(slots=True)
+class Holder:
+    """A process at a gate."""
+
+    order: int
+    want: int = 0
+    fair: int = 1
+    share: int = 0
+    expires_s: float = 0.0
+    part: float = 0.0
+    """Of the pace; all parts together are at most 1."""
+    use: float = 0.0
+    """Of the pace, by a holder whose calls do not wait."""
+    hungry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Permits:
+    """The part of a grant that is about limits; see `Grant`."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    start_in_s: float = 0.0
+    paced: bool = False
+    requests_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    ask_in_s: float | None = None
+
+
+@dataclass(slots=True)
+class Lane:
+    """All holders of one gate. Sums are kept up to date: a lease costs the same however many hold one."""
+
+    holders: dict[str, Holder] = field(default_factory=dict)
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    learned: LearnedRate | None = None
+    pause_until_s: float = 0.0
+    answered: bool = False
+    penalties: int = 0
+    penalised_s: float = float("-inf")
+    epoch: int = 0
+    _epoch_rates: tuple[float, float] | None = None
+    _tokens_per_call: float = 0.0
+    _is_wide: bool = False
+    _shared: int = 0
+    _parts: float = 0.0
+    _hungry: int = 0
+    _used: float = 0.0
+    _changes: int = 0
+    _most: int = 0
+    _births: int = 0
+    _first_s: float = 0.0
+    _looked_s: float = float("-inf")
+
+    # -- holders
+
+    def holder(self, name: str, now: float) -> Holder:
+        """The holder of this name; those that have been silent for too long are forgotten on the way."""
+        if now - self._looked_s >= LOOK_S:
+            self._look(now)
+        known = self.holders.get(name)
+        if known is None:
+            if not self._births:
+                self._first_s = now
+            known = self.holders[name] = Holder(self._births)
+            self._births += 1
+            self._changes = len(self.holders)
+        return known
+
+    def forget(self, name: str) -> None:
+        """Its share and its part return."""
+        gone = self.holders.pop(name, None)
+        if gone is None:
+            return
+        self._shared -= gone.share
+        self._settle(gone, 0.0, hungry=False, use=0.0)
+        self._changes = max(1, len(self.holders))
+
+    def _look(self, now: float) -> None:
+        self._looked_s = now
+        for name in [name for name, holder in self.holders.items() if holder.expires_s < now]:
+            self.forget(name)
+        # Sums of floats drift.
+        self._parts = math.fsum(holder.part for holder in self.holders.values())
+        self._used = math.fsum(holder.use for holder in self.holders.values())
+
+    # -- calls in flight
+
+    def share(self, mine: Holder, want: int, most: int) -> int:
+        """Max-min fair: small wants are met in full, the others share the rest, and what nobody wants, alike.
+
+        A share never reaches into what another holder was granted and may still use, so that the sum stays
+        within `most` at every moment (but for the one call that each holder may always make). What is fair is
+        reckoned anew only after a sixteenth of the holders changed their wants.
+        """
+        self._changes += mine.want != want
+        mine.want = want
+        if self._changes * 16 >= len(self.holders) or most != self._most:
+            self._reckon(most)
+        share = max(1, min(mine.fair, most - (self._shared - mine.share)))
+        self._shared += share - mine.share
+        mine.share = share
+        return share
+
+    def _reckon(self, most: int) -> None:
+        self._changes, self._most, left = 0, most, most
+        holders = sorted(self.holders.items(), key=lambda item: (item[1].want, item[0]))
+        for k, (_, holder) in enumerate(holders):
+            holder.fair = min(holder.want, left // (len(holders) - k))
+            left -= holder.fair
+        unwanted = left // len(holders)
+        for _, holder in holders:
+            holder.fair += unwanted
+
+    # -- limits
+
+    def learn(self, report: Report, now: float) -> bool:
+        """Take in what happened at a holder; True when the others should hear of it at once."""
+        self.answered = self.answered or report.admitted > 0
+        news = False
+        if report.throttled and now - self.penalised_s >= 0.05:
+            self.penalties += 1
+            self.penalised_s = now
+            news = True
+        if report.pause_s and now + report.pause_s > self.pause_until_s + 0.1:
+            self.pause_until_s = now + report.pause_s
+            news = True
+        limits = report.limits
+        if limits.requests is not None:
+            self.requests = _heard(self.requests, limits.requests, now)
+            self.learned = None
+        if limits.tokens is not None:
+            self.tokens = _heard(self.tokens, limits.tokens, now)
+        if not limits and (self.requests is None or self.learned is not None):
+            self._learn_unannounced(report, now)
+        self._see_another_limit()
+        return news
+
+    def _learn_unannounced(self, report: Report, now: float) -> None:
+        if self.learned is None:
+            self.learned = LearnedRate(now)
+        per_s = self.learned.observe(report.admitted, report.throttled, now)
+        if per_s is None:
+            return
+        if self.requests is None:
+            self.requests = Bucket(per_s, max(1.0, per_s / 4), 0.0, now)
+        self.requests.per_s = per_s
+        self.requests.capacity = max(1.0, per_s / 4)
+
+    def _see_another_limit(self) -> None:
+        buckets = (self.requests, self.tokens)
+        rates = (buckets[0].per_s if buckets[0] else 0.0, buckets[1].per_s if buckets[1] else 0.0)
+        known = self._epoch_rates
+        if known is not None and all(map(_alike, rates, known)):
+            return
+        self._epoch_rates = rates
+        if known is None or not any(known):
+            return
+        self.epoch += 1
+        for bucket in buckets:
+            if bucket is not None:
+                bucket.level = max(bucket.level, 0.0)
+
+    def permits(self, mine: Holder, want: Want, now: float) -> Permits:
+        """What a holder may send: anything, a pace, or permits."""
+        if self.requests is None and self.tokens is None:
+            return self._probe(mine, now)
+        if want.tokens_per_call:
+            seen = self._tokens_per_call or want.tokens_per_call
+            self._tokens_per_call = seen + (want.tokens_per_call - seen) / 8
+        calls_per_s = self._calls_per_s()
+        if not self._wide(calls_per_s):
+            self._settle(mine, 0.0, hungry=False, use=0.0)
+            return self._booked(want, now)
+        for bucket in (self.requests, self.tokens):
+            if bucket is not None:
+                bucket.drain(now)
+        part = self._part(mine, want, calls_per_s)
+        return Permits(
+            requests=None if self.requests is None else 0,
+            tokens=None if self.tokens is None else 0,
+            paced=True,
+            requests_per_s=0.0 if self.requests is None else part * self.requests.per_s,
+            tokens_per_s=0.0 if self.tokens is None else part * self.tokens.per_s,
+        )
+
+    def _probe(self, mine: Holder, now: float) -> Permits:
+        """Nobody was answered and no limit is known: the first goes, then one more, two more, four more."""
+        wait_s = self._first_s + PROBE_STEP_S * math.log2(mine.order + 1) - now
+        if self.answered or wait_s <= 0:
+            return Permits()
+        return Permits(requests=0, ask_in_s=wait_s)
+
+    def _calls_per_s(self) -> float:
+        rates = [self.requests.per_s] if self.requests is not None else []
+        if self.tokens is not None:
+            rates.append(self.tokens.per_s / max(1, self._tokens_per_call))
+        return min(rates)
+
+    def _wide(self, calls_per_s: float) -> bool:
+        """May each holder keep its own time?
+
+        Endpoints enforce a limit by the second. Where a second admits a call of every holder, nothing is
+        refused though all fall together; else holders at independent moments exceed a common pace by about the
+        root of their number (a Brownian bridge), which must be well within a second's calls.
+        """
+        most = max(1.0, IN_STEP * calls_per_s, calls_per_s**2 / 2)
+        # One holder more or less must not turn it to and fro.
+        self._is_wide = len(self.holders) <= most * (OTHER_LIMIT if self._is_wide else 1.0)
+        return self._is_wide
+
+    def _part(self, mine: Holder, want: Want, calls_per_s: float) -> float:
+        """Max-min fair as `share`, of the pace: who does not need its part leaves it to those who wait."""
+        fair = 1.0 / len(self.holders)
+        use = min(1.0, HEADROOM * want.per_s / calls_per_s)
+        self._settle(mine, mine.part, hungry=want.hungry, use=use)
+        if want.hungry:
+            part = max(fair, (1.0 - self._used) / self._hungry)
+        else:
+            part = use if self._hungry else max(fair, use)
+            part = min(part, max(fair, 1.0 - fair * self._hungry))
+        if not want.concurrency:
+            part = 0.0
+        part = max(0.0, min(part, 1.0 - (self._parts - mine.part)))
+        self._settle(mine, part, hungry=want.hungry, use=use)
+        return part
+
+    def _settle(self, mine: Holder, part: float, *, hungry: bool, use: float) -> None:
+        use = 0.0 if hungry else use
+        self._parts += part - mine.part
+        self._used += use - mine.use
+        self._hungry += hungry - mine.hungry
+        mine.part, mine.use, mine.hungry = part, use, hungry
+
+    def _booked(self, want: Want, now: float) -> Permits:
+        count = len(self.holders)
+        requests = tokens = None
+        start_in_s = 0.0
+        if self.requests is not None:
+            requests = self.requests.block(max(want.requests, 1), count, now) if want.requests else 0
+            start_in_s = self.requests.take(requests, now)
+        if self.tokens is not None:
+            tokens = self.tokens.block(max(want.tokens, 1), count, now) if want.tokens else 0
+            start_in_s = max(start_in_s, self.tokens.take(tokens, now))
+        return Permits(requests, tokens, start_in_s)
+
+
+def _alike(rate: float, known: float) -> bool:
+    return known / OTHER_LIMIT <= rate <= known * OTHER_LIMIT
+
+
+def _heard(bucket: Bucket | None, window: Window, now: float) -> Bucket:
+    if bucket is None:
+        return Bucket.announced(window, now)
+    bucket.heard(window, now)
+    return bucket
