@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import click
 
 from apwa_dask import config
 from apwa_dask.cli.contracts import Tables, api
+from apwa_dask.errors import ConfigError
 
 __all__ = [
     "Ending",
@@ -58,13 +59,14 @@ class ModelChoice:
     base_url: str | None
     api_key_env: str | None
     price: tuple[float, float] | None
+    prices: Mapping[str, Sequence[float]] | None = None
 
     def resolve(self) -> Any:
         """A `Model`, a name, or None for the default; settings applied."""
         base_url = config.get("base-url", self.base_url)
         key_variable = config.get("api-key-env", self.api_key_env)
         if base_url is None and self.price is None and key_variable == config.defaults()["api-key-env"]:
-            return self.model
+            return self.model if self.prices is None else self._priced(self.model)
         from apwa_dask.models.defaults import resolve_models
         from apwa_dask.models.model import Price
 
@@ -78,7 +80,19 @@ class ModelChoice:
             found = dataclasses.replace(found, base_url=base_url, api_key_env=key_variable if has_key else "")
         elif key_variable != config.defaults()["api-key-env"]:
             found = dataclasses.replace(found, api_key_env=key_variable)
-        return found if self.price is None else dataclasses.replace(found, price=Price(*self.price))
+        return self._priced(
+            found if self.price is None else dataclasses.replace(found, price=Price(*self.price))
+        )
+
+    def _priced(self, model: Any) -> Any:
+        """The model, or the default one, at the price that the file of prices names for it."""
+        if self.prices is None:
+            return model
+        from apwa_dask.models.defaults import resolve_models
+        from apwa_dask.models.prices import with_prices
+
+        found = resolve_models(config.get("model", None) if model is None else model)
+        return {alias: with_prices(one, self.prices) for alias, one in found.items()}[""]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,6 +124,7 @@ class RunChoices:
     name: str | None
     store_prompts: bool | None
     batch: bool
+    hedge: bool | None = None
 
     def ceiling(self, budget_usd: float | None) -> Any:
         """The budget of the run: dollars as agreed, calls as given, or None."""
@@ -128,6 +143,7 @@ class RunChoices:
             "early_stop": self.early_stop,
             "name": self.name,
             "store_prompts": self.store_prompts,
+            "hedge": self.hedge,
         }
         return {**{name: value for name, value in options.items() if value is not None}, **self.mode()}
 
@@ -174,6 +190,24 @@ class Ending:
         return float(config.get("max-failed-fraction", self.max_failed))
 
 
+def _prices_in(context: click.Context, parameter: click.Parameter, path: str | None) -> Any:
+    """The prices in a YAML or JSON file, checked like the setting ``apwa.prices``."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return config.get("prices", found if found is not None else {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise click.BadParameter(f"{path} cannot be read as YAML or JSON: {type(error).__name__}") from None
+    except ConfigError as error:
+        raise click.BadParameter(
+            f"{path}: {error.why or error.what}; write lines such as `name-of-model: [0.15, 0.60]`, "
+            "USD for a million tokens: input, output and, where it differs, cached input"
+        ) from None
+
+
 def _gathered(
     into: type, keyword: str, *options: Callable[[Command], Command]
 ) -> Callable[[Command], Command]:
@@ -216,6 +250,13 @@ model_options = _gathered(
         metavar="IN OUT",
         help="USD for a million input and output tokens, for a model whose price is not known.",
     ),
+    click.option(
+        "--prices",
+        type=click.Path(exists=True, dir_okay=False),
+        callback=_prices_in,
+        metavar="FILE",
+        help="YAML or JSON with prices by model, as in the setting apwa.prices; they come before the list.",
+    ),
 )
 run_options = _gathered(
     RunChoices,
@@ -244,6 +285,11 @@ run_options = _gathered(
         "--batch",
         is_flag=True,
         help="Answers from the endpoint's batches: within a day, mostly at half price.",
+    ),
+    click.option(
+        "--hedge/--no-hedge",
+        default=None,
+        help="Send late requests once more, for at most 2 % of the calls; both are billed.",
     ),
     click.option(
         "--store-prompts/--no-store-prompts",

@@ -14,6 +14,9 @@ __all__ = ["connected", "place_of"]
 
 _CONNECT_TIMEOUT_S = 10
 _THREADS_PER_WORKER = 2
+_LOST_WORKER_TIMEOUT = "10 minutes"
+"""A nanny starts a worker that died anew. Dask gives it 15 s, and then takes the nanny down too: on a busy machine a
+run would lose its workers one by one, and wait for ever."""
 
 
 @contextmanager
@@ -23,10 +26,12 @@ def place_of(place: Place) -> Iterator[dict[str, Any]]:
         with connected(place.client) as client:
             yield {"client": client}
     elif place.workers is not None:
+        import dask.config
         from distributed import Client, LocalCluster
 
         # Port 0: a fixed dashboard port would collide with the next cluster on this machine.
         with (
+            dask.config.set({"distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT}),
             LocalCluster(
                 n_workers=place.workers,
                 threads_per_worker=_THREADS_PER_WORKER,

@@ -167,7 +167,9 @@ def lazy(
         identity.update(f"{alias}={_fingerprint(source)}\n".encode())
     for alias, model in sorted(settings.models.items()):
         identity.update(repr((alias, sorted(model.as_dict().items(), key=str))).encode())
-    identity.update(repr((settings.on_error, settings.max_failure_rate, settings.early_stop)).encode())
+    identity.update(
+        repr((settings.on_error, settings.max_failure_rate, settings.early_stop, settings.hedge)).encode()
+    )
     run_id = f"{LAZY_PREFIX}{identity.hexdigest()[:24]}-{_SESSION}"
     known = run_id in store.ids()
     if known:  # by this session, whose finished partitions it serves

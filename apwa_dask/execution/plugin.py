@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -62,6 +62,8 @@ ASK_TIMEOUT_S = 2.0
 CLIENT_SILENT_S = 25.0
 """A client whose heartbeat (every 5 s) stands still for so long is gone, though its connection may be open."""
 LOOK_S = 2.0
+WAITING = "waiting for workers"
+"""State of a run whose cluster has none: all were lost, or adaptive scaling has not started any yet."""
 ROWS_PREFIX = "apwa-rows"
 """Start of the names of the tasks that make calls (`apwa_dask.execution.stages`)."""
 _EVENTS: dict[str, type[Event]] = {
@@ -106,6 +108,7 @@ class CoordinatorPlugin(SchedulerPlugin):
         self.claims = ClaimBook()
         self.stopped: dict[str, str] = {}
         self.owners: dict[str, str] = {}
+        self.waiting: set[str] = set()
         self.scheduler = scheduler
         self._board: Callable[[Event], None] | None = None
         self._seen: dict[str, tuple[float, float]] = {}
@@ -141,6 +144,8 @@ class CoordinatorPlugin(SchedulerPlugin):
         """A client begins a run: its purse is filled once, and its spending ends with the client."""
         self.coordinator.open_account(run_id, Budget.from_dict(budget), _read(Money, spent))
         self.owners[run_id] = client
+        if not self.scheduler.workers:
+            self._say(WAITING, [run_id])
 
     def log_event(self, topic: str, msg: Any) -> None:
         """What travels through the topics anyway is shown on the dashboard too."""
@@ -153,12 +158,28 @@ class CoordinatorPlugin(SchedulerPlugin):
         """A dead worker's share returns; money it held and did not account for is booked as spent."""
         self.coordinator.release_holder(worker)
         self.claims.release_holder(worker)
+        if not scheduler.workers:
+            self._say(WAITING, self.owners)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """Runs that waited for workers go on."""
+        self._say("running", list(self.waiting))
+
+    def _say(self, words: str, runs: Iterable[str]) -> None:
+        """Tell the clients of these runs how they stand: while no worker is there, nobody else does."""
+        for run_id in list(runs):
+            if words == WAITING:
+                self.waiting.add(run_id)
+            else:
+                self.waiting.discard(run_id)
+            self.scheduler.log_event(TOPIC, message_of(State(run_id, time.time(), words=words)))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Nobody waits for the runs of a client that is gone: their spending stops."""
         self._seen.pop(client, None)
         for run_id in [run for run, owner in self.owners.items() if owner == client]:
             del self.owners[run_id]
+            self.waiting.discard(run_id)
             message = {"op": "apwa_stop", "run_id": run_id, "why": "its client is gone"}
             scheduler.send_all({}, {address: [message] for address in scheduler.workers})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import cloudpickle
@@ -15,6 +16,7 @@ from distributed import Client, LocalCluster
 import apwa_dask as apwa
 from apwa_dask.errors import BudgetError, ConfigError, ProviderError
 from apwa_dask.execution import plugin
+from apwa_dask.execution.events import State
 from apwa_dask.testing import Script, grep_canary
 
 FRAME = pd.DataFrame({"text": [f"note {k}" for k in range(240)], "shop": [f"s{k % 3}" for k in range(240)]})
@@ -222,3 +224,35 @@ def test_a_cluster_is_prepared_once(client, monkeypatch):
     plugin.prepare_cluster(client)
 
     assert asked == []
+
+
+def test_a_run_without_workers_says_that_it_waits_and_goes_on_when_there_are_some(
+    scripted_server, model_at, store, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY-of-the-cluster")
+    server = scripted_server(latency_s=0.02)
+    said: list[str] = []
+    waits = [threading.Event(), threading.Event()]
+
+    def watch(event):
+        if isinstance(event, State):
+            said.append(event.words)
+            if event.words == plugin.WAITING:
+                waits[said.count(plugin.WAITING) - 1].set()
+
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=2, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        run = mapped().run(
+            model=model_at(server, max_concurrency=4), store=store, client=client, progress=watch
+        )
+        assert waits[0].wait(30), "adaptive scaling at nought"
+        cluster.scale(1)
+        server.wait_until(lambda stats: stats.calls >= 20)
+        assert "running" in said
+        cluster.scale(0)
+        assert waits[1].wait(60), "all workers lost"
+        cluster.scale(1)
+        assert len(run.result()) == len(FRAME)
+    assert server.calls <= len(FRAME) + 4
