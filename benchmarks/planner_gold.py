@@ -132,7 +132,7 @@ def _likely(name: str, facts: Facts) -> Any:
 
 def _text(value: Any, form: str) -> str:
     if form == "date" and value and not re.fullmatch(r"\d{4}-\d\d-\d\d", str(value)):
-        spaced = re.sub(r"^(\d\d)(\d\d)(\d{4})$", r"\1/\2/\3", str(value))
+        spaced = re.sub(r"^(\d\d)(0\d|1[0-2])(\d{4})$", r"\1/\2/\3", str(value))
         return parse(spaced, dayfirst=True, fuzzy=True).date().isoformat()
     return "" if value is None else str(value)
 
