@@ -17,6 +17,7 @@ from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
+from apwa_dask.models.prices import is_listed, prices_as_of
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
 from apwa_dask.store.runs import RunFolder, RunStatus
@@ -69,6 +70,10 @@ class KeptRun:
             "rows_failed": sum(record.failed for record in last.values()),
             "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
             "calls": sum(entry.calls for entry in ledger),
+            "input_tokens": sum(entry.input_tokens for entry in ledger),
+            "cached_tokens": sum(entry.cached_tokens for entry in ledger),
+            "output_tokens": sum(entry.output_tokens for entry in ledger),
+            "prices_as_of": prices_as_of() if any(map(is_listed, self.spec.models.values())) else None,
             **self._what_is_left(),
             "local_model": any(model.is_local for model in self.spec.models.values()),
         }

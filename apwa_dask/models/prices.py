@@ -13,7 +13,7 @@ import orjson
 
 from apwa_dask.models.model import Model, Price
 
-__all__ = ["price_of", "priced_in_batches", "prices_as_of", "with_prices"]
+__all__ = ["is_listed", "price_of", "priced_in_batches", "prices_as_of", "with_prices"]
 
 _DATED = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2}|\d{4})$")
 
@@ -30,6 +30,11 @@ def price_of(model: Model) -> Price | None:
     if not prices:
         return None
     return prices.get(model.name) or prices.get(_DATED.sub("", model.name))
+
+
+def is_listed(model: Model) -> bool:
+    """Whether its price is the table's, and so as old as the table."""
+    return model.price is None and price_of(model) is not None
 
 
 def priced_in_batches(model: Model) -> Model:

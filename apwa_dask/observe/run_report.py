@@ -73,7 +73,16 @@ def report_facts(run: Run) -> ReportFacts:
         prices_as_of=status["prices_as_of"] or "",
         local_model=local_label(spec.models.values()),
         costs=[
-            CostRow(e.step, e.model, e.outcome, e.calls, e.input_tokens, e.output_tokens, e.cost_usd, e.cached_tokens)
+            CostRow(
+                e.step,
+                e.model,
+                e.outcome,
+                e.calls,
+                e.input_tokens,
+                e.output_tokens,
+                e.cost_usd,
+                e.cached_tokens,
+            )
             for e in ledger
         ],
         failures=failure_reports(run.failures),

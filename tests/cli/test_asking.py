@@ -250,3 +250,24 @@ def test_a_mistake_of_ours_is_not_dressed_up_as_a_users_error(apwa, fake_api):
     fake_api.plan_raises = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         apwa(*ASK)
+
+
+def test_prices_in_a_file_come_before_the_list_and_hedging_is_a_choice(apwa, fake_api, monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("m: [0.5, 2, 0.1]\nother: [1, 1]\n")
+    apwa(*ASK, "-m", "m", "--prices", str(prices), "--hedge")
+    (run,) = fake_api.named("run")
+    assert run["model"].price == Price(0.5, 2, 0.1)
+    assert run["hedge"] is True
+    apwa(*ASK, "-m", "m", "--no-hedge")
+    assert fake_api.named("run")[-1]["hedge"] is False
+
+
+def test_a_file_of_prices_that_says_something_else_is_wrong_usage(apwa, fake_api, tmp_path):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("m: cheap\n")
+    result = apwa(*ASK, "-m", "m", "--prices", str(prices))
+    assert result.exit_code != 0
+    assert "name-of-model: [0.15, 0.60]" in " ".join(result.stderr.split())
+    assert not fake_api.named("run")

@@ -12,6 +12,7 @@ import apwa_dask as apwa
 from apwa_dask.errors import BudgetError
 from apwa_dask.execution.events import Event, Forecast
 from apwa_dask.observe.progress import progress_for_environment
+from apwa_dask.observe.reprs import run_text
 from apwa_dask.testing import Rule, Script
 
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(120)]})
@@ -142,3 +143,17 @@ def test_fault_58_an_estimate_that_holds_warns_of_nothing(scripted_server, model
     assert forecasts
     assert not [event for event in forecasts if event.warning]
     assert forecasts[-1].forecast == pytest.approx(run.status()["cost_usd"], rel=0.1)
+
+
+def test_the_status_counts_tokens_and_what_is_left_reads_well(scripted_server, model_at, store):
+    server = scripted_server(latency_s=0.005)
+    model = model_at(server, max_concurrency=4, price=PRICE, max_output_tokens=60)
+    run = mapped().run(model=model, store=store, budget=0.04, progress=False)
+    with pytest.raises(BudgetError):
+        run.wait()
+
+    status = run.status()
+    assert (status["input_tokens"], status["output_tokens"]) == server.log().billed_tokens
+    assert status["cached_tokens"] == 0
+    assert status["prices_as_of"] is None, "the price was given, not looked up"
+    assert f"{len(FRAME) - server.calls} rows, about $" in run_text(status)

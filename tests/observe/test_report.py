@@ -272,3 +272,13 @@ def test_a_step_stands_behind_all_that_it_reads():
     at = {name: int(x) for name, x in boxes}
     assert at["left"] == at["right"] < at["clean"] < at["both"]
     assert str(plan_graph(nodes)).count('class="edge"') == 3
+
+
+def test_the_costs_name_cached_tokens_and_the_date_of_the_prices():
+    document = render_report(
+        facts(
+            costs=[CostRow("s", "m", "ok", 3, 5000, 20, 0.5, cached_tokens=4321)], prices_as_of="2026-01-02"
+        )
+    )
+    assert "4,321" in document
+    assert "Prices of the list of 2026-01-02" in document
