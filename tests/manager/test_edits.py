@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 from typing import Any
 
 import jsonschema
 import pytest
 
 from apwa_dask.errors import PlanError, RefusalError
-from apwa_dask.manager import Drafted, edit_async
+from apwa_dask.manager import Drafted, Seen, edit_async, revise_async
 from apwa_dask.manager.as_answer import as_answer
 from apwa_dask.manager.wire import plan_data
 from apwa_dask.plans.loading import load
@@ -182,3 +184,74 @@ def test_small_the_first_few_in_order(kit: Any) -> None:
 def test_small_no_fit_change_is_refused(kit: Any) -> None:
     with pytest.raises(RefusalError, match="cannot answer"):
         small(kit, "Send it by mail.", {"kind": "none of these"})
+
+
+# --- the size of what is told
+
+
+@pytest.mark.parametrize("style", ["strong", "small"])
+def test_the_prompt_of_an_edit_does_not_grow_with_the_rows(kit: Any, style: str) -> None:
+    bodies = []
+    for rows in (10, 10_000_000):
+        said = {"strong": written(kit), "small": {"kind": "none of these"}}[style]
+        planner = kit.Planner([said])
+        catalog = kit.catalog(rows=rows)
+        with contextlib.suppress(RefusalError):
+            asyncio.run(edit_async(Plan.from_yaml(PLAN), "Less.", catalog, getattr(kit, style), planner))
+        bodies.append(re.sub(rb"\d+(e\+\d+)?", b"N", planner.requests[0].body()))
+    assert bodies[0] == bodies[1]
+
+
+def looked_at(kit: Any, rows: int) -> Seen:
+    (schema, profile) = kit.catalog(samples=0, rows=rows)["reviews"]
+    return Seen("rude", schema, profile, 2 * rows, rows, {"refused": rows // 10})
+
+
+@pytest.mark.parametrize("rows", [10, 10_000_000])
+def test_a_revision_is_told_counts_and_classes_and_no_row(kit: Any, rows: int) -> None:
+    rest = {
+        "refusal": None,
+        "steps": [
+            {"reason": "", "op": "aggregate", "input": "rude", "by": [], "aggregates": [
+                {"name": "n", "fn": "count", "column": None}]}
+        ],
+    }  # fmt: skip
+    planner = kit.Planner([rest])
+    drafting = revise_async(
+        Plan.from_yaml(PLAN), looked_at(kit, rows), kit.catalog(samples=0), kit.strong, planner
+    )
+    new = asyncio.run(drafting).plan
+    assert [step.id for step in new.steps] == ["many_stars", "rude", "counts"]
+    assert new.steps[:2] == Plan.from_yaml(PLAN).steps[:2]
+    assert new.step("counts").by == ()
+    told = planner.requests[0].tail[0].content
+    assert "(50%). Failed rows: refused" in told
+    assert "leaks" not in told
+    size = len(re.sub(r"\d+(e\+\d+)?", "N", told))
+    assert size < 4_000
+
+
+def test_a_small_model_may_leave_the_rest_as_it_is_or_make_one_change(kit: Any) -> None:
+    plan = Plan.from_yaml(PLAN)
+    for answers, ops in (
+        ([{"kind": "none of these"}], ["where", "filter", "aggregate"]),
+        (
+            [{"kind": "order"}, {"column": "n", "order": "largest", "first": 1}],
+            ["where", "filter", "aggregate", "sort", "limit"],
+        ),
+    ):
+        planner = kit.Planner(answers)
+        new = asyncio.run(
+            revise_async(plan, looked_at(kit, 10), kit.catalog(samples=0), kit.small, planner)
+        ).plan
+        assert [step.op for step in new.steps] == ops
+        assert "Failed rows: refused" in kit.body(planner.requests[0])
+
+
+def test_with_nothing_left_no_call_is_made(kit: Any) -> None:
+    planner = kit.Planner([])
+    seen = looked_at(kit, 10)
+    seen = Seen("counts", seen.schema, seen.profile, 1, 1)
+    with pytest.raises(PlanError, match="nothing comes after counts"):
+        asyncio.run(revise_async(Plan.from_yaml(PLAN), seen, kit.catalog(), kit.strong, planner))
+    assert not planner.requests

@@ -91,6 +91,7 @@ def test_how_many_is_a_filter_and_a_count(kit: Any) -> None:
         {"each": "all rows"},
     )
     assert ops(drafted.plan) == ["filter", "aggregate"]
+    assert all(step.reason for step in drafted.plan.steps)
     assert "the review asks for money back" in drafted.plan.steps[0].contract.instruction
 
 

@@ -63,6 +63,7 @@ def join(sketch: Sketch, right: str, keys: Keys, tables: Tables) -> Sketch:
         right=right,
         left_on=(keys.left,),
         right_on=(keys.right,),
+        reason="the question is about both tables",
     )
     merged = output_schema(step, [sketch.schema, visible(schema)])
     own = {column.name for column in sketch.profile.columns}

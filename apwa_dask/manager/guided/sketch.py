@@ -22,6 +22,18 @@ _NAME_TOKENS = 4
 _SHORT = 10
 """A text column whose longest values are so many times shorter than another's is a name, no text to read."""
 
+_REASONS = {
+    "where": "columns decide which rows stay, so no model is paid for it",
+    "assign": "a column that is not there is needed, and an expression gives it",
+    "filter": "only the meaning of a text decides which rows stay",
+    "map": "it stands in a text, which has to be read",
+    "aggregate": "numbers are computed, never read",
+    "sort": "an order is asked for",
+    "limit": "only the first few are asked for",
+    "reduce": "one text about many rows is asked for",
+}
+"""Why the form leads to a step; shown in its explanation."""
+
 
 @dataclass(frozen=True)
 class Sketch:
@@ -58,7 +70,12 @@ class Sketch:
         """The plan with one more step, which reads the last one."""
         number = sum(step.op == op for step in self.steps) + 1
         step: Any = OPERATIONS[op].model_validate(
-            {"id": _free(f"{op}_{number}", self.table), "input": self.head, **fields}
+            {
+                "id": _free(f"{op}_{number}", self.table),
+                "input": self.head,
+                "reason": _REASONS.get(op, ""),
+                **fields,
+            }
         )
         return replace(self, schema=output_schema(step, [self.schema]), steps=(*self.steps, step))
 
