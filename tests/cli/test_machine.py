@@ -239,3 +239,22 @@ def test_the_command_is_also_found_as_dask_apwa():
     )
     assert done.returncode == 0, done.stderr
     assert "Ask a question of your data" in done.stdout
+
+
+def test_a_cluster_of_the_command_line_gives_nannies_time_to_start_workers_anew(monkeypatch):
+    import contextlib
+    import types
+
+    import distributed
+    from dask.utils import parse_timedelta
+
+    from apwa_dask.cli.options import Place
+    from apwa_dask.cli.place import place_of
+
+    made = contextlib.nullcontext(types.SimpleNamespace(dashboard_link=""))
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **options: made)
+    monkeypatch.setattr(distributed, "Client", lambda cluster: contextlib.nullcontext("a client"))
+    with place_of(Place(scheduler=None, workers=2, client=None)) as where:
+        assert where == {"client": "a client"}
+        assert parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")) >= 300
+    assert parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout")) < 300

@@ -141,3 +141,13 @@ def test_failed_rows_of_a_lazy_frame_are_nulls_and_do_not_stop_it(scripted_serve
     assert (result.loc[failed, "_apwa_status"] == "refused").all()
     assert result.loc[failed, "severity"].isna().all()
     assert result.loc[~failed, "severity"].notna().all()
+
+
+def test_hedging_of_a_lazy_frame_is_in_what_its_workers_read(scripted_server, model_at, store):
+    from apwa_dask.store.runs import RunStore
+
+    table = apwa.from_pandas(pd.DataFrame({"text": ["a"]})).map("x", inputs="text", output={"a": int})
+    for hedge in (False, True):
+        table.to_dask(model=model_at(scripted_server()), store=store, hedge=hedge)
+    kept = RunStore(store, None)
+    assert sorted(kept.open(run_id).spec["models"][""]["hedge"] for run_id in kept.ids()) == [False, True]
