@@ -12,7 +12,7 @@ from apwa_dask.api.table_base import TableBase
 from apwa_dask.errors import PlanError
 from apwa_dask.optimize.recall import BlockRecall, recall_plans
 from apwa_dask.plans.infer import joined_names
-from apwa_dask.plans.steps import Concat, Join, Merge
+from apwa_dask.plans.steps import Concat, Join, Merge, Rank
 
 __all__ = ["TableMeets"]
 
@@ -116,6 +116,35 @@ class TableMeets(TableBase):
             for plan in plans
         )
         return BlockRecall(matches=whole, found=narrow)
+
+    def rank(
+        self,
+        instruction: str,
+        *,
+        k: int = 10,
+        inputs: Sequence[str] | str | None = None,
+        width: int = 8,
+        seed: int = 0,
+        max_calls: int = 10_000,
+        model: str | None = None,
+        id: str | None = None,
+    ) -> Self:
+        """The `k` rows that best meet the instruction, best first, with the column ``rank``.
+
+        Parameters
+        ----------
+        width : int
+            Rows of one question; a model names the best of them.
+        seed : int
+            Draws who meets whom.
+        max_calls : int
+            It refuses before the first call where it could take more.
+        """
+        contract = self._contract(instruction, inputs, Rank.verdict(), "row", (), model, ())
+        games = {"k": k, "width": width, "seed": seed, "max_calls": max_calls}
+        return self._with(
+            built(Rank, id=self._new_id(id, "rank"), input=self._head, contract=contract, **games)
+        )
 
     def merge(
         self,

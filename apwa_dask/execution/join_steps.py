@@ -1,4 +1,4 @@
-"""The free steps that a join is made of, as lazy frames."""
+"""The free steps that a join or a rank is made of, as lazy frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 from apwa_dask.execution.compile import INDEX_PREFIX
 from apwa_dask.execution.join_pairs import pairs_frame
 from apwa_dask.execution.join_rows import joined_frame
-from apwa_dask.plans.lowering import Joined, Pairs
+from apwa_dask.execution.rank_rows import pool_frame, ranked_frame
+from apwa_dask.plans.lowering import Joined, Pairs, Pool, Ranked
 from apwa_dask.plans.steps import LoweredStep
 
 __all__ = ["apply_lowered"]
@@ -24,7 +25,7 @@ def apply_lowered(
 
     Parameters
     ----------
-    step : Pairs or Joined
+    step : Pairs, Joined, Pool or Ranked
     frames : sequence of dask.dataframe.DataFrame
         In the order of ``step.inputs_from``; index columns only where `schema` has them.
     schemas : sequence of pyarrow.Schema
@@ -36,6 +37,10 @@ def apply_lowered(
     with dask.config.set({"dataframe.convert-string": False}):
         if isinstance(step, Pairs):
             return pairs_frame(step, frames[0], frames[1], schemas, schema)
+        if isinstance(step, Pool):
+            return pool_frame(step, frames[0], schema)
+        if isinstance(step, Ranked):
+            return ranked_frame(step, frames[0], frames[1], schemas, schema)
         assert isinstance(step, Joined)
         return joined_frame(step, frames, schemas, schema)
 

@@ -43,6 +43,7 @@ __all__ = [
     "is_deferred",
     "ledger_of",
     "reduce_frame",
+    "waiting",
 ]
 
 NOTES_COLUMN = "_apwa_notes"
@@ -265,7 +266,7 @@ class GroupTree:
         """The groups as a frame that travels to the next node."""
         schema = _partial_schema(self.context.stage, self.step)
         if self.deferred:
-            return _waiting(schema)
+            return waiting(schema)
         rows: list[dict[str, Any]] = [
             {
                 **dict(zip(self.step.by, key, strict=True)),
@@ -287,7 +288,7 @@ class GroupTree:
         except Deferred:
             self.deferred = True
         if self.deferred:
-            return _waiting(schema)
+            return waiting(schema)
         rows: list[dict[str, Any]] = []
         failures: list[Failure] = []
         for number, (key, group) in enumerate(self.groups.items()):
@@ -335,7 +336,7 @@ def _partial_schema(stage: Stage, step: Reduce) -> pa.Schema:
     return pa.schema([*(stage.schema.field(name) for name in step.by), *_PARTIAL])
 
 
-def _waiting(schema: pa.Schema) -> pd.DataFrame:
+def waiting(schema: pa.Schema) -> pd.DataFrame:
     """What a node gives whose answers, or whose inputs, wait for a batch."""
     return to_pandas(pa.Table.from_pylist([{NOTES_COLUMN: DEFERRED}], schema=schema))
 

@@ -9,6 +9,7 @@ import dask.dataframe as dd
 import pyarrow as pa
 
 from apwa_dask.execution.compile import INDEX_PREFIX, Stage, physical_schema
+from apwa_dask.execution.frame_exchange import mapped
 from apwa_dask.execution.frame_steps import apply_barrier
 from apwa_dask.execution.frames import RECORD, from_partitions, over_frame
 from apwa_dask.execution.join_steps import apply_lowered
@@ -22,8 +23,10 @@ from apwa_dask.execution.partition import (
     run_frame_partition,
     run_partition,
 )
+from apwa_dask.execution.rank_tree import play
 from apwa_dask.execution.reduce import NOTES_COLUMN, reduce_frame
 from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.plans.lowering import Tournament
 from apwa_dask.plans.steps import LoweredStep
 from apwa_dask.tables.dtypes import empty_frame
 
@@ -127,6 +130,9 @@ class StageGraphs:
         (step,) = stage.steps
         kept = set(stage.schema.names)
         inputs = [_without_index(frame, kept) for frame in inputs]
+        if isinstance(step, Tournament):
+            meta = empty_frame(pa.schema([*stage.schema, pa.field(NOTES_COLUMN, pa.string())]))
+            return mapped(play, inputs[0], meta=meta, ref=ref)
         if stage.kind == "reduce":
             return reduce_frame(inputs[0], stage, ref)
         if isinstance(step, LoweredStep):

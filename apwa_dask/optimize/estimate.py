@@ -22,10 +22,10 @@ from apwa_dask.models.types import Template
 from apwa_dask.optimize.flow import Flow, after, of_source, pairs_of
 from apwa_dask.plans.explain import Range, StepEstimate
 from apwa_dask.plans.infer import Catalog, infer
-from apwa_dask.plans.lowering import lowered
+from apwa_dask.plans.lowering import calls_at_most, lowered
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Schema
-from apwa_dask.plans.steps import Join, LLMStep, Reduce
+from apwa_dask.plans.steps import Join, LLMStep, Rank, Reduce
 from apwa_dask.tables.profile import Profile
 
 __all__ = ["estimate"]
@@ -91,6 +91,8 @@ def _model_step(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model | Non
     """Of a model step, the rows that go in: that is what is paid."""
     if flow.rows is None or model is None:
         return StepEstimate(rows=flow.rows)
+    if isinstance(step, Rank):
+        return _priced(flow.rows, *_games(step, flow, schema, model), model)
     if isinstance(step, Reduce):
         return _priced(flow.rows, *_tree(step, flow, schema, model), model)
     if step.contract.unit != "row":
@@ -112,6 +114,29 @@ def _judged(
 
 Work = tuple[Range, Range, Range]
 """Calls, input tokens and output tokens of a whole step."""
+
+
+def _games(step: Rank, flow: Flow, schema: pa.Schema, model: Model) -> Work:
+    """A tournament has as many questions as its tree says; each holds up to `width` rows."""
+    assert flow.rows is not None
+    pool: Any
+    pool, games = lowered(
+        Plan(sources=("t",), steps=(step.model_copy(update={"input": "t"}),)), {"t": schema}
+    ).steps[:2]
+    assert isinstance(games, LLMStep)
+    template = reduce_template(games, model, pool.columns_after([schema]), "answer")
+    low, expected, high = (
+        float(calls_at_most(rows, step.k, step.width))
+        for rows in (flow.rows.low, flow.rows.expected, flow.rows.high)
+    )
+    calls = Range(low, expected, high * _ASKED_AGAIN)
+    row = flow.tokens(step.contract.inputs) + Range.exactly(_ROW_TOKENS)
+    shown = Range(2 * row.low, step.width * row.expected, step.width * row.high)
+    return (
+        calls,
+        _times(calls, _plus(_constant(template), shown)),
+        _times(calls, _answer(step.contract.output, template)),
+    )
 
 
 def _rows(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model) -> Work:

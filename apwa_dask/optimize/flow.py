@@ -16,6 +16,7 @@ from apwa_dask.plans.schema import Schema
 from apwa_dask.plans.steps import (
     CANDIDATES,
     LABELS_AT_MOST,
+    RANK,
     Aggregate,
     Chunk,
     Concat,
@@ -27,6 +28,7 @@ from apwa_dask.plans.steps import (
     Limit,
     Map,
     Merge,
+    Rank,
     Reduce,
     Sample,
     Select,
@@ -313,6 +315,10 @@ def _join(step: Join, inputs: Sequence[Flow]) -> Flow:
     return Flow(Range(low, expected, high), left.partitions, columns)
 
 
+def _rank(step: Rank, inputs: Sequence[Flow]) -> Flow:
+    return Flow(_at_most(inputs[0].rows, step.k), 1, {**inputs[0].columns, RANK: Cells()})
+
+
 def _concat(step: Concat, inputs: Sequence[Flow]) -> Flow:
     columns = {name: cells for flow in reversed(inputs) for name, cells in flow.columns.items()}
     partitions = [flow.partitions for flow in inputs]
@@ -337,6 +343,7 @@ _RULES: dict[type, Callable[[Any, Sequence[Flow]], Flow]] = {
     Sample: _sample,
     Merge: _merge,
     Join: _join,
+    Rank: _rank,
     Concat: _concat,
 }
 """Sort keeps rows and sizes; the columns that assign makes are taken for numbers."""

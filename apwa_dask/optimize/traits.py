@@ -16,6 +16,7 @@ from apwa_dask.errors import PlanError
 from apwa_dask.plans.expressions import columns_of
 from apwa_dask.plans.infer import joined_names, merged_names, visible
 from apwa_dask.plans.steps import (
+    RANK,
     Aggregate,
     Assign,
     Chunk,
@@ -28,6 +29,7 @@ from apwa_dask.plans.steps import (
     Limit,
     Map,
     Merge,
+    Rank,
     Reduce,
     Sample,
     Select,
@@ -252,6 +254,10 @@ def _join(step: Join, inputs: _Names) -> Traits:
     )
 
 
+def _rank(step: Rank, inputs: _Names) -> Traits:
+    return Traits(reads=frozenset(step.contract.inputs), writes=frozenset({RANK}), removes=_NONE)
+
+
 def _concat(step: Concat, inputs: _Names) -> Traits:
     every = frozenset(name for names in inputs for name in names)
     return Traits(reads=every, writes=every, removes=_NONE, calls_model=False)
@@ -274,5 +280,6 @@ _RULES: dict[type, Callable[[Any, _Names], Traits]] = {
     Distinct: _distinct,
     Merge: _merge,
     Join: _join,
+    Rank: _rank,
     Concat: _concat,
 }

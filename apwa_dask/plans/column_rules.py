@@ -23,7 +23,9 @@ from apwa_dask.plans.infer import (
     same_values,
 )
 from apwa_dask.plans.steps import (
+    CANDIDATE,
     CANDIDATES,
+    RANK,
     Aggregate,
     Aggregation,
     Assign,
@@ -36,6 +38,7 @@ from apwa_dask.plans.steps import (
     LLMStep,
     Map,
     Merge,
+    Rank,
     Reduce,
     Sample,
     Select,
@@ -309,6 +312,19 @@ def _check_keys(step: Merge | Join, left: pa.Schema, right: pa.Schema, found: Fi
             )
 
 
+def _rank(step: Rank, inputs: Sequence[Lineage], found: Findings) -> None:
+    if RANK in inputs[0].schema.names:
+        found.add(step.id, "output", f"column {RANK!r} exists already; rename it in a select before")
+    if CANDIDATE in step.contract.inputs:
+        found.add(step.id, "inputs", f"{CANDIDATE} is the step's own; rename the column in a select before")
+    if step.contract.examples:
+        found.add(
+            step.id, "examples", "a rank asks about several rows at once; put what matters in the instruction"
+        )
+    if step.contract.tools or step.contract.unit != "row":
+        found.add(step.id, "unit", "a rank packs rows by itself and has no tools; leave both out")
+
+
 def _cast_hint(mine: str, a: pa.DataType, theirs: str, b: pa.DataType) -> str:
     """A cast that loses nothing: the side that is no text becomes text."""
     if is_text(a) == is_text(b):
@@ -346,6 +362,7 @@ _COLUMN_RULES: dict[type, Any] = {
     Sample: _sample,
     Merge: _merge,
     Join: _join,
+    Rank: _rank,
     Concat: _concat,
 }
 
@@ -372,6 +389,8 @@ def lineage_after(step: Any, inputs: Sequence[Lineage], found: Findings) -> Line
     elif isinstance(step, Join) and step.how not in ("semi", "anti"):
         names = joined_names(inputs[0].schema.names, inputs[1].schema.names, step.suffix)
         writers |= {new: inputs[1].writers[old] for old, new in names.items() if old in inputs[1].writers}
+    elif isinstance(step, Rank):
+        writers |= {RANK: step.id}
     elif isinstance(step, Concat):
         for table in inputs[1:]:
             writers = {**table.writers, **writers}

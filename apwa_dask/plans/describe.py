@@ -21,6 +21,7 @@ from apwa_dask.plans.steps import (
     Limit,
     Map,
     Merge,
+    Rank,
     Reduce,
     Sample,
     Select,
@@ -159,6 +160,13 @@ def _block(step: Join) -> str:
     )
 
 
+def _rank(step: Rank) -> str:
+    reads = _names(step.contract.inputs)
+    return (
+        f"rank {step.input}: a model reads {reads} of {step.width} rows at a time; the best {step.k:,} stay"
+    )
+
+
 def _concat(step: Concat) -> str:
     return f"concat {step.input} with {_names(step.others)}"
 
@@ -180,5 +188,6 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Sample: _sample,
     Merge: _merge,
     Join: _join,
+    Rank: _rank,
     Concat: _concat,
 }

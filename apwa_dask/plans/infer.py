@@ -11,6 +11,7 @@ from apwa_dask.errors import PlanError, candidates
 from apwa_dask.plans.expressions import HIDDEN, check
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import (
+    RANK,
     Aggregate,
     Aggregation,
     Assign,
@@ -19,9 +20,9 @@ from apwa_dask.plans.steps import (
     Explode,
     FlatMap,
     Join,
-    LoweredStep,
     Map,
     Merge,
+    Rank,
     Reduce,
     Select,
 )
@@ -94,7 +95,7 @@ def output_schema(step: Any, inputs: Sequence[pa.Schema]) -> pa.Schema:
         A column does not exist or has an unfit type.
     """
     inputs = [visible(schema) for schema in inputs]
-    if isinstance(step, LoweredStep):
+    if hasattr(step, "columns_after"):
         return step.columns_after(inputs)
     return _RULES.get(type(step), _unchanged)(step, inputs)
 
@@ -235,6 +236,10 @@ def _join(step: Join, inputs: Sequence[pa.Schema]) -> pa.Schema:
     return joined_schema(step.how, step.suffix, inputs[0], inputs[1])
 
 
+def _rank(step: Rank, inputs: Sequence[pa.Schema]) -> pa.Schema:
+    return inputs[0].append(pa.field(RANK, pa.int64()))
+
+
 def _concat(step: Concat, inputs: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
     for schema in inputs:
@@ -333,5 +338,6 @@ _RULES: dict[type, Callable[[Any, Sequence[pa.Schema]], pa.Schema]] = {
     Merge: _merge,
     Concat: _concat,
     Join: _join,
+    Rank: _rank,
 }
 """Filter, where, sort, limit, distinct and sample change no column."""

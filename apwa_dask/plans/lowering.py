@@ -9,7 +9,8 @@ hold a point, and what a user reads, keeps and edits is the plan as it was writt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from math import ceil
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -17,14 +18,19 @@ from apwa_dask.plans.contract import Contract
 from apwa_dask.plans.infer import Catalog, infer, joined_names, joined_schema
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Schema
-from apwa_dask.plans.steps import CANDIDATES, Join, LoweredStep, Map
+from apwa_dask.plans.steps import CANDIDATE, CANDIDATES, RANK, Join, LoweredStep, Map, Rank, Reduce
 
 __all__ = [
     "Joined",
     "Pairs",
+    "Pool",
+    "Ranked",
+    "Tournament",
+    "calls_at_most",
     "choice",
     "left_place",
     "lowered",
+    "place_of",
     "right_place",
 ]
 
@@ -108,6 +114,71 @@ class Joined(LoweredStep):
     def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
         """As the join declares them."""
         return joined_schema(self.how, self.suffix, inputs[1], inputs[2])
+
+
+def place_of(step_id: str) -> str:
+    """Column of a candidate's position."""
+    return f"{step_id}.place"
+
+
+class Pool(LoweredStep):
+    """All candidates of a ranking in one partition: the cells a model will see, and positions."""
+
+    op: Literal["pool"] = "pool"
+    of: str
+    shown: tuple[str, ...]
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """The number in a question (0 until asked), shown cells, position."""
+        shown = [plain_field(inputs[0].field(name)) for name in self.shown]
+        return pa.schema([pa.field(CANDIDATE, pa.int64()), *shown, pa.field(place_of(self.of), pa.int64())])
+
+
+class Tournament(Reduce):
+    """The questions of a ranking; one prompt holds a few candidates, as a reduce's prompt holds rows."""
+
+    input: str
+    k: int
+    width: int
+    seed: int
+    max_calls: int
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """Positions and ranks."""
+        return pa.schema([(place_of(self.id), pa.int64()), (RANK, pa.int64())])
+
+
+class Ranked(LoweredStep):
+    """The rows that a tournament chose: the step reads its ranks and the table."""
+
+    op: Literal["ranked"] = "ranked"
+    left: str
+    of: str
+
+    meets: ClassVar[bool] = False
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, self.left)
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """The table's columns and the rank."""
+        return inputs[1].append(pa.field(RANK, pa.int64()))
+
+
+def calls_at_most(rows: float, k: int, width: int) -> int:
+    """Questions of a tournament: the first round, then the champion's path for each further place."""
+    calls, height, nodes = 0, 0, max(ceil(rows), 0)
+    while nodes > 1:
+        nodes = -(-nodes // width)
+        calls, height = calls + nodes, height + 1
+    return calls + max(min(k, ceil(rows)) - 1, 0) * height
+
+
+def plain_field(field: pa.Field) -> pa.Field:
+    """The column with categories by their values."""
+    of = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, of)
 
 
 def pair_schema(left: pa.Schema, right: pa.Schema, suffix: str) -> pa.Schema:
@@ -213,4 +284,24 @@ def choice() -> Schema:
     )
 
 
-_LOWER: dict[type, Any] = {Join: _join}
+def _rank(step: Rank, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
+    inputs = step.contract.inputs
+    pool = Pool(id=f"{step.id}.pool", input=step.input, of=step.id, shown=inputs)
+    task = (
+        f"Of the candidates below, choose the one that best meets this:\n{step.contract.instruction}\n"
+        f"Answer with its number in the column {CANDIDATE}."
+    )
+    contract = step.contract.model_copy(update={"instruction": task, "inputs": (CANDIDATE, *inputs)})
+    games = Tournament(
+        id=step.id,
+        input=pool.id,
+        contract=contract,
+        k=step.k,
+        width=step.width,
+        seed=step.seed,
+        max_calls=step.max_calls,
+    )
+    return pool, games, Ranked(id=f"{step.id}.rows", input=step.id, left=step.input, of=step.id)
+
+
+_LOWER: dict[type, Any] = {Join: _join, Rank: _rank}

@@ -32,6 +32,7 @@ __all__ = [
     "LoweredStep",
     "Map",
     "Merge",
+    "Rank",
     "Reduce",
     "Sample",
     "Select",
@@ -43,6 +44,10 @@ __all__ = [
 
 CANDIDATES = "candidates"
 """Column of the numbered right rows that a model chooses from, where a join has no block."""
+CANDIDATE = "candidate"
+"""Column of the numbers by which a model names rows that it ranks."""
+RANK = "rank"
+"""Column that a rank adds."""
 LABELS_AT_MOST = 50
 """Rows of a right table that is short enough to be listed in every prompt."""
 
@@ -181,6 +186,32 @@ class Join(LLMStep):
         return bool(self.left_on or self.condition or self.similar_left)
 
 
+class Rank(LLMStep):
+    """The `k` rows that best meet the instruction, best first, with the column ``rank`` (1 is best).
+
+    A knock-out tournament: a model names the best of at most `width` rows at a time, by what
+    ``contract.inputs`` show. Who meets whom is drawn by `seed`. ``contract.output`` is ``{"best": integer}``.
+    """
+
+    op: Literal["rank"] = "rank"
+    k: int = Field(default=10, ge=1, le=1_000)
+    width: int = Field(default=8, ge=2, le=20)
+    seed: int = 0
+    max_calls: int = Field(default=10_000, ge=1)
+
+    @field_validator("contract")
+    @classmethod
+    def _answers_best(cls, contract: Contract) -> Contract:
+        if contract.output.names == ("best",) and contract.output.fields[0].type == "integer":
+            return contract
+        raise ValueError("the output of a rank is exactly {best: integer}")
+
+    @staticmethod
+    def verdict() -> Schema:
+        """The one output schema a rank has."""
+        return Schema.of({"best": {"type": "integer", "description": "the number of the best candidate"}})
+
+
 class Where(FrameStep):
     """Keep the rows for which a SQL scalar expression is true."""
 
@@ -313,7 +344,7 @@ class Concat(FrameStep):
 
 
 Step = Annotated[
-    Map | Filter | FlatMap | Reduce | Join
+    Map | Filter | FlatMap | Reduce | Join | Rank
     | Where | Assign | Select | Explode | Chunk
     | Aggregate | Sort | Limit | Distinct | Sample | Merge | Concat,
     Field(discriminator="op"),

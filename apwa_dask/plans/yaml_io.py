@@ -8,7 +8,6 @@ import yaml
 
 from apwa_dask.plans.loading import load
 from apwa_dask.plans.plan import PLAN_VERSION, Plan
-from apwa_dask.plans.steps import Join
 
 __all__ = ["from_yaml", "to_yaml"]
 
@@ -98,7 +97,7 @@ def _compact_step(step: Any, previous: str | None) -> dict[str, Any]:
             step.op == "filter"
             and set(contract["output"]) == {"keep"}
             and contract["output"]["keep"] == {"type": "boolean"}
-        ) or (step.op == "join" and step.contract.output == Join.verdict()):
+        ) or (step.op in ("join", "rank") and step.contract.output == step.verdict()):
             del contract["output"]
         else:
             contract["output"] = {name: _compact_field(spec) for name, spec in contract["output"].items()}

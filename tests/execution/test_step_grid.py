@@ -172,6 +172,7 @@ STEPS: dict[str, list[Callable[[apwa.Table, apwa.Table], apwa.Table]]] = {
         lambda t, o: t.join(o, "the same?", inputs=["n", "note"], condition="n <= n_right"),
         lambda t, o: t.join(o, "the same?", inputs=["text", "note"], how="right"),
     ],
+    "rank": [lambda t, o: t.rank("the longest", inputs=["text", "k"], k=2, width=2)],
     "concat": [lambda t, o: t.concat(o), lambda t, o: o.concat(t, o)],
 }  # fmt: skip
 
