@@ -29,6 +29,7 @@ OTHER_LIMIT = 1.25
 """A limit that changed by this factor voids what was promised under the old one."""
 
 LOOK_S = 1.0
+SHORT_LEASE_S = 0.1
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Holder:
     use: float = 0.0
     """Of the pace, by a holder whose calls do not wait."""
     hungry: bool = False
+    leases: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,9 @@ class Lane:
             self.pause_until_s = now + report.pause_s
             news = True
         limits = report.limits
+        for bucket in (self.requests, self.tokens):
+            if self._is_wide and bucket is not None:
+                bucket.at_s = now  # what refilled meanwhile went out as paces
         if limits.requests is not None:
             self.requests = _heard(self.requests, limits.requests, now)
             self.learned = None
@@ -206,17 +211,24 @@ class Lane:
         if not self._wide(calls_per_s):
             self._settle(mine, 0.0, hungry=False, use=0.0)
             return self._booked(want, now)
-        for bucket in (self.requests, self.tokens):
-            if bucket is not None:
-                bucket.drain(now)
+        spare = 0
+        if self.requests is not None and self.tokens is None:
+            spare = self.requests.spare(max(len(self.holders), self.requests.per_s / 2), want.requests, now)
         part = self._part(mine, want, calls_per_s)
         return Permits(
-            requests=None if self.requests is None else 0,
+            requests=None if self.requests is None else spare,
             tokens=None if self.tokens is None else 0,
             paced=True,
             requests_per_s=0.0 if self.requests is None else part * self.requests.per_s,
             tokens_per_s=0.0 if self.tokens is None else part * self.tokens.per_s,
+            ask_in_s=self._soon(mine),
         )
+
+    def _soon(self, mine: Holder) -> float | None:
+        """Parts change much among newcomers, so their first leases are short."""
+        mine.leases += 1
+        after_s = max(SHORT_LEASE_S * 2.0 ** min(mine.leases - 1, 9), len(self.holders) / 400)
+        return after_s if after_s < 1.0 else None
 
     def _probe(self, mine: Holder, now: float) -> Permits:
         """Nobody was answered and no limit is known: the first goes, then one more, two more, four more."""

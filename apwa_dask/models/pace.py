@@ -47,9 +47,12 @@ class Bucket:
         self.level -= units
         return max(0.0, -self.level / self.per_s)
 
-    def drain(self, now_s: float) -> None:
-        """All of it is handed out as a pace: nothing is saved, and nothing is owed."""
-        self.level, self.at_s = 0.0, now_s
+    def spare(self, kept: float, wanted: int, now_s: float) -> int:
+        """Take what is there beyond `kept`, while all that refills is handed out as a pace."""
+        self.at_s = now_s
+        units = max(0, min(wanted, int(self.level - kept)))
+        self.level = max(0.0, min(self.level - units, kept))
+        return units
 
     def block(self, wanted: int, holders: int, now_s: float) -> int:
         """How many units to grant at once: what is there, or a block's worth, shared among the holders."""

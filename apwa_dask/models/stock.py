@@ -286,7 +286,7 @@ class Stock:
             return
         if requests:
             self._requests += requests
-            self._half_requests = self._requests // 2
+            self._half_requests = -INFINITE if self._paced else self._requests // 2
         if tokens:
             self._tokens += tokens
             self._half_tokens = self._tokens // 2

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from distributed.protocol import dumps
 
 from apwa_dask.models.coordinator import Coordinator
-from apwa_dask.models.leases import Grant, Report, Want
+from apwa_dask.models.leases import Grant, Notice, Report, Want
 
 __all__ = ["Cost", "SimScheduler"]
 
@@ -28,6 +29,8 @@ class Cost:
         Reading, dispatching and answering an RPC, whatever it does.
     handler_s, holder_s : float
         Of the handler: once, and for each holder of the gate.
+    message_s : float
+        Of a message that is sent unasked, by the stream that each worker has.
 
     Notes
     -----
@@ -37,6 +40,7 @@ class Cost:
     rpc_s: float = 125e-6
     handler_s: float = 15e-6
     holder_s: float = 0.33e-6
+    message_s: float = 20e-6
 
     def lease_s(self, holders: int) -> float:
         """Of one lease at a gate with so many holders."""
@@ -77,7 +81,8 @@ class SimScheduler:
 
     def __init__(self, cost: Cost, *, hop_s: float = 0.0005, timeout_s: float = 10.0) -> None:
         self._loop = asyncio.get_running_loop()
-        self.coordinator = Coordinator(clock=self._loop.time)
+        self.coordinator = Coordinator(clock=self._loop.time, tell=self._tell)
+        self.listeners: dict[str, Callable[[Notice], None]] = {}
         self.cost, self._hop_s, self._timeout_s = cost, hop_s, timeout_s
         self._queue: deque[_Question] = deque()
         self._serving = False
@@ -108,12 +113,21 @@ class SimScheduler:
 
     def leave(self, holder: str) -> None:
         """A worker's connection broke."""
+        self.listeners.pop(holder, None)
         self.coordinator.release_holder(holder)
 
     @property
     def message_bytes(self) -> float:
         """Mean size of a question and its answer together, as the cluster's protocol encodes them."""
         return self._bytes / max(1, self._sized)
+
+    def _tell(self, notice: Notice, holders: list[str]) -> None:
+        """A message to each holder, one after the other, as the scheduler's streams to its workers send it."""
+        for k, holder in enumerate(holders, 1):
+            listener = self.listeners.get(holder)
+            if listener is not None:
+                self._loop.call_later(self._hop_s + k * self.cost.message_s, listener, notice)
+        self.busy_s += len(holders) * self.cost.message_s
 
     def _arrived(self, question: _Question) -> None:
         self._queue.append(question)

@@ -33,6 +33,7 @@ class SimWorker:
         self._scheduler, self._endpoint = scheduler, endpoint
         self._loop = asyncio.get_running_loop()
         self.gate = Gate(GATE_KEY, max_concurrency=most, lease=self._lease, rng=random.Random(seed))
+        scheduler.listeners[name] = self.gate.noticed
         self.paused_at_s = float("inf")
         self._pauses = 0
         self._limits_read_s = float("-inf")
