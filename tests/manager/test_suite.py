@@ -25,11 +25,7 @@ from benchmarks.planner_scoring import is_right  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not QUERIES, reason=f"the shared data are not at {DATA}")
 
-MANY_ROWS = {
-    "sms-count", "sms-long-share", "sms-shortest-spam", "bank-classify", "bank-lost-card",
-    "receipts-diy-total", "receipts-top-company", "receipts-over-200", "peps-summary", "bib-pairs", "bib-venues",
-    "pii-redact", "pii-cards", "pii-chats", "products-extract", "products-brands",
-}  # fmt: skip
+MANY_ROWS = {"sms-count", "bib-pairs", "bib-venues", "pii-redact", "pii-cards", "pii-chats"}
 EVERY = os.environ.get("APWA_PLANNER") == "all"
 REFUSED = {"trap-no-column": 1, "trap-empty": 0}
 """Calls to the planner before it refuses."""
