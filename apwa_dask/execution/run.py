@@ -396,20 +396,20 @@ class Run(KeptRun):
                     self._run_stages()
                 self.folder.append_history("done")
                 self._journal().flush()  # what the manifest sums up
+                keep_history(self.folder, self._history, "done")  # the manifest is the last to be written
                 self.folder.finish(manifest_of(self), replacing=True)
         except BaseException as failure:
             status, message = self._failed(failure)
             if is_ours:  # who was refused leaves the run to the one who works on it
                 self.executor.stop(self.id, message)
                 message = self._note_end(status, message, kept_before)
+                keep_history(self.folder, self._history, status)
         finally:
             if is_ours:
                 runtime().forget(self.id)
             if self._noting is not None:
                 self._noting.join()
             self._emit(RunFinished(self.id, time.time(), status=status, message=message))
-            if is_ours:
-                keep_history(self.folder, self._history)
             self._finished.set()
 
     def _look_ahead(self) -> Counter[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from apwa_dask.errors import StoreError
+from apwa_dask.execution.events import RunFinished
 from apwa_dask.observe.history import History, Picture
 
 if TYPE_CHECKING:
@@ -27,11 +29,16 @@ def history_of(folder: RunFolder) -> History:
     return History(kept_picture(folder))
 
 
-def keep_history(folder: RunFolder, history: History | None) -> None:
-    """Write down what was seen; no result depends on it, so a store that refuses is only noted in the log."""
+def keep_history(folder: RunFolder, history: History | None, status: str) -> None:
+    """Write down what was seen, up to an end with this status.
+
+    No result depends on it, so a store that refuses is only noted in the log.
+    """
     if history is None:
         return
-    data = _adapter().dump_python(history.picture(), mode="json")
+    ended = History(history.picture())  # the run says that it has ended only after all of it is kept
+    ended(RunFinished(folder.run_id, time.time(), status=status))
+    data = _adapter().dump_python(ended.picture(), mode="json")
     try:
         folder.put_text(DOCUMENT, orjson.dumps(data).decode())
     except (StoreError, OSError) as error:

@@ -152,9 +152,12 @@ def test_a_kept_picture_is_read_back_as_it_was_and_a_resume_goes_on(tmp_path):
     history(RunStarted("r", 100.0, budget_usd=2.0))
     history(Progress("r", 101.0, rows_done=7, worker="w"))
     history(endpoint(101.0, in_flight=3, answers=7))
-    history(RunFinished("r", 102.0))
-    keep_history(folder, history)
-    assert kept_picture(folder) == history.picture()
+    keep_history(folder, history, "done")
+    kept, seen = kept_picture(folder), history.picture()
+    assert kept.series == seen.series
+    assert kept.state.stages == seen.state.stages
+    assert kept.endpoints[0].answers == 7
+    assert (kept.state.status, kept.workers) == ("done", ())
 
     more = history_of(folder)
     more(RunStarted("r", 200.0))
