@@ -39,7 +39,7 @@ from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.claimed import ClaimBook
 from apwa_dask.models.coordinator import Coordinator
-from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
+from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Notice, Report, Want
 
 __all__ = [
     "RUN_TOPIC",
@@ -87,7 +87,7 @@ _PREPARED: WeakKeyDictionary[Client, frozenset[str]] = WeakKeyDictionary()
 
 T = TypeVar("T")
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Want, Report, Grant, Money, MoneyReport, Funds)
+    kind: TypeAdapter(kind) for kind in (Want, Report, Grant, Notice, Money, MoneyReport, Funds)
 }
 
 
@@ -104,7 +104,7 @@ class CoordinatorPlugin(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         """Register the handlers that workers and clients call."""
-        self.coordinator = Coordinator()
+        self.coordinator = Coordinator(tell=self._tell_holders)
         self.claims = ClaimBook()
         self.stopped: dict[str, str] = {}
         self.owners: dict[str, str] = {}
@@ -126,6 +126,11 @@ class CoordinatorPlugin(SchedulerPlugin):
     ) -> dict[str, Any]:
         """See `Coordinator.lease`."""
         return asdict(self.coordinator.lease(holder, gate_key, _read(Want, want), _read(Report, report)))
+
+    def _tell_holders(self, notice: Notice, holders: list[str]) -> None:
+        """A pause does not wait for renewals: it goes by the streams that carry tasks."""
+        message = {"op": "apwa_notice", **asdict(notice)}
+        self.scheduler.send_all({}, {address: [message] for address in holders})
 
     async def fund(
         self, holder: str, account: str, least: dict[str, Any], wanted: dict[str, Any], report: dict[str, Any]
@@ -246,6 +251,7 @@ class RuntimePlugin(WorkerPlugin):
             None if found == self.version else _another_version(here.worker_name, found, self.version)
         )
         worker.stream_handlers["apwa_stop"] = self.stop_run
+        worker.stream_handlers["apwa_notice"] = self.notice
         worker.handlers["apwa_works_on"] = self.works_on
 
     def works_on(self, token: str) -> bool:
@@ -323,6 +329,10 @@ class RuntimePlugin(WorkerPlugin):
     def stop_run(self, run_id: str, why: str) -> None:
         """The scheduler says that a run may spend no more."""
         runtime().stop(run_id, why)
+
+    def notice(self, **fields: Any) -> None:
+        """The scheduler says that another worker was refused."""
+        runtime().notice(_read(Notice, fields))
 
     async def teardown(self, worker: Worker) -> None:
         """Take no more rows, and wait for calls in flight, so that what was paid for is journaled.

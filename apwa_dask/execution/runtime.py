@@ -42,7 +42,7 @@ from apwa_dask.execution.watched_desk import WatchedDesk
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.endpoints import Endpoints
-from apwa_dask.models.leases import LeaseFn, MoneyFn
+from apwa_dask.models.leases import LeaseFn, MoneyFn, Notice
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.lowering import lowered
 from apwa_dask.plans.steps import LLMStep, Reduce
@@ -148,6 +148,10 @@ class Runtime(Secrets):
         """Start no further call of this run in this process."""
         for context in self.known_runs(run_id):
             context.stop(why)
+
+    def notice(self, notice: Notice) -> None:
+        """Pass what the coordinator sent unasked to its gate. From any thread."""
+        private.loop().call_soon_threadsafe(self.endpoints.notice, notice)
 
     def journal(self, store: str, namespace: str, *, store_prompts: bool) -> Journal:
         """The one journal writer of this process for a store and namespace."""

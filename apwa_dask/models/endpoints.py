@@ -19,7 +19,7 @@ from apwa_dask.models.checkup import Checkup
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.headers import announced
 from apwa_dask.models.http1 import Http1Transport
-from apwa_dask.models.leases import LeaseFn
+from apwa_dask.models.leases import LeaseFn, Notice
 from apwa_dask.models.model import Model, Price
 from apwa_dask.models.outcomes import Retry, Verdict
 from apwa_dask.models.prices import price_of
@@ -164,6 +164,12 @@ class Endpoints:
     def gates(self) -> list[Gate]:
         """All gates, for a progress line or a status page."""
         return list(self._gates.values())
+
+    def notice(self, notice: Notice) -> None:
+        """Tell a gate what the coordinator sent unasked; on the loop."""
+        gate = self._gates.get(notice.gate_key)
+        if gate is not None:
+            gate.noticed(notice)
 
     async def close(self) -> None:
         """Close gates and sessions. Calls in flight fail."""
