@@ -258,7 +258,7 @@ class Lane:
     def _part(self, mine: Holder, want: Want, calls_per_s: float) -> float:
         """Max-min fair as `share`, of the pace: who does not need its part leaves it to those who wait."""
         fair = 1.0 / len(self.holders)
-        use = min(1.0, HEADROOM * want.per_s / calls_per_s)
+        use = min(1.0, HEADROOM * want.per_s / calls_per_s) if want.concurrency else 0.0
         self._settle(mine, mine.part, hungry=want.hungry, use=use)
         if want.hungry:
             part = max(fair, (1.0 - self._used) / self._hungry)

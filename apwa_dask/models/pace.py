@@ -69,29 +69,33 @@ class Bucket:
 class LearnedRate:
     """Guess a request limit that an endpoint enforces and does not announce.
 
-    A refusal sets the rate to nine tenths of what was admitted over the last seconds; without refusals it
-    grows by a twentieth every two seconds while used, and is forgotten when it has grown to many times what
-    is asked for.
+    A refusal sets the rate to nine tenths of what was admitted over the last seconds, pauses included, once there
+    is enough to judge by. Without refusals it grows every two seconds while used: by a quarter until a refusal
+    confirms it, then by a twentieth.
     """
 
     since_s: float
     admitted: int = 0
     per_s: float | None = None
     grown_at_s: float = 0.0
+    growth: float = 1.25
 
     WINDOW_S = 5.0
+    ENOUGH = 5
 
     def observe(self, admitted: int, throttled: int, now_s: float) -> float | None:
         """Take in a report; return the rate to keep to, or None."""
         self.admitted += admitted
         elapsed = now_s - self.since_s
-        if throttled and elapsed >= 0.5:
+        enough = self.admitted >= self.ENOUGH or elapsed >= self.WINDOW_S
+        if throttled and elapsed >= 0.5 and enough:
+            self.growth = 1.25 if self.per_s is None else 1.05
             seen = self.admitted / elapsed
             self.per_s = max(MIN_RATE_PER_S, 0.9 * (seen if self.per_s is None else min(seen, self.per_s)))
             self._restart(now_s)
         elif self.per_s is not None and now_s - self.grown_at_s >= 2.0:
             if elapsed > 0 and self.admitted / elapsed >= 0.7 * self.per_s:
-                self.per_s *= 1.05
+                self.per_s *= self.growth
             self.grown_at_s = now_s
         if elapsed > self.WINDOW_S and not throttled:
             self._restart(now_s)

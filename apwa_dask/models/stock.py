@@ -92,6 +92,8 @@ class Stock:
         burst into a limit just heard of would be refused.
         """
         self.limits = limits
+        if self._expires_at == INFINITE:
+            return  # alone, one call at a time
         if limits.requests is not None and self._requests == INFINITE:
             self._requests = 0.0
             self.ask_soon(urgent=True)

@@ -39,7 +39,7 @@ class Measured:
     def cost(self) -> Cost:
         """A straight line through the ends, and what an RPC costs above its handler."""
         low, high = min(self.handler_us), max(self.handler_us)
-        slope_us = (self.handler_us[high] - self.handler_us[low]) / (high - low)
+        slope_us = max(0.0, (self.handler_us[high] - self.handler_us[low]) / (high - low))
         fixed_us = self.handler_us[low] - slope_us * low
         wire_us = self.rpc_us - self.handler_us[self.rpc_holders]
         return Cost(wire_us * 1e-6, max(0.0, fixed_us) * 1e-6, slope_us * 1e-6)
