@@ -118,7 +118,7 @@ def client() -> Iterator[Client]:
 
 
 def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screenshots, server, store, client):
-    run = started(server, store, client=client)
+    run = started(server, store, rows=3000, client=client)  # ten seconds at sixteen calls in flight
     root = client.dashboard_link.removesuffix("/status")
     assert root.startswith("http://127.0.0.1:")
     page = browser.open(f"{root}/apwa")
