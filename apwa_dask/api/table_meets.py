@@ -12,7 +12,7 @@ from apwa_dask.api.table_base import TableBase
 from apwa_dask.errors import PlanError
 from apwa_dask.optimize.recall import BlockRecall, recall_plans
 from apwa_dask.plans.infer import joined_names
-from apwa_dask.plans.steps import Concat, Join, Merge, Rank
+from apwa_dask.plans.steps import Concat, Join, Merge, Rank, Resolve
 
 __all__ = ["TableMeets"]
 
@@ -145,6 +145,43 @@ class TableMeets(TableBase):
         return self._with(
             built(Rank, id=self._new_id(id, "rank"), input=self._head, contract=contract, **games)
         )
+
+    def resolve(
+        self,
+        instruction: str,
+        *,
+        inputs: Sequence[str] | str | None = None,
+        on: Sequence[str] | str = (),
+        condition: str | None = None,
+        similar: Sequence[str] | str = (),
+        model: str | None = None,
+        unit: str = "row",
+        id: str | None = None,
+        **caps: int,
+    ) -> Self:
+        """Find rows that are the same thing: adds ``cluster``, ``canonical`` and ``cluster_evidence``.
+
+        Parameters
+        ----------
+        instruction : str
+            When two rows are the same.
+        on, condition, similar
+            The block of candidate pairs, as in `join`; columns of the other row end in ``_other`` in a condition.
+        caps : int
+            ``nearest`` (default 5), ``max_pairs_per_row`` (default 100), ``max_pairs`` (default 1,000,000).
+        """
+        contract = self._contract(instruction, inputs, Resolve.verdict(), unit, (), model, ())
+        step = built(
+            Resolve,
+            id=self._new_id(id, "resolve"),
+            input=self._head,
+            contract=contract,
+            on=names_of(on),
+            condition=condition,
+            similar=names_of(similar),
+            **caps,
+        )
+        return self._with(step)
 
     def merge(
         self,

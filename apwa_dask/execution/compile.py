@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from apwa_dask.plans.infer import infer
-from apwa_dask.plans.lowering import Joined, lowered
+from apwa_dask.plans.lowering import Clustered, Joined, lowered
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import FrameStep, Reduce, Step
 
@@ -138,6 +138,8 @@ def _reachable(plan: Plan) -> set[str]:
 
 def _index_after(step: Any, index_of: Mapping[str, pa.Schema]) -> pa.Schema:
     """Row-local and row-picking steps keep the index of their input; the others begin a new one."""
+    if isinstance(step, Clustered):
+        return index_of[step.left]
     if isinstance(step, Joined) and step.how in ("semi", "anti"):
         return index_of[step.left]
     keeps = step.row_local or (isinstance(step, FrameStep) and getattr(step, "op", "") in _KEEPS_INDEX)

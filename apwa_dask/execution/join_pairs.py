@@ -127,6 +127,8 @@ def _sides(step: Pairs, schemas: Sequence[pa.Schema]) -> tuple[Side, Side]:
         {*step.left_on, *step.similar_left, *(name for name in names[0] if name in wanted)},
         {*step.right_on, *step.similar_right, *(old for old, new in renamed.items() if new in wanted)},
     )
+    if step.is_within:
+        kept = (kept[0] | kept[1], kept[0] | kept[1])
     shown = (
         tuple(name for name in names[0] if name in step.shown),
         tuple(old for old, new in renamed.items() if new in step.shown),
@@ -234,6 +236,8 @@ def _filled(
         table.take(pa.array(found[name].to_numpy("int64")))
         for table, name in zip(tables, ("left", "right"), strict=True)
     )
+    if step.is_within:
+        one, other = _by_content(step, one, other)
     columns: dict[str, Any] = {name: one.column(name) for name in visible(sides[0].schema).names}
     renamed = joined_names(step.left_names, visible(sides[1].schema).names, step.suffix)
     columns |= {new: other.column(old) for old, new in renamed.items()}
@@ -242,6 +246,19 @@ def _filled(
         one.column(ROW_ID).cast(pa.string()), other.column(ROW_ID).cast(pa.string()), "~"
     )
     return _declared(columns, len(found), schema)
+
+
+def _by_content(step: Pairs, one: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Both rows of each pair in an order that their cells decide: the same two are one question, however they met."""
+    shown = [name for name in one.column_names if name in step.shown]
+    texts = [[str(list(row.values())) for row in table.select(shown).to_pylist()] for table in (one, other)]
+    count = one.num_rows
+    swapped = np.array([a > b for a, b in zip(*texts, strict=True)], dtype=bool)
+    both = pa.concat_tables([one, other])
+    here, there = np.arange(count), np.arange(count, 2 * count)
+    return both.take(pa.array(np.where(swapped, there, here))), both.take(
+        pa.array(np.where(swapped, here, there))
+    )
 
 
 def _declared(columns: dict[str, Any], rows: int, schema: pa.Schema) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from apwa_dask.execution.compile import INDEX_PREFIX
 from apwa_dask.execution.join_pairs import pairs_frame
 from apwa_dask.execution.join_rows import joined_frame
 from apwa_dask.execution.rank_rows import pool_frame, ranked_frame
-from apwa_dask.plans.lowering import Joined, Pairs, Pool, Ranked
+from apwa_dask.execution.resolve_rows import clustered_frame
+from apwa_dask.plans.lowering import Clustered, Joined, Pairs, Pool, Ranked
 from apwa_dask.plans.steps import LoweredStep
 
 __all__ = ["apply_lowered"]
@@ -39,6 +40,8 @@ def apply_lowered(
             return pairs_frame(step, frames[0], frames[1], schemas, schema)
         if isinstance(step, Pool):
             return pool_frame(step, frames[0], schema)
+        if isinstance(step, Clustered):
+            return clustered_frame(step, frames[0], frames[1], schemas, schema)
         if isinstance(step, Ranked):
             return ranked_frame(step, frames[0], frames[1], schemas, schema)
         assert isinstance(step, Joined)

@@ -22,7 +22,7 @@ from apwa_dask.errors import RunError
 from apwa_dask.execution.compile import ROW_ID, STATUS, Stage
 from apwa_dask.execution.manifest import source_manifest
 from apwa_dask.execution.tables_of_run import input_partitions, input_table
-from apwa_dask.plans.lowering import Joined, Pairs, Ranked, lowered
+from apwa_dask.plans.lowering import Clustered, Joined, Pairs, Ranked, lowered
 from apwa_dask.plans.steps import Aggregate, Chunk, Concat, Explode, FlatMap, Merge, Reduce
 from apwa_dask.tables.manifest import Manifest
 
@@ -133,7 +133,7 @@ def parents_of(run: KeptRun, stage: Stage, places: Sequence[Place]) -> list[Plac
         return [member for place in places for member in _members(run, stage, step, place)]
     if isinstance(step, Concat):
         return [_before_concat(run, stage, place) for place in places]
-    if isinstance(step, (Merge, Pairs, Joined, Ranked)):
+    if isinstance(step, (Merge, Pairs, Joined, Ranked, Clustered)):
         return _before_meeting(run, stage, step, places)
     return _search(run, stage.inputs[0], [place.row_id for place in places])
 
@@ -174,7 +174,7 @@ def _before_concat(run: KeptRun, stage: Stage, place: Place) -> Place:
 
 
 def _before_meeting(
-    run: KeptRun, stage: Stage, step: Merge | Pairs | Joined | Ranked, places: Sequence[Place]
+    run: KeptRun, stage: Stage, step: Merge | Pairs | Joined | Ranked | Clustered, places: Sequence[Place]
 ) -> list[Place]:
     """A joined row's id is both ids with ``~`` between; ids of earlier joins hold one themselves."""
     if not step.meets:

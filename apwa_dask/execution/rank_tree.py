@@ -157,7 +157,7 @@ class _Bracket:
         """The candidate that was named. Where none was, the first goes on, with a status that says so."""
         named: Any = (outcome.values or {}).get("best")
         if outcome.ok and named is not None and 1 <= named <= len(group):
-            return group[named - 1]
+            return group[int(named) - 1]
         status = "invalid_output" if outcome.ok else str(outcome.outcome)
         message = outcome.message or f"there is no candidate {named}; {len(group)} were asked about"
         self.status[group[0]], self.reason[group[0]] = status, message

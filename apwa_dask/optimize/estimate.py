@@ -19,13 +19,13 @@ from apwa_dask.agents.toolbox import Toolbox
 from apwa_dask.models.model import Model
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.types import Template
-from apwa_dask.optimize.flow import Flow, after, of_source, pairs_of
+from apwa_dask.optimize.flow import Flow, after, of_source, pairs_of, pairs_within
 from apwa_dask.plans.explain import Range, StepEstimate
 from apwa_dask.plans.infer import Catalog, infer
 from apwa_dask.plans.lowering import calls_at_most, lowered
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Schema
-from apwa_dask.plans.steps import Join, LLMStep, Rank, Reduce
+from apwa_dask.plans.steps import Join, LLMStep, Rank, Reduce, Resolve
 from apwa_dask.tables.profile import Profile
 
 __all__ = ["estimate"]
@@ -80,7 +80,7 @@ def estimate(
             found[step.id] = StepEstimate(flows[step.id].rows, _NONE, _NONE, _NONE, _NONE)
             continue
         model = models.get(step.contract.model or DEFAULT_ALIAS, models.get(DEFAULT_ALIAS))
-        if isinstance(step, Join):
+        if isinstance(step, (Join, Resolve)):
             found[step.id] = _judged(step, inputs, [schemas[name] for name in step.inputs_from], model)
             continue
         found[step.id] = _model_step(step, inputs[0], schemas[step.input], model)
@@ -101,15 +101,17 @@ def _model_step(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model | Non
 
 
 def _judged(
-    step: Join, inputs: Sequence[Flow], schemas: Sequence[pa.Schema], model: Model | None
+    step: Join | Resolve, inputs: Sequence[Flow], schemas: Sequence[pa.Schema], model: Model | None
 ) -> StepEstimate:
-    """Of a join, the candidate pairs: each is a row that a model reads."""
+    """Of a join or a resolve, the candidate pairs: each is a row that a model reads."""
     tables = dict(zip(step.inputs_from, schemas, strict=True))
     alone = Plan(sources=tuple(tables), steps=(step,))
     pairs: Any
     pairs, judge = lowered(alone, tables).steps[:2]
     assert isinstance(judge, LLMStep)
-    return _model_step(judge, pairs_of(step, inputs), pairs.columns_after(schemas), model)
+    asked = pairs_of(step, inputs) if isinstance(step, Join) else pairs_within(step, inputs[0])
+    schemas = [schemas[0], schemas[-1]]
+    return _model_step(judge, asked, pairs.columns_after(schemas), model)
 
 
 Work = tuple[Range, Range, Range]

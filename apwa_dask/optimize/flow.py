@@ -15,7 +15,11 @@ from apwa_dask.plans.infer import joined_names, merged_names, visible
 from apwa_dask.plans.schema import Schema
 from apwa_dask.plans.steps import (
     CANDIDATES,
+    CANONICAL,
+    CLUSTER,
+    EVIDENCE,
     LABELS_AT_MOST,
+    OTHER,
     RANK,
     Aggregate,
     Chunk,
@@ -30,13 +34,14 @@ from apwa_dask.plans.steps import (
     Merge,
     Rank,
     Reduce,
+    Resolve,
     Sample,
     Select,
     Where,
 )
 from apwa_dask.tables.profile import ColumnProfile, Profile
 
-__all__ = ["Cells", "Flow", "after", "of_source", "pairs_of"]
+__all__ = ["Cells", "Flow", "after", "of_source", "pairs_of", "pairs_within"]
 
 _ESTIMATE_ERROR = 0.3
 """Tokens are estimated within about 30 % of common vocabularies (see `apwa_dask.agents.tokens`)."""
@@ -319,6 +324,26 @@ def _rank(step: Rank, inputs: Sequence[Flow]) -> Flow:
     return Flow(_at_most(inputs[0].rows, step.k), 1, {**inputs[0].columns, RANK: Cells()})
 
 
+def _resolve(step: Resolve, inputs: Sequence[Flow]) -> Flow:
+    made = {CLUSTER: Cells(), CANONICAL: Cells(), EVIDENCE: Cells(Range(10, 15, 20))}
+    return Flow(inputs[0].rows, inputs[0].partitions, {**inputs[0].columns, **made})
+
+
+def pairs_within(step: Resolve, flow: Flow) -> Flow:
+    """The table that a resolve's model reads: a row for each candidate pair, found from either side."""
+    columns = {**flow.columns, **{f"{name}{OTHER}": cells for name, cells in flow.columns.items()}}
+    if flow.rows is None:
+        return Flow(None, flow.partitions, columns)
+    rows = flow.rows
+    all_pairs = rows.high * max(rows.high - 1, 0) / 2
+    each = min(step.nearest, step.max_pairs_per_row) if step.similar else step.max_pairs_per_row
+    high = min(all_pairs, rows.high * each, float(step.max_pairs))
+    groups = flow.distinct(step.on) if step.on else None
+    even = rows.expected**2 / 2 / max(groups, 1) if groups is not None else rows.expected * _PAIRS_OF_ONE
+    expected = rows.expected * step.nearest if step.similar else even
+    return Flow(Range(0, min(expected, high), high), flow.partitions, columns)
+
+
 def _concat(step: Concat, inputs: Sequence[Flow]) -> Flow:
     columns = {name: cells for flow in reversed(inputs) for name, cells in flow.columns.items()}
     partitions = [flow.partitions for flow in inputs]
@@ -344,6 +369,7 @@ _RULES: dict[type, Callable[[Any, Sequence[Flow]], Flow]] = {
     Merge: _merge,
     Join: _join,
     Rank: _rank,
+    Resolve: _resolve,
     Concat: _concat,
 }
 """Sort keeps rows and sizes; the columns that assign makes are taken for numbers."""

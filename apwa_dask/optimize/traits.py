@@ -16,6 +16,10 @@ from apwa_dask.errors import PlanError
 from apwa_dask.plans.expressions import columns_of
 from apwa_dask.plans.infer import joined_names, merged_names, visible
 from apwa_dask.plans.steps import (
+    CANONICAL,
+    CLUSTER,
+    EVIDENCE,
+    OTHER,
     RANK,
     Aggregate,
     Assign,
@@ -31,6 +35,7 @@ from apwa_dask.plans.steps import (
     Merge,
     Rank,
     Reduce,
+    Resolve,
     Sample,
     Select,
     Sort,
@@ -258,6 +263,20 @@ def _rank(step: Rank, inputs: _Names) -> Traits:
     return Traits(reads=frozenset(step.contract.inputs), writes=frozenset({RANK}), removes=_NONE)
 
 
+def _resolve(step: Resolve, inputs: _Names) -> Traits:
+    in_condition = _columns([step.condition] if step.condition else [])
+    if in_condition is None:
+        return Traits()
+    read = (name if name in inputs[0] else name.removesuffix(OTHER) for name in in_condition)
+    return Traits(
+        reads=frozenset({*step.on, *step.similar, *step.contract.inputs, *read}),
+        writes=frozenset({CLUSTER, CANONICAL, EVIDENCE}),
+        removes=_NONE,
+        order_preserving=True,
+        keeps_each_row=True,
+    )
+
+
 def _concat(step: Concat, inputs: _Names) -> Traits:
     every = frozenset(name for names in inputs for name in names)
     return Traits(reads=every, writes=every, removes=_NONE, calls_model=False)
@@ -281,5 +300,6 @@ _RULES: dict[type, Callable[[Any, _Names], Traits]] = {
     Merge: _merge,
     Join: _join,
     Rank: _rank,
+    Resolve: _resolve,
     Concat: _concat,
 }

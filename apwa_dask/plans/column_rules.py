@@ -25,6 +25,10 @@ from apwa_dask.plans.infer import (
 from apwa_dask.plans.steps import (
     CANDIDATE,
     CANDIDATES,
+    CANONICAL,
+    CLUSTER,
+    EVIDENCE,
+    OTHER,
     RANK,
     Aggregate,
     Aggregation,
@@ -40,6 +44,7 @@ from apwa_dask.plans.steps import (
     Merge,
     Rank,
     Reduce,
+    Resolve,
     Sample,
     Select,
     Sort,
@@ -265,14 +270,7 @@ def _join(step: Join, inputs: Sequence[Lineage], found: Findings) -> None:
         found.add(step.id, "suffix", f"two columns would be called {name!r}; choose another suffix")
         return
     if step.condition is not None:
-        problem = problem_of(step.condition, pair)
-        kind = None if problem else check({"condition": step.condition}, pair)["condition"]
-        if problem:
-            found.add(step.id, "condition", problem)
-        elif not pa.types.is_boolean(kind):
-            found.add(
-                step.id, "condition", f"it is {kind}, not boolean; compare with something, such as x > 0"
-            )
+        _check_condition(step.id, step.condition, pair, found)
     _check_shown(step, left, pair, found)
 
 
@@ -325,6 +323,45 @@ def _rank(step: Rank, inputs: Sequence[Lineage], found: Findings) -> None:
         found.add(step.id, "unit", "a rank packs rows by itself and has no tools; leave both out")
 
 
+def _resolve(step: Resolve, inputs: Sequence[Lineage], found: Findings) -> None:
+    schema = inputs[0].schema
+    for name in step.on:
+        if _has(step.id, "on", name, schema, found):
+            _check_key(step.id, "on", name, schema, found)
+    for name in step.similar:
+        if _has(step.id, "similar", name, schema, found) and not is_text(schema.field(name).type):
+            of, texts = schema.field(name).type, _columns_where(schema, is_text)
+            found.add(step.id, "similar", f"{name!r} is {of}, no text; texts: {texts}")
+    if not (step.on or step.condition or step.similar):
+        found.add(
+            step.id, "on", "a resolve needs a block: on, a condition, or similar; else all rows meet all rows"
+        )
+    others = [field.with_name(f"{field.name}{OTHER}") for field in schema]
+    for name in sorted({field.name for field in others} & set(schema.names)):
+        found.add(
+            step.id,
+            "inputs",
+            f"{name!r} is the other row's {name.removesuffix(OTHER)!r} here; rename it before",
+        )
+        return
+    if step.condition is not None:
+        _check_condition(step.id, step.condition, pa.schema([*schema, *others]), found)
+    for name in (CLUSTER, CANONICAL, EVIDENCE):
+        if name in schema.names:
+            found.add(step.id, "output", f"column {name!r} exists already; rename it in a select before")
+    if "match" in step.contract.inputs:
+        found.add(step.id, "inputs", "match is the step's own; rename the column in a select before")
+
+
+def _check_condition(step_id: str, condition: str, pair: pa.Schema, found: Findings) -> None:
+    problem = problem_of(condition, pair)
+    kind = None if problem else check({"condition": condition}, pair)["condition"]
+    if problem:
+        found.add(step_id, "condition", problem)
+    elif not pa.types.is_boolean(kind):
+        found.add(step_id, "condition", f"it is {kind}, not boolean; compare with something, such as x > 0")
+
+
 def _cast_hint(mine: str, a: pa.DataType, theirs: str, b: pa.DataType) -> str:
     """A cast that loses nothing: the side that is no text becomes text."""
     if is_text(a) == is_text(b):
@@ -363,6 +400,7 @@ _COLUMN_RULES: dict[type, Any] = {
     Merge: _merge,
     Join: _join,
     Rank: _rank,
+    Resolve: _resolve,
     Concat: _concat,
 }
 
@@ -389,6 +427,8 @@ def lineage_after(step: Any, inputs: Sequence[Lineage], found: Findings) -> Line
     elif isinstance(step, Join) and step.how not in ("semi", "anti"):
         names = joined_names(inputs[0].schema.names, inputs[1].schema.names, step.suffix)
         writers |= {new: inputs[1].writers[old] for old, new in names.items() if old in inputs[1].writers}
+    elif isinstance(step, Resolve):
+        writers |= dict.fromkeys((CLUSTER, CANONICAL, EVIDENCE), step.id)
     elif isinstance(step, Rank):
         writers |= {RANK: step.id}
     elif isinstance(step, Concat):

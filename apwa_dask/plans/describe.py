@@ -23,6 +23,7 @@ from apwa_dask.plans.steps import (
     Merge,
     Rank,
     Reduce,
+    Resolve,
     Sample,
     Select,
     Sort,
@@ -167,6 +168,15 @@ def _rank(step: Rank) -> str:
     )
 
 
+def _resolve(step: Resolve) -> str:
+    parts = [f"equal {_names(step.on)}"] if step.on else []
+    parts += [f"rows where {step.condition}"] if step.condition else []
+    parts += [f"the {step.nearest} nearest by {_names(step.similar)}"] if step.similar else []
+    caps = f"at most {step.max_pairs_per_row:,} pairs a row, {step.max_pairs:,} in all"
+    reads = _names(step.contract.inputs)
+    return f"resolve {step.input}: clusters among {' and '.join(parts)} ({caps}); a model reads {reads} of both rows"
+
+
 def _concat(step: Concat) -> str:
     return f"concat {step.input} with {_names(step.others)}"
 
@@ -189,5 +199,6 @@ _WORDS: dict[type, Callable[[Any], str]] = {
     Merge: _merge,
     Join: _join,
     Rank: _rank,
+    Resolve: _resolve,
     Concat: _concat,
 }

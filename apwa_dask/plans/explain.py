@@ -13,7 +13,7 @@ from apwa_dask.errors import PlanError
 from apwa_dask.plans.describe import columns_text, describe
 from apwa_dask.plans.infer import Catalog, infer, joined_schema
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.steps import Join, LLMStep
+from apwa_dask.plans.steps import Join, LLMStep, Resolve
 from apwa_dask.plans.validate import Warning, problems_of
 
 __all__ = ["Explanation", "Range", "StepEstimate", "explain", "summary", "summary_html", "total_range"]
@@ -199,7 +199,11 @@ def _view(
             facts.append(("tables", f"{', '.join(contract.tables)} (lent to the tools)"))
         if contract.examples:
             facts.append(("examples", str(len(contract.examples))))
-        asked = "candidate pairs" if isinstance(step, Join) and step.is_blocked else "rows"
+        asked = (
+            "candidate pairs"
+            if isinstance(step, Resolve) or (isinstance(step, Join) and step.is_blocked)
+            else "rows"
+        )
         facts += _figures(estimate or StepEstimate(), asked)
     elif estimate is not None and estimate.rows is not None:
         facts.append(("rows", _range(estimate.rows)))

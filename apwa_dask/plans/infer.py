@@ -11,6 +11,9 @@ from apwa_dask.errors import PlanError, candidates
 from apwa_dask.plans.expressions import HIDDEN, check
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import (
+    CANONICAL,
+    CLUSTER,
+    EVIDENCE,
     RANK,
     Aggregate,
     Aggregation,
@@ -24,10 +27,12 @@ from apwa_dask.plans.steps import (
     Merge,
     Rank,
     Reduce,
+    Resolve,
     Select,
 )
 
 __all__ = [
+    "CLUSTER_FIELDS",
     "Catalog",
     "aggregate_type",
     "infer",
@@ -240,6 +245,18 @@ def _rank(step: Rank, inputs: Sequence[pa.Schema]) -> pa.Schema:
     return inputs[0].append(pa.field(RANK, pa.int64()))
 
 
+CLUSTER_FIELDS = (
+    pa.field(CLUSTER, pa.int64()),
+    pa.field(CANONICAL, pa.bool_()),
+    pa.field(EVIDENCE, pa.string()),
+)
+"""What a resolve adds to its table."""
+
+
+def _resolve(step: Resolve, inputs: Sequence[pa.Schema]) -> pa.Schema:
+    return pa.schema([*inputs[0], *CLUSTER_FIELDS])
+
+
 def _concat(step: Concat, inputs: Sequence[pa.Schema]) -> pa.Schema:
     fields: dict[str, pa.Field] = {}
     for schema in inputs:
@@ -339,5 +356,6 @@ _RULES: dict[type, Callable[[Any, Sequence[pa.Schema]], pa.Schema]] = {
     Concat: _concat,
     Join: _join,
     Rank: _rank,
+    Resolve: _resolve,
 }
 """Filter, where, sort, limit, distinct and sample change no column."""

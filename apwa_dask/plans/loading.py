@@ -14,7 +14,7 @@ from apwa_dask.errors import PlanError, candidates
 from apwa_dask.plans.contract import Contract, Example, Limits
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Field
-from apwa_dask.plans.steps import Aggregation, Filter, Join, Rank, SortKey, Step
+from apwa_dask.plans.steps import Aggregation, Filter, Join, Rank, Resolve, SortKey, Step
 
 __all__ = ["OPERATIONS", "load", "plan_error", "read_yaml"]
 
@@ -25,7 +25,12 @@ OPERATIONS: dict[str, type[BaseModel]] = {
 }
 """Every step by the name it has in a plan."""
 
-_VERDICTS = {"filter": Filter.verdict(), "join": Join.verdict(), "rank": Rank.verdict()}
+_VERDICTS = {
+    "filter": Filter.verdict(),
+    "join": Join.verdict(),
+    "rank": Rank.verdict(),
+    "resolve": Resolve.verdict(),
+}
 """Operations with one output only, which their author may leave out."""
 
 _PARTS: dict[str, type[BaseModel]] = {
@@ -95,7 +100,7 @@ def load(source: str | Mapping[str, Any]) -> Plan:
     """Read a plan from YAML or JSON text, or from plain data.
 
     A step may leave out ``id`` (it becomes ``<op>_<number>``) and ``input`` (the step before it, or the only
-    source); a filter, a join and a rank may leave out their ``output``.
+    source); a filter, a join, a rank and a resolve may leave out their ``output``.
 
     Raises
     ------

@@ -15,12 +15,24 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from apwa_dask.plans.contract import Contract
-from apwa_dask.plans.infer import Catalog, infer, joined_names, joined_schema
+from apwa_dask.plans.infer import CLUSTER_FIELDS, Catalog, infer, joined_names, joined_schema
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.schema import Schema
-from apwa_dask.plans.steps import CANDIDATE, CANDIDATES, RANK, Join, LoweredStep, Map, Rank, Reduce
+from apwa_dask.plans.steps import (
+    CANDIDATE,
+    CANDIDATES,
+    OTHER,
+    RANK,
+    Join,
+    LoweredStep,
+    Map,
+    Rank,
+    Reduce,
+    Resolve,
+)
 
 __all__ = [
+    "Clustered",
     "Joined",
     "Pairs",
     "Pool",
@@ -166,6 +178,24 @@ class Ranked(LoweredStep):
         return inputs[1].append(pa.field(RANK, pa.int64()))
 
 
+class Clustered(LoweredStep):
+    """The rows of a table with their clusters: the step reads the judged pairs and the table."""
+
+    op: Literal["clustered"] = "clustered"
+    left: str
+    of: str
+
+    meets: ClassVar[bool] = False
+
+    @property
+    def inputs_from(self) -> tuple[str, ...]:
+        return (self.input, self.left)
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """The table's columns, then the cluster's."""
+        return pa.schema([*inputs[1], *CLUSTER_FIELDS])
+
+
 def calls_at_most(rows: float, k: int, width: int) -> int:
     """Questions of a tournament: the first round, then the champion's path for each further place."""
     calls, height, nodes = 0, 0, max(ceil(rows), 0)
@@ -304,4 +334,27 @@ def _rank(step: Rank, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
     return pool, games, Ranked(id=f"{step.id}.rows", input=step.id, left=step.input, of=step.id)
 
 
-_LOWER: dict[type, Any] = {Join: _join, Rank: _rank}
+def _resolve(step: Resolve, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
+    pairs = Pairs(
+        id=f"{step.id}.pairs",
+        input=step.input,
+        right=step.input,
+        of=step.id,
+        left_on=step.on,
+        right_on=step.on,
+        condition=step.condition,
+        similar_left=step.similar,
+        similar_right=step.similar,
+        nearest=step.nearest,
+        max_pairs_per_row=step.max_pairs_per_row,
+        max_pairs=step.max_pairs,
+        suffix=OTHER,
+        shown=step.shown,
+        left_names=tuple(schemas[step.input].names),
+        is_within=True,
+    )
+    judge = _judge(step.id, pairs.id, step.contract.model_copy(update={"inputs": step.shown}))
+    return pairs, judge, Clustered(id=f"{step.id}.rows", input=step.id, left=step.input, of=step.id)
+
+
+_LOWER: dict[type, Any] = {Join: _join, Rank: _rank, Resolve: _resolve}

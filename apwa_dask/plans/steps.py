@@ -34,6 +34,7 @@ __all__ = [
     "Merge",
     "Rank",
     "Reduce",
+    "Resolve",
     "Sample",
     "Select",
     "Sort",
@@ -48,6 +49,10 @@ CANDIDATE = "candidate"
 """Column of the numbers by which a model names rows that it ranks."""
 RANK = "rank"
 """Column that a rank adds."""
+CLUSTER, CANONICAL, EVIDENCE = "cluster", "canonical", "cluster_evidence"
+"""Columns that a resolve adds."""
+OTHER = "_other"
+"""Ending of the second row's columns, where rows of one table meet."""
 LABELS_AT_MOST = 50
 """Rows of a right table that is short enough to be listed in every prompt."""
 
@@ -212,6 +217,44 @@ class Rank(LLMStep):
         return Schema.of({"best": {"type": "integer", "description": "the number of the best candidate"}})
 
 
+class Resolve(LLMStep):
+    """Rows that are the same thing get one ``cluster``; ``contract.output`` is ``{"match": boolean}``.
+
+    Candidate pairs come from a block within the table, as in a join: equal values `on` columns, a SQL `condition`
+    (columns of the other row end in ``_other``), the `nearest` texts by the columns `similar`. A model judges each
+    pair, seeing ``contract.inputs`` of both rows. Clusters are agreements without contradiction; where judgements
+    contradict one another, the many overrule the few. Adds ``cluster`` (number of the chosen row in the table),
+    ``canonical`` (whether the row is the chosen one) and ``cluster_evidence`` (counts of judgements, as JSON).
+    """
+
+    op: Literal["resolve"] = "resolve"
+    on: tuple[str, ...] = ()
+    condition: str | None = Field(default=None, min_length=1)
+    similar: tuple[str, ...] = ()
+    nearest: int = Field(default=5, ge=1, le=100)
+    max_pairs_per_row: int = Field(default=100, ge=1)
+    max_pairs: int = Field(default=1_000_000, ge=1)
+
+    @field_validator("contract")
+    @classmethod
+    def _answers_match(cls, contract: Contract) -> Contract:
+        if contract.output.names == ("match",) and contract.output.fields[0].type == "boolean":
+            return contract
+        raise ValueError("the output of a resolve is exactly {match: boolean}")
+
+    @staticmethod
+    def verdict() -> Schema:
+        """The one output schema a resolve has."""
+        return Schema.of(
+            {"match": {"type": "boolean", "description": "true if both are the same by the task, else false"}}
+        )
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Columns of a pair that the model sees."""
+        return (*self.contract.inputs, *(f"{name}{OTHER}" for name in self.contract.inputs))
+
+
 class Where(FrameStep):
     """Keep the rows for which a SQL scalar expression is true."""
 
@@ -344,7 +387,7 @@ class Concat(FrameStep):
 
 
 Step = Annotated[
-    Map | Filter | FlatMap | Reduce | Join | Rank
+    Map | Filter | FlatMap | Reduce | Join | Rank | Resolve
     | Where | Assign | Select | Explode | Chunk
     | Aggregate | Sort | Limit | Distinct | Sample | Merge | Concat,
     Field(discriminator="op"),

@@ -97,7 +97,7 @@ def _compact_step(step: Any, previous: str | None) -> dict[str, Any]:
             step.op == "filter"
             and set(contract["output"]) == {"keep"}
             and contract["output"]["keep"] == {"type": "boolean"}
-        ) or (step.op in ("join", "rank") and step.contract.output == step.verdict()):
+        ) or (step.op in ("join", "rank", "resolve") and step.contract.output == step.verdict()):
             del contract["output"]
         else:
             contract["output"] = {name: _compact_field(spec) for name, spec in contract["output"].items()}

@@ -173,6 +173,7 @@ STEPS: dict[str, list[Callable[[apwa.Table, apwa.Table], apwa.Table]]] = {
         lambda t, o: t.join(o, "the same?", inputs=["text", "note"], how="right"),
     ],
     "rank": [lambda t, o: t.rank("the longest", inputs=["text", "k"], k=2, width=2)],
+    "resolve": [lambda t, o: t.resolve("the same?", inputs=["text", "n"], on="k", condition="n < n_other")],
     "concat": [lambda t, o: t.concat(o), lambda t, o: o.concat(t, o)],
 }  # fmt: skip
 

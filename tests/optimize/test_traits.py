@@ -57,6 +57,7 @@ MODEL_STEPS: dict[str, dict[str, Any]] = {
     "reduce": {"op": "reduce", "by": ["k"], "contract": ASK},
     "join": {"op": "join", "right": "o", "left_on": ["k"], "right_on": ["k"], "contract": PAIR},
     "rank": {"op": "rank", "k": 2, "contract": {"instruction": "?", "inputs": ["text"]}},
+    "resolve": {"op": "resolve", "on": ["k"], "contract": {"instruction": "?", "inputs": ["text"]}},
     "join outer": {"op": "join", "right": "o", "how": "outer", "condition": "n < n_right", "contract": PAIR},
     "join anti": {"op": "join", "right": "o", "how": "anti", "contract": PAIR},
 }
