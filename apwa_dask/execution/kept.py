@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.spec import RunSpec
+from apwa_dask.models.leases import Money
 from apwa_dask.models.prices import is_listed, prices_as_of
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
@@ -204,6 +206,30 @@ class KeptRun:
     def frames(self) -> Mapping[str, dd.DataFrame]:
         """The caller's own frames, by source; empty in a process that found the run again."""
         return self._frames
+
+    def good_answers(self) -> Counter[str]:
+        """Good answers that this run has paid for, by step."""
+        bill = self._journal().bill_of(self.id).to_pylist()
+        return Counter({line["step_id"]: line["records"] for line in bill if line["outcome"] == "ok"})
+
+    def _spent(self) -> Money:
+        """What this run has paid already, also for partitions that were never committed: a resume gets the rest."""
+        if not self.folder.history():
+            return Money()
+        paid = self._journal().paid_by(self.id)
+        return Money(paid.cost_usd, paid.tokens, paid.calls)
+
+    def _rows_of(self, stage: Stage) -> int | None:
+        total = 0
+        for source in stage.inputs:
+            if isinstance(source, str):
+                known = self.spec.sources[source].rows
+                if known is None:
+                    return None
+                total += known
+            else:
+                total += sum(record.rows_out for record in self._committed(self.stages[source]).values())
+        return total
 
     def _journal(self) -> Journal:
         return runtime().journal(self.store, self.spec.namespace, store_prompts=self.spec.store_prompts)

@@ -10,11 +10,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask.dataframe as dd
 import pandas as pd
@@ -34,20 +33,18 @@ from apwa_dask.execution.events import (
     State,
 )
 from apwa_dask.execution.executors import Executor, LocalExecutor
+from apwa_dask.execution.foresight import Foresight
 from apwa_dask.execution.kept import KeptRun
-from apwa_dask.execution.manifest import estimate_of, manifest_of
-from apwa_dask.execution.outlook import WARNED, Left, Outlook, with_left
+from apwa_dask.execution.manifest import manifest_of
+from apwa_dask.execution.outlook import with_left
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
 from apwa_dask.execution.results import answered_by, computed, result_frame
 from apwa_dask.execution.runtime import runtime
-from apwa_dask.execution.stages import StageGraphs
+from apwa_dask.execution.stages import StageGraphs, check_consumed
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.store.runs import RunFolder
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Run"]
 
@@ -87,8 +84,7 @@ class Run(KeptRun):
         self._stopping = ""
         self._rate: FailureRate | None = None
         self._alarm: RunError | None = None
-        self._outlook: Outlook | None = None
-        self._noting: threading.Thread | None = None
+        self._foresight: Foresight | None = None
         self._batches: BatchRounds | None = None
 
     # -- life
@@ -337,39 +333,19 @@ class Run(KeptRun):
             subscriber(event)
         if isinstance(event, Forecast | RunStarted | StageStarted | StageFinished | RunFinished):
             self.executor.tell(event)
-        forecast = None if self._outlook is None else self._outlook.see(event)
+        forecast = None if self._foresight is None else self._foresight.see(event)
         if forecast is not None:
             self._emit(forecast)
-            self._warn(forecast)
         error = None if self._rate is None else self._rate.see(event)
         if error is not None and self._alarm is None:
             self._alarm = error
             self.executor.stop(self.id, error.what)
-
-    def _warn(self, forecast: Forecast) -> None:
-        """Say once that the run will cost more than was thought: in the log, and in the run's history."""
-        if not forecast.warning:
-            return
-        _logger.warning("run %s: %s", self.id, forecast.warning)
-        # the store may be far away, and this may be the thread that all calls in flight need
-        self._noting = threading.Thread(target=self._note_forecast, args=(forecast,), daemon=True)
-        self._noting.start()
-
-    def _note_forecast(self, forecast: Forecast) -> None:
-        figures = {name: getattr(forecast, name) for name in ("figure", "estimated", "forecast")}
-        try:
-            self.folder.append_history(
-                WARNED, words=forecast.warning, rows_done=forecast.rows_done, rows=forecast.rows, **figures
-            )
-        except StoreError as error:
-            _logger.warning("the forecast of run %s is not kept: %s", self.id, error.what)
 
     def _drive(self) -> None:
         from apwa_dask.observe.keeping import keep_history
 
         status, message = "done", ""
         is_ours = False
-        kept_before: Counter[str] = Counter()
         try:
             self._emit(
                 RunStarted(
@@ -390,7 +366,7 @@ class Run(KeptRun):
                     self._spent() if self.folder.history() else Money(),
                     self._emit,
                 )
-                kept_before = self._look_ahead()
+                self._foresight = Foresight(self)
                 self.folder.append_history("resumed" if self.folder.history() else "started")
                 with self._batching():
                     self._run_stages()
@@ -402,34 +378,25 @@ class Run(KeptRun):
             status, message = self._failed(failure)
             if is_ours:  # who was refused leaves the run to the one who works on it
                 self.executor.stop(self.id, message)
-                message = self._note_end(status, message, kept_before)
+                message = self._note_end(status, message)
                 keep_history(self.folder, self._history, status)
         finally:
             if is_ours:
                 runtime().forget(self.id)
-            if self._noting is not None:
-                self._noting.join()
+            if self._foresight is not None:
+                self._foresight.close()
             self._emit(RunFinished(self.id, time.time(), status=status, message=message))
             self._finished.set()
 
-    def _look_ahead(self) -> Counter[str]:
-        """Begin to forecast; the good answers by step that earlier lives of this run have kept."""
-        past = self.folder.history()
-        has_warned = any(entry["event"] == WARNED for entry in past)
-        self._outlook = Outlook(self.spec.plan, self.stages, estimate_of(self), has_warned=has_warned)
-        return self._kept_answers() if past else Counter()
-
-    def _kept_answers(self) -> Counter[str]:
-        bill = self._journal().bill_of(self.id).to_pylist()
-        return Counter({line["step_id"]: line["records"] for line in bill if line["outcome"] == "ok"})
-
-    def _note_end(self, status: str, message: str, kept_before: Counter[str]) -> str:
+    def _note_end(self, status: str, message: str) -> str:
         """Keep what is in flight, and say how it ended and what is left; where the store refuses that, the answers
         wait in memory.
         """
         try:
             runtime().settle(self.id)
-            left = self._left(kept_before) if status != "failed" else None
+            here = isinstance(self.executor, LocalExecutor)  # elsewhere workers may still be writing down
+            foresight = self._foresight if status != "failed" else None
+            left = None if foresight is None else foresight.left(exactly=here)
             if left is not None and isinstance(self._error, BudgetError):
                 self._error = with_left(self._error, left)
                 message = self._error.what
@@ -438,14 +405,6 @@ class Run(KeptRun):
         except StoreError as unreachable:
             self._error = self._error or unreachable
         return message
-
-    def _left(self, kept_before: Counter[str]) -> Left | None:
-        if self._outlook is None:
-            return None
-        # on a cluster, workers may still be writing down what came in last
-        here = isinstance(self.executor, LocalExecutor)
-        now = self._kept_answers() if here else None
-        return self._outlook.left(None if now is None else now - kept_before)
 
     def _failed(self, failure: BaseException) -> tuple[str, str]:
         """What the end means to the user, and the error to raise in `wait`."""
@@ -482,7 +441,7 @@ class Run(KeptRun):
                 )
             )
             made = self._made(graphs, stage, records)
-            self._check_consumed(stage, rows)
+            check_consumed(stage, rows, self._committed(stage).values())
             self._check_rate(stage)
             self.folder.append_history("stage", stage=stage.index, partitions=len(made))
             rows_out = int(made["rows_out"].sum())
@@ -530,13 +489,6 @@ class Run(KeptRun):
             raise self._alarm or reason  # type: ignore[misc]
         return pd.concat(batches, ignore_index=True)
 
-    def _spent(self) -> Money:
-        """What this run has paid already, also for partitions that were never committed: a resume gets the rest."""
-        if not self.folder.history():
-            return Money()
-        paid = self._journal().paid_by(self.id)
-        return Money(paid.cost_usd, paid.tokens, paid.calls)
-
     def _check_rate(self, stage: Stage) -> None:
         """A stage that ended above the limit does not pass, however few its rows."""
         if self._rate is None or not stage.calls_model:
@@ -545,28 +497,3 @@ class Run(KeptRun):
         error = self._rate.judge(sum(r.rows_in for r in records), sum(r.failed for r in records))
         if error is not None:
             raise error
-
-    def _check_consumed(self, stage: Stage, rows: int | None) -> None:
-        """Every input row of a stage that works row by row was read exactly once."""
-        if stage.kind != "rows" or rows is None:
-            return
-        read = sum(record.rows_in for record in self._committed(stage).values())
-        if read != rows:
-            raise RunError(
-                f"stage {stage.name!r} read {read} rows of {rows}",
-                why="a source changed while the run was reading it",
-                fix="run again over the source as it is now: paid answers are kept",
-                code="RUN-ROWS",
-            )
-
-    def _rows_of(self, stage: Stage) -> int | None:
-        total = 0
-        for source in stage.inputs:
-            if isinstance(source, str):
-                known = self.spec.sources[source].rows
-                if known is None:
-                    return None
-                total += known
-            else:
-                total += sum(record.rows_out for record in self._committed(self.stages[source]).values())
-        return total

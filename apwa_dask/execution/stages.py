@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import dask.dataframe as dd
 import pyarrow as pa
 
+from apwa_dask.errors import RunError
 from apwa_dask.execution.compile import INDEX_PREFIX, Stage, physical_schema
 from apwa_dask.execution.frame_exchange import mapped
 from apwa_dask.execution.frame_steps import apply_barrier
@@ -28,9 +29,10 @@ from apwa_dask.execution.reduce import NOTES_COLUMN, reduce_frame
 from apwa_dask.execution.spec import RunSpec, StageRef
 from apwa_dask.plans.lowering import Tournament
 from apwa_dask.plans.steps import LoweredStep
+from apwa_dask.store.commit import CommitRecord
 from apwa_dask.tables.dtypes import empty_frame
 
-__all__ = ["StageGraphs"]
+__all__ = ["StageGraphs", "check_consumed"]
 
 
 class StageGraphs:
@@ -145,3 +147,23 @@ def _without_index(frame: dd.DataFrame, kept: set[str]) -> dd.DataFrame:
     """Drop index columns where the step begins a new index."""
     gone = [name for name in frame.columns if name.startswith(INDEX_PREFIX) and name not in kept]
     return frame.drop(columns=gone) if gone else frame
+
+
+def check_consumed(stage: Stage, rows: int | None, records: Iterable[CommitRecord]) -> None:
+    """Every input row of a stage that works row by row was read exactly once.
+
+    Raises
+    ------
+    RunError
+        It was not: a source has changed.
+    """
+    if stage.kind != "rows" or rows is None:
+        return
+    read = sum(record.rows_in for record in records)
+    if read != rows:
+        raise RunError(
+            f"stage {stage.name!r} read {read} rows of {rows}",
+            why="a source changed while the run was reading it",
+            fix="run again over the source as it is now: paid answers are kept",
+            code="RUN-ROWS",
+        )

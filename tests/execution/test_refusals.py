@@ -19,7 +19,7 @@ TABLE = apwa.from_pandas(FRAME, npartitions=4)
     [
         (lambda: TABLE.map("x", inputs="txet", output={"a": int}), "text"),
         (lambda: TABLE.where("prise > 1"), "price"),
-        (lambda: TABLE.where("upper(price) = 'A'"), "DOUBLE"),
+        (lambda: TABLE.where("upper(price) = 'A'"), "upper.price.*text .string."),
         (lambda: TABLE.map("x", inputs="text", output={"text": int}), "text"),
         (
             lambda: TABLE.map("x", inputs="text", output={"a": int}).map(
