@@ -22,6 +22,7 @@ from apwa_dask.store.journal import Journal
 from apwa_dask.testing import Script
 
 ROWS = 1500
+PROBATION_HOPS = 12
 
 
 @pytest.fixture
@@ -87,7 +88,8 @@ def test_threads_and_loop_meet_for_many_rows_at_once(
 
     most = 1 + -(-ROWS // FEED_ROWS)
     assert counts["hops to the loop: size"] == ROWS
-    assert counts["hops to the loop"] <= most
+    # a step begins with a few rows, and goes on in bulk when one of them has come out well
+    assert counts["hops to the loop"] <= most + PROBATION_HOPS
     assert counts["bulk look-ups"] <= most
     # 64 answers come within some milliseconds of each other, every 50: never a wake-up for each
     assert counts["wake-ups of a partition thread"] <= ROWS / 4
