@@ -31,6 +31,10 @@ OTHER_LIMIT = 1.25
 LOOK_S = 1.0
 SHORT_LEASE_S = 0.1
 
+TELL_EVERY_S, TELL_LONGER_S = 0.5, 1.0
+"""A storm of refusals is told to all so often, or when their pause becomes so much longer: each costs a message a
+worker."""
+
 
 @dataclass(slots=True)
 class Holder:
@@ -86,6 +90,7 @@ class Lane:
     _most: int = 0
     _births: int = 0
     _first_s: float = 0.0
+    _told_s: float = float("-inf")
     _looked_s: float = float("-inf")
 
     # -- holders
@@ -153,14 +158,15 @@ class Lane:
     def learn(self, report: Report, now: float) -> bool:
         """Take in what happened at a holder; True when the others should hear of it at once."""
         self.answered = self.answered or report.admitted > 0
-        news = False
+        longer_s = now + report.pause_s - max(now, self.pause_until_s) if report.pause_s else 0.0
+        news = longer_s > TELL_LONGER_S
         if report.throttled and now - self.penalised_s >= 0.05:
             self.penalties += 1
             self.penalised_s = now
-            news = True
-        if report.pause_s and now + report.pause_s > self.pause_until_s + 0.1:
-            self.pause_until_s = now + report.pause_s
-            news = True
+            news = news or now - self._told_s >= TELL_EVERY_S
+        self.pause_until_s = max(self.pause_until_s, now + report.pause_s if report.pause_s else 0.0)
+        if news:
+            self._told_s = now
         limits = report.limits
         for bucket in (self.requests, self.tokens):
             if self._is_wide and bucket is not None:

@@ -38,8 +38,8 @@ class Cost:
     """
 
     rpc_s: float = 125e-6
-    handler_s: float = 15e-6
-    holder_s: float = 0.33e-6
+    handler_s: float = 19e-6
+    holder_s: float = 0.0
     message_s: float = 20e-6
 
     def lease_s(self, holders: int) -> float:

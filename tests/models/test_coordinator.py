@@ -275,6 +275,12 @@ def test_a_refusal_is_told_to_all_others_once(clock: Clock) -> None:
     ask(coordinator, "b", throttled=1, pause_s=4.0)
     ask(coordinator, "c", throttled=1, pause_s=4.0)
     assert told == [(Notice(GATE, 4.0, 1), ["a", "c"])]
+    for _ in range(100):  # a storm
+        clock.now += 0.05
+        ask(coordinator, "a", throttled=1, pause_s=4.0)
+    assert len(told) <= 1 + 10
+    ask(coordinator, "a", throttled=1, pause_s=60.0)
+    assert told[-1][0].pause_s == pytest.approx(60.0)
 
 
 def test_what_a_lease_costs_hardly_grows_with_the_holders(
