@@ -343,7 +343,7 @@ class RuntimePlugin(WorkerPlugin):
         await asyncio.to_thread(here.drain, DRAIN_S)
         if here.neighbours.address == str(worker.address):  # of a worker that lived in its client's process
             here.neighbours.address, here.neighbours.ask, here.neighbours.hand_over = "", None, None
-            here.publish = None
+            here.lease = here.fund = here.claim = here.publish = None
 
 
 def message_of(event: Event) -> dict[str, Any]:

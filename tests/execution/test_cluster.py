@@ -256,3 +256,21 @@ def test_a_run_without_workers_says_that_it_waits_and_goes_on_when_there_are_som
         cluster.scale(1)
         assert len(run.result()) == len(FRAME)
     assert server.calls <= len(FRAME) + 4
+
+
+def test_a_process_whose_cluster_is_gone_works_by_itself_again(
+    scripted_server, model_at, store, monkeypatch, caplog
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-only-for-loopback")
+    server = scripted_server()
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            mapped(2).run(model=model_at(server), store=store, client=client, progress=False).wait()
+    before = server.calls
+
+    other = mapped(2).map("again", inputs="text", output={"b": int}, id="again")
+    run = other.run(model=model_at(server), store=store, scheduler="threads", progress=False).wait()
+
+    assert len(run.failures) == 0
+    assert server.calls == 2 * before
+    assert "loop is closed" not in caplog.text
