@@ -64,6 +64,9 @@ def test_right_wrong_refused_and_invalid_plans_are_told_apart(
     def respond(request: ChatRequest) -> str:
         return answer
 
-    with ScriptedServer(Script(respond=respond), in_process=True) as plans, ScriptedServer(in_process=True) as rows:
+    with (
+        ScriptedServer(Script(respond=respond), in_process=True) as plans,
+        ScriptedServer(in_process=True) as rows,
+    ):
         found = judged(query, apwa.Model("m", base_url=plans.base_url), rows, store)
     assert (found.outcome, found.right, found.data_calls) == (outcome, right, 0)

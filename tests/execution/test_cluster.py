@@ -263,9 +263,9 @@ def test_a_process_whose_cluster_is_gone_works_by_itself_again(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-only-for-loopback")
     server = scripted_server()
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        with Client(cluster) as client:
-            mapped(2).run(model=model_at(server), store=store, client=client, progress=False).wait()
+    inside = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**inside) as cluster, Client(cluster) as client:
+        mapped(2).run(model=model_at(server), store=store, client=client, progress=False).wait()
     before = server.calls
 
     other = mapped(2).map("again", inputs="text", output={"b": int}, id="again")

@@ -142,7 +142,10 @@ BROKEN: dict[str, tuple[list[dict[str, Any]], str]] = {
     "unknown model": ([ask(model="bigg")], "no model 'bigg'; did you mean 'big'"),
     "URL as a model": ([ask(model="http://evil/v1")], "is no model alias"),
     "chained path as a model": ([ask(model="simplecache::file")], "is no model alias"),
-    "tools with packs": ([ask(tools=["search"], unit="pack(4)")], "tools never work where rows share a prompt"),
+    "tools with packs": (
+        [ask(tools=["search"], unit="pack(4)")],
+        "tools never work where rows share a prompt",
+    ),
     "group outside reduce": ([ask(unit="group")], "group belongs to reduce"),
     "partition in flat_map": ([ask("flat_map", unit="partition")], "partition belongs to map and reduce"),
     "group without keys": ([ask("reduce", unit="group")], "needs the columns to group by"),
