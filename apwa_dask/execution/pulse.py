@@ -215,9 +215,13 @@ class EndpointMeter:
             yield pulse.at(time.time())
 
     def _is_news(self, key: str, pulse: EndpointPulse) -> bool:
-        if pulse.answers or pulse.throttled or pulse.pauses or pulse != self._told.get(key):
-            return True
         busy = bool(pulse.in_flight or pulse.waiting)
+        if pulse.answers or pulse.throttled or pulse.pauses:
+            return True
+        if key not in self._told and not busy:
+            return False  # an endpoint of other runs in this process
+        if pulse != self._told.get(key):
+            return True
         return busy and time.monotonic() - self._told_s[key] > SIGN_OF_LIFE_S
 
     def _counts(self, gate: Gate) -> tuple[int, int, int]:
