@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from apwa_dask.errors import ProviderError
 from apwa_dask.execution.batch_jobs import Settlement, Shard, Tried
 from apwa_dask.execution.batch_replies import Held
+from apwa_dask.execution.caller import record_of
 from apwa_dask.execution.tool_notes import tools_text
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.batch_lines import BatchLine
@@ -16,7 +16,7 @@ from apwa_dask.models.batches import BatchJob
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.leases import Money
 from apwa_dask.models.outcomes import Completion, Retry, Verdict
-from apwa_dask.models.types import OutcomeClass, Reply, Request, Template, Usage
+from apwa_dask.models.types import OutcomeClass, Purpose, Reply, Request, Template, Usage
 from apwa_dask.store.record import Record
 
 __all__ = ["History", "Results", "refusal_of"]
@@ -187,25 +187,8 @@ class Results:
 
     def _record(self, key: bytes, reply: Reply, step: str) -> Record:
         """For the journal: good answers serve other runs, all of them are on the bill."""
-        return Record(
-            key=key,
-            outcome=reply.outcome.value,
-            text=reply.text,
-            finish_reason=reply.finish_reason,
-            model=reply.model,
-            input_tokens=reply.usage.input,
-            cached_tokens=reply.usage.cached,
-            output_tokens=reply.usage.output,
-            estimated=reply.usage.estimated,
-            cost_usd=reply.cost_usd,
-            attempts=reply.attempts,
-            request_id=reply.request_id,
-            created_s=time.time(),
-            run_id=self.shard.run_id,
-            step_id=step,
-            prompt=self._prompts.get(key.hex()),
-            tools=tools_text(reply, Request(Template(self.lane.model, ()), ())),
-        )
+        tools = tools_text(reply, Request(Template(self.lane.model, ()), ()))
+        return record_of(key, reply, Purpose(self.shard.run_id, step), self._prompts.get(key.hex()), tools)
 
     def _usage(self, verdict: Verdict, size_bytes: int) -> Usage:
         completion = verdict.completion

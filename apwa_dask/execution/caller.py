@@ -15,7 +15,7 @@ from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.killpoints import reach
 
-__all__ = ["Control", "InFlight", "JournaledCaller", "reply_of"]
+__all__ = ["Control", "InFlight", "JournaledCaller", "record_of", "reply_of"]
 
 InFlight = dict[bytes, "asyncio.Future[Reply | None]"]
 """Requests on their way, by fingerprint; None as result: the caller gave up, ask yourself."""
@@ -90,7 +90,7 @@ class JournaledCaller:
             reach("call.answered")
             if reply.attempts:  # also what was given up when the run stopped: its attempts may be billed
                 self._on_answer(purpose.step_id, reply.latency_s)
-                self._journal.put(_record_of(key, reply, purpose, request, self._store_prompts))
+                self._journal.put(self._record(key, reply, purpose, request))
             if not reply.outcome.is_pending:
                 mine.set_result(reply)
             return reply
@@ -112,6 +112,11 @@ class JournaledCaller:
             replies.append(reply_of(record) if served and record is not None else None)
         return replies
 
+    def _record(self, key: bytes, reply: Reply, purpose: Purpose, request: Request) -> Record:
+        prompt = request.body().decode("utf-8", "replace") if self._store_prompts else None
+        tools = tools_text(reply, request) if request.template.tools else None
+        return record_of(key, reply, purpose, prompt, tools)
+
     def _may_serve(self, request: Request, record: Record) -> bool:
         return self._asked_again is None or self._asked_again.allows(request, record)
 
@@ -131,7 +136,8 @@ def reply_of(record: Record) -> Reply:
     )
 
 
-def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request, store_prompts: bool) -> Record:
+def record_of(key: bytes, reply: Reply, purpose: Purpose, prompt: str | None, tools: str | None) -> Record:
+    """A reply as the journal keeps it."""
     return Record(
         key=key,
         outcome=reply.outcome.value,
@@ -148,6 +154,6 @@ def _record_of(key: bytes, reply: Reply, purpose: Purpose, request: Request, sto
         created_s=time.time(),
         run_id=purpose.run_id,
         step_id=purpose.step_id,
-        prompt=request.body().decode("utf-8", "replace") if store_prompts else None,
-        tools=tools_text(reply, request) if request.template.tools else None,
+        prompt=prompt,
+        tools=tools,
     )

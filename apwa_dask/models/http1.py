@@ -14,6 +14,7 @@ import asyncio
 import socket
 import ssl
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import cast
@@ -236,7 +237,7 @@ class Http1Transport:
         )
         self._get_models = b"GET " + _target(models) + common + b"\r\n"
         self._ssl = ssl.create_default_context() if self._url.scheme == "https" else None
-        self._resting: list[_Connection] = []
+        self._resting: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
 
     def __repr__(self) -> str:
@@ -287,8 +288,11 @@ class Http1Transport:
 
     def rest(self, connection: _Connection) -> None:
         """Take back a connection whose answer is complete."""
-        connection.rested_s = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time()
+        connection.rested_s = now_s
         self._resting.append(connection)
+        if now_s - self._resting[0].rested_s >= KEEP_ALIVE_S:
+            self._resting.popleft().close()
 
     def forget(self, connection: _Connection) -> None:
         """A connection is lost."""

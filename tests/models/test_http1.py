@@ -128,6 +128,19 @@ def test_an_old_connection_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> No
     assert peer.connections == 2
 
 
+def test_connections_that_are_no_longer_needed_are_dropped() -> None:
+    async def fewer(transport: Http1Transport, peer: Peer) -> None:
+        await asyncio.gather(*(transport.post(b"x", 5.0) for _ in range(3)))
+        for connection in list(transport._resting)[:2]:
+            connection.rested_s -= 3600
+        for left in (2, 1):
+            await transport.post(b"y", 5.0)
+            assert sum(connection.open for connection in transport._all) == left
+        assert peer.connections == 3
+
+    talk(fewer, *[(OK,)] * 5)
+
+
 def test_a_chunked_answer_in_pieces_is_one_body() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     got, peer = answers((head, b"1\r\n{\r\n", b"1\r\n}", b"\r\n0\r\n", b"\r\n"), (OK,))
