@@ -1,4 +1,4 @@
-"""What may reach a prompt: pure rules from one cell of a frame to literal text, an image, or nothing.
+"""What may reach a prompt: pure rules from one cell of a frame to literal text, an image, a sound, or nothing.
 
 Declared rules: nulls of every kind and blank text are *missing* and never spelled out; lone surrogates and
 NUL become U+FFFD; numbers and dates have one canonical spelling whatever dtype carried them.
@@ -21,7 +21,7 @@ from apwa_dask.models.types import OutcomeClass
 __all__ = ["MAX_MEDIA_BYTES", "BadInput", "cell_text", "cell_value", "clean_text", "is_blank", "media_part"]
 
 MAX_MEDIA_BYTES = 20_000_000
-"""Largest image that is sent; the common providers refuse more."""
+"""Largest image or recording that is sent; the common providers refuse more."""
 
 _REPLACEMENT = "\ufffd"
 _INVISIBLE = "\0\u200b\u200c\u200d\u2060\ufeff\ufffd"
@@ -30,8 +30,13 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
-    (b"RIFF", "image/webp"),
+    (b"ID3", "mp3"),
+    (b"\xff\xfb", "mp3"),
+    (b"\xff\xf3", "mp3"),
+    (b"\xff\xf2", "mp3"),
 )
+_RIFF = {b"WEBP": "image/webp", b"WAVE": "wav"}
+"""Kinds of the container whose bytes 8 to 11 say what it holds."""
 _LARGEST_EXACT_FLOAT = 2.0**53
 
 
@@ -134,7 +139,9 @@ def cell_text(value: Any) -> str | None:
 
 
 def media_part(value: Any) -> dict[str, Any] | BadInput | None:
-    """An image cell (bytes, or a mapping with ``bytes``) as a chat content part with a data URL.
+    """An image or sound cell (bytes, or a mapping with ``bytes``) as a chat content part.
+
+    Images become ``image_url`` parts with a data URL, WAV and MP3 recordings ``input_audio`` parts.
 
     Returns
     -------
@@ -149,13 +156,22 @@ def media_part(value: Any) -> dict[str, Any] | BadInput | None:
         return None
     content = bytes(value)
     if len(content) > MAX_MEDIA_BYTES:
-        words = f"an image of {len(content):,} bytes; at most {MAX_MEDIA_BYTES:,} are sent"
+        words = f"an image or recording of {len(content):,} bytes; at most {MAX_MEDIA_BYTES:,} are sent"
         return BadInput(words, OutcomeClass.TOO_LARGE)
-    kind = next((mime for start, mime in _SIGNATURES if content.startswith(start)), None)
-    if kind is None or (kind == "image/webp" and content[8:12] != b"WEBP"):
-        return BadInput("a binary cell that is no PNG, JPEG, GIF or WebP image")
-    url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    kind = _media_kind(content)
+    if kind is None:
+        return BadInput("a binary cell that is no PNG, JPEG, GIF or WebP image and no WAV or MP3 recording")
+    encoded = base64.b64encode(content).decode()
+    if not kind.startswith("image/"):
+        return {"type": "input_audio", "input_audio": {"data": encoded, "format": kind}}
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{encoded}"}}
+
+
+def _media_kind(content: bytes) -> str | None:
+    """``image/...``, ``wav`` or ``mp3``, by the first bytes."""
+    if content.startswith(b"RIFF"):
+        return _RIFF.get(content[8:12])
+    return next((kind for start, kind in _SIGNATURES if content.startswith(start)), None)
 
 
 def _number(value: float) -> int | float | str | None:

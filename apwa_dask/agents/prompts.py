@@ -113,7 +113,7 @@ def build_template(
 
 
 def render_row(contract: Contract, row: Mapping[str, Any]) -> tuple[Message, ...] | BadInput:
-    """One row's own message: its inputs as literal text, images as parts. Equal rows give equal bytes.
+    """One row's own message: its inputs as literal text, images and sounds as parts. Equal rows give equal bytes.
 
     A row whose inputs are all missing is `BadInput`; a missing cell beside others is named, never spelled.
     """
@@ -125,7 +125,7 @@ def render_row(contract: Contract, row: Mapping[str, Any]) -> tuple[Message, ...
         return (Message("user", texts[0][1]),)
     multiline = any("\n" in text for _, text in texts)
     blocks = [f"{name}:\n{text}" if "\n" in text else f"{name}: {text}" for name, text in texts]
-    blocks += [f"{name}: image {n}" for n, (name, _) in enumerate(images, start=1)]
+    blocks += [f"{name}: {_medium(part)} {n}" for n, (name, part) in enumerate(images, start=1)]
     content = ("\n\n" if multiline else "\n").join(blocks)
     if missing:
         content += f"\n\nNot given: {', '.join(missing)}"
@@ -167,8 +167,12 @@ def row_cells(contract: Contract, row: Mapping[str, Any]) -> Cells | BadInput:
     return texts, images, missing
 
 
+def _medium(part: Mapping[str, Any]) -> str:
+    return "recording" if part["type"] == "input_audio" else "image"
+
+
 def has_media(value: Any) -> bool:
-    """A cell that holds an image (bytes that are text are text)."""
+    """A cell that holds an image or a sound (bytes that are text are text)."""
     if isinstance(value, str) or value is None:
         return False
     content = value.get("bytes") if isinstance(value, Mapping) else value

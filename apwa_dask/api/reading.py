@@ -31,7 +31,7 @@ def read(
     ----------
     urlpath : str or sequence of str
         fsspec URLs, globs or folders: Parquet, Arrow, CSV, JSON, JSON Lines, text, Markdown, HTML, PDF,
-        images, and any of them compressed.
+        images, WAV and MP3 recordings, and any of them compressed.
     documents : bool
         One table of documents instead (``path``, ``page``, ``text``, ``media``).
     hide : sequence of str

@@ -17,12 +17,13 @@ BY_SUFFIX = {
     "txt": "text", "text": "text", "md": "text", "markdown": "text", "rst": "text", "log": "text",
     "html": "html", "htm": "html", "xhtml": "html", "pdf": "pdf",
     "png": "image", "jpg": "image", "jpeg": "image", "gif": "image", "webp": "image", "bmp": "image",
-    "tif": "image", "tiff": "image", "zip": "zip",
+    "tif": "image", "tiff": "image", "wav": "audio", "mp3": "audio", "zip": "zip",
 }  # fmt: skip
 """Suffix -> format."""
 
 FORMATS = tuple(dict.fromkeys(BY_SUFFIX.values()))
-DOCUMENTS = ("text", "html", "pdf", "image")
+DOCUMENTS = ("text", "html", "pdf", "image", "audio")
+"""Formats whose files are rows as they are."""
 DELIMITER_OF_SUFFIX = {"tsv": "\t", "tab": "\t", "psv": "|", "ssv": ";"}
 
 _OTHER_SUFFIXES = (
@@ -53,6 +54,7 @@ _PROOFS = (
     (b"GIF8", "image"),
     (b"II*\x00", "image"),
     (b"MM\x00*", "image"),
+    (b"ID3", "audio"),
     (b"PK\x03\x04", "zip"),
     (b"PK\x05\x06", "zip"),
 )
@@ -96,7 +98,7 @@ def _proven(head: bytes) -> str:
     for magic, name in _PROOFS:
         if head.startswith(magic):
             return name
-    return "image" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else ""
+    return {b"WEBP": "image", b"WAVE": "audio"}.get(head[8:12], "") if head.startswith(b"RIFF") else ""
 
 
 def _by_looks(head: bytes) -> str:

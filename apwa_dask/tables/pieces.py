@@ -65,7 +65,7 @@ class Layout:
     Attributes
     ----------
     format : str
-        ``parquet arrow csv json jsonl text html pdf image``.
+        ``parquet arrow csv json jsonl text html pdf image audio``.
     kind : str
         Variant: ``records``, ``object`` or ``values`` for JSON, ``page`` or ``document`` for PDF.
     encoding, delimiter, terminator : str

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import ApwaError, SourceError, candidates
+from .formats import DOCUMENTS
 from .hive import folder_values
 from .locate import Opener, identity, public_url
 from .manifest import Manifest
@@ -190,7 +191,7 @@ def _refuse_changed(info: FileInfo, opener: Opener) -> None:
 def _as_documents(source: SourceFile, layout: Layout, piece: Piece) -> pa.Table:
     """Read rows as documents: a document as it is, a row of a table as the text of its text columns."""
     reader = READERS[layout.format].read
-    if layout.format in ("text", "html", "pdf", "image"):
+    if layout.format in DOCUMENTS:
         physical = reader(source, layout, piece, DOCUMENT_SCHEMA)
         return conform(physical, DOCUMENT_SCHEMA, path=source.path, first_row=piece.first_row)
     names = layout.text_columns or layout.names

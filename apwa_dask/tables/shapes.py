@@ -46,7 +46,7 @@ class Shape:
 
 
 def group(probed: Iterable[Probed], *, documents: bool) -> list[Shape]:
-    """Put files into tables: text documents together, images together, tabular files by their column names.
+    """Put files into tables: text documents, images, recordings, tabular files by their column names.
 
     With `documents` all files make one table.
     """
@@ -66,7 +66,7 @@ def group(probed: Iterable[Probed], *, documents: bool) -> list[Shape]:
 def _family(file_format: str) -> str:
     if file_format in ("text", "html", "pdf"):
         return "documents"
-    return "images" if file_format == "image" else "table"
+    return {"image": "images", "audio": "recordings"}.get(file_format, "table")
 
 
 def source_name(files: Sequence[Located], taken: Iterable[str]) -> str:

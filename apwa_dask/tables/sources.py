@@ -119,8 +119,8 @@ def read_sources(
     Returns
     -------
     Sources
-        One `Source` for each shape of files: documents (text, HTML, PDF), images, and tabular files that
-        share at least two thirds of their column names. Types that disagree between files widen, or
+        One `Source` for each shape of files: documents (text, HTML, PDF), images, recordings, and tabular files
+        that share at least two thirds of their column names. Types that disagree between files widen, or
         become string.
 
     Raises

@@ -134,7 +134,7 @@ def test_unknown_and_oversized_binaries_make_no_call(kit):
     for cell, outcome in ((b"\x00\xff" * 9, "bad_input"), (PNG + b"\0" * MAX_MEDIA_BYTES, "too_large")):
         conversation = kit.agent(inputs=["photo"]).begin({"photo": cell})
         assert (conversation.outcome.outcome, conversation.outcome.calls) == (outcome, 0)
-    assert isinstance(media_part(b"RIFF0000WAVE\x00"), BadInput)
+    assert isinstance(media_part(b"RIFF0000AVI \x00"), BadInput)
 
 
 def nested(depth):

@@ -1,4 +1,4 @@
-"""Text, HTML, PDF and images: one row a file, or a page."""
+"""Text, HTML, PDF, images and recordings: one row a file, or a page."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from .source import ReadOptions, SourceFile
 
 __all__ = [
     "DOCUMENT_SCHEMA",
+    "probe_audio",
     "probe_html",
     "probe_image",
     "probe_pdf",
     "probe_text",
     "read_html",
-    "read_image",
+    "read_media",
     "read_pdf",
     "read_text",
 ]
@@ -37,7 +38,7 @@ DOCUMENT_SCHEMA = pa.schema(
 _TEXT = pa.schema([("path", pa.string()), ("text", pa.string())])
 _HTML = pa.schema([("path", pa.string()), ("title", pa.string()), ("text", pa.string())])
 _PDF = pa.schema([("path", pa.string()), ("page", pa.int64()), ("text", pa.string())])
-_IMAGE = pa.schema([("path", pa.string()), ("media", pa.binary())])
+_MEDIA = pa.schema([("path", pa.string()), ("media", pa.binary())])
 
 # An image costs a model some hundred to a thousand tokens, but weighs its bytes on the wire.
 _MIN_IMAGE_TOKENS = 1000
@@ -176,15 +177,23 @@ def _page_text(pages: Any, number: int, path: str) -> str | None:
 
 def probe_image(file: SourceFile, options: ReadOptions) -> Probe:
     """Take an image as it is; its weight counts as tokens, so that partitions stay small in memory."""
-    layout = Layout(format="image", names=("path", "media"))
+    return _probe_media(file, Layout(format="image", names=("path", "media")), "an image")
+
+
+def probe_audio(file: SourceFile, options: ReadOptions) -> Probe:
+    """Take a recording as it is; its weight counts as tokens, as that of an image."""
+    return _probe_media(file, Layout(format="audio", names=("path", "media")), "a recording")
+
+
+def _probe_media(file: SourceFile, layout: Layout, what: str) -> Probe:
     if not file.head(16):
-        raise SourceError("no bytes at all: not an image")
-    return _one_row(_IMAGE, layout, max(_MIN_IMAGE_TOKENS, file.size // BYTES_PER_TOKEN))
+        raise SourceError(f"no bytes at all: not {what}")
+    return _one_row(_MEDIA, layout, max(_MIN_IMAGE_TOKENS, file.size // BYTES_PER_TOKEN))
 
 
-def read_image(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> pa.Table:
-    """Read the bytes of an image into one row."""
-    return _table(_IMAGE, {"path": [file.path], "media": [file.read()]})
+def read_media(file: SourceFile, layout: Layout, piece: Piece, schema: pa.Schema) -> pa.Table:
+    """Read the bytes of an image or a recording into one row."""
+    return _table(_MEDIA, {"path": [file.path], "media": [file.read()]})
 
 
 def _table(schema: pa.Schema, columns: dict[str, list[Any]]) -> pa.Table:

@@ -31,5 +31,6 @@ READERS: dict[str, Reader] = {
     "text": Reader(documents.probe_text, documents.read_text),
     "html": Reader(documents.probe_html, documents.read_html),
     "pdf": Reader(documents.probe_pdf, documents.read_pdf),
-    "image": Reader(documents.probe_image, documents.read_image),
+    "image": Reader(documents.probe_image, documents.read_media),
+    "audio": Reader(documents.probe_audio, documents.read_media),
 }
