@@ -22,7 +22,16 @@ from benchmarks.cases import Case, expected
 from benchmarks.contestants import Contestant, command
 from benchmarks.workload import Workload
 
-__all__ = ["Measurement", "Rows", "busy_share", "growth", "judged", "measure"]
+__all__ = [
+    "Measurement",
+    "Rows",
+    "busy_share",
+    "growth",
+    "judged",
+    "measure",
+    "trouble_of",
+    "watched",
+]
 
 NOT_INSTALLED = 77
 SAMPLE_S = 0.1
@@ -102,10 +111,10 @@ def measure(
     out = place / "out"
     words = command(client, interpreters, job.save(place / "job.json"), out)
     before = os.times()
-    status, said, complaints, sizes = _watched(words, place, timeout_s)
+    status, said, complaints, sizes = watched(words, place, timeout_s)
     after = os.times()
     numbers = _numbers(job)
-    trouble = _trouble(status, complaints, timeout_s)
+    trouble = trouble_of(status, complaints, timeout_s)
     rows = Rows(0, 0, 0, len(numbers)) if trouble else judged(out / "result.parquet", numbers)
     figures: dict[str, Any] = {}
     if not trouble:
@@ -134,7 +143,7 @@ def measure(
     )
 
 
-def _watched(
+def watched(
     words: Sequence[str], place: Path, timeout_s: float
 ) -> tuple[int | None, str, str, list[tuple[float, float]]]:
     """Run to the end, or to the deadline (status None), sampling memory: exit status, both outputs, samples."""
@@ -187,7 +196,8 @@ def _resident_mb(pid: int) -> float:
     return total / MEGABYTE
 
 
-def _trouble(status: int | None, complaints: str, timeout_s: float) -> str:
+def trouble_of(status: int | None, complaints: str, timeout_s: float) -> str:
+    """Why a process gave no result, in a line; empty if it did."""
     last = next((line.strip() for line in reversed(complaints.splitlines()) if line.strip()), "no word")
     if status is None:
         return f"too slow: not done after {timeout_s:.0f} s"

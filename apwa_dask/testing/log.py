@@ -103,6 +103,8 @@ class Stats:
         Calls whose client hung up; calls for which tokens were made.
     billed_prompt_tokens, billed_completion_tokens : int
         Tokens of the billed calls.
+    longest_prompt_tokens : int
+        Of the longest prompt that was billed.
     by_status, by_fault : dict
         Calls per HTTP status (as text) and per fault.
     """
@@ -118,6 +120,7 @@ class Stats:
     billed: int = 0
     billed_prompt_tokens: int = 0
     billed_completion_tokens: int = 0
+    longest_prompt_tokens: int = 0
     by_status: dict[str, int] = field(default_factory=dict)
     by_fault: dict[str, int] = field(default_factory=dict)
 
@@ -199,6 +202,7 @@ class CallBook:
         self.aborted = 0
         self.connections: set[int] = set()
         self.billed = self.billed_prompt_tokens = self.billed_completion_tokens = 0
+        self.longest_prompt_tokens = 0
         self.by_status: Counter[str] = Counter()
         self.by_fault: Counter[str] = Counter()
 
@@ -225,6 +229,7 @@ class CallBook:
             self.billed += 1
             self.billed_prompt_tokens += call.prompt_tokens
             self.billed_completion_tokens += call.completion_tokens
+            self.longest_prompt_tokens = max(self.longest_prompt_tokens, call.prompt_tokens)
 
     def jsonl(self) -> bytes:
         return b"".join(orjson.dumps(call) + b"\n" for call in self.kept.values())
@@ -242,6 +247,7 @@ class CallBook:
             billed=self.billed,
             billed_prompt_tokens=self.billed_prompt_tokens,
             billed_completion_tokens=self.billed_completion_tokens,
+            longest_prompt_tokens=self.longest_prompt_tokens,
             by_status=dict(self.by_status),
             by_fault=dict(self.by_fault),
         )
