@@ -145,19 +145,27 @@ class Table(TableMeets):
         by: Sequence[str] | str = (),
         output: OutputLike,
         unit: str | None = None,
+        max_levels: int = 32,
         model: str | None = None,
         id: str | None = None,
     ) -> Table:
         """One row for each group (or for the whole table), through a tree of bounded prompts.
 
-        With ``unit="partition"`` each partition gives one row.
+        With ``unit="partition"`` each partition gives one row. A group that would need more than `max_levels`
+        levels of notes fails as ``too_large``.
         """
         keys = names_of(by)
         whole = "group" if keys else "row"
         contract = self._contract(instruction, inputs, Schema.of(output), unit or whole, (), model, ())
-        return self._with(
-            built(Reduce, id=self._new_id(id, "reduce"), input=self._head, contract=contract, by=keys)
+        step = built(
+            Reduce,
+            id=self._new_id(id, "reduce"),
+            input=self._head,
+            contract=contract,
+            by=keys,
+            max_levels=max_levels,
         )
+        return self._with(step)
 
     # -- verbs without any model call
 

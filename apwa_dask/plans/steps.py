@@ -137,11 +137,13 @@ class FlatMap(LLMStep):
 class Reduce(LLMStep):
     """A group, or the whole table, in; one row out. Runs as a tree of bounded prompts.
 
-    With ``unit: partition`` and no `by`, each partition gives one row.
+    With ``unit: partition`` and no `by`, each partition gives one row. A group whose tree would pass `max_levels`
+    levels of notes fails as ``too_large``.
     """
 
     op: Literal["reduce"] = "reduce"
     by: tuple[str, ...] = ()
+    max_levels: int = Field(default=32, ge=1, le=1_000)
 
 
 class Join(LLMStep):
