@@ -66,9 +66,9 @@ def subscribers_for(progress: Any) -> tuple[Any, ...]:
         return ()
     if callable(progress):
         return (progress,)
-    from apwa_dask.observe.progress import progress_for_environment
+    from apwa_dask.observe.progress import ProgressOfRun
 
-    return (progress_for_environment(),)
+    return (ProgressOfRun(),)
 
 
 def check_plan(plan: Plan, catalog: Mapping[str, pa.Schema]) -> None:

@@ -7,8 +7,9 @@ an event.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = [
     "EndpointPulse",
@@ -23,6 +24,7 @@ __all__ = [
     "State",
     "StepPulse",
     "Subscriber",
+    "open_all",
 ]
 
 
@@ -175,3 +177,17 @@ class Subscriber(Protocol):
     """Receives every event of a run, in the client's process, from one thread."""
 
     def __call__(self, event: Event) -> None: ...
+
+
+@runtime_checkable
+class Opening(Protocol):
+    """A subscriber that is told when a run is about to start, or to go on, in the thread that starts it."""
+
+    def open(self) -> None: ...
+
+
+def open_all(subscribers: Iterable[object]) -> None:
+    """Tell those who want to know that a run is about to start."""
+    for subscriber in subscribers:
+        if isinstance(subscriber, Opening):
+            subscriber.open()

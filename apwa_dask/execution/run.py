@@ -31,6 +31,7 @@ from apwa_dask.execution.events import (
     StageFinished,
     StageStarted,
     State,
+    open_all,
 )
 from apwa_dask.execution.executors import Executor, LocalExecutor
 from apwa_dask.execution.foresight import Foresight
@@ -100,6 +101,7 @@ class Run(KeptRun):
         self._error, self._stopping, self._alarm = None, "", None
         limit = self.spec.max_failure_rate
         self._rate = None if limit is None else FailureRate(limit)
+        open_all(self._subscribers)
         self._thread = threading.Thread(target=self._drive, name=f"apwa-run-{self.id[-6:]}", daemon=True)
         self._thread.start()
         return self

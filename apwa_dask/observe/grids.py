@@ -116,7 +116,15 @@ def grid_text(
     for row in shown:
         grid.add_row(*(Text(cell_text(cell, max_cell_chars)) for cell in row))
     out = io.StringIO()
-    Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False).print(grid)
+    console = Console(
+        file=out,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # in a notebook it would show the grid by itself, and write nothing here
+        legacy_windows=False,
+    )
+    console.print(grid)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     return "\n".join([*lines, *([note] if note else [])])
 

@@ -15,7 +15,7 @@ from apwa_dask.execution.events import Event, Forecast, RunFinished, RunStarted,
 from apwa_dask.observe.faces import Face, LogFace, NotebookFace, SilentFace, TerminalFace
 from apwa_dask.observe.state import ProgressState
 
-__all__ = ["ProgressDisplay", "ProgressMode", "progress_for_environment"]
+__all__ = ["ProgressDisplay", "ProgressMode", "ProgressOfRun", "progress_for_environment"]
 
 ProgressMode = Literal["auto", "terminal", "notebook", "plain", "logging", "silent"]
 
@@ -97,6 +97,25 @@ class ProgressDisplay:
         except (OSError, ValueError) as error:
             _logger.debug("the progress display is gone: %s", error)
             self._face = SilentFace()
+
+
+class ProgressOfRun:
+    """Subscriber with a fresh display each time the run starts or goes on, under the cell that says so.
+
+    A run that is found again and only looked at shows none.
+    """
+
+    def __init__(self, make: Callable[[], ProgressDisplay] | None = None) -> None:
+        self._make = make or progress_for_environment
+        self._display: ProgressDisplay | None = None
+
+    def open(self) -> None:
+        """Show a display; called in the thread that starts the run."""
+        self._display = self._make()
+
+    def __call__(self, event: Event) -> None:
+        if self._display is not None:
+            self._display(event)
 
 
 def progress_for_environment(

@@ -49,7 +49,7 @@ def story_html(story: RowStory) -> str:
 
 def lineage_text(lineage: Lineage) -> str:
     """A lineage at a prompt: the way back, and the first rows it leads to."""
-    head = f"row {safe_text(lineage.row_id)} comes from {count_text(len(lineage.origins))} source rows"
+    head = f"row {safe_text(lineage.row_id)} comes from {_counted(len(lineage.origins), 'source row')}"
     hops = [f"  {safe_text(line)}" for line in _hops(lineage)]
     grid = grid_text(
         list(lineage.origins.columns),
@@ -62,7 +62,7 @@ def lineage_text(lineage: Lineage) -> str:
 
 def lineage_html(lineage: Lineage) -> str:
     """A lineage in a notebook."""
-    caption = f"row {lineage.row_id} comes from {count_text(len(lineage.origins))} source rows"
+    caption = f"row {lineage.row_id} comes from {_counted(len(lineage.origins), 'source row')}"
     grid = grid_html(
         list(lineage.origins.columns),
         rows_of(lineage.origins, _ORIGINS),
@@ -77,7 +77,11 @@ def lineage_html(lineage: Lineage) -> str:
 def _hops(lineage: Lineage) -> Iterator[str]:
     for hop in lineage.hops:
         ids = ", ".join(hop.row_ids) + (", ..." if hop.rows > len(hop.row_ids) else "")
-        yield f"<- {' > '.join(hop.steps) or 'read'} ({hop.kind}): {count_text(hop.rows)} rows ({ids})"
+        yield f"<- {' > '.join(hop.steps) or 'read'} ({hop.kind}): {_counted(hop.rows, 'row')} ({ids})"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{count_text(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def _title(story: RowStory) -> str:
@@ -85,8 +89,10 @@ def _title(story: RowStory) -> str:
 
 
 def _facts(story: RowStory) -> dict[str, Any]:
-    values = {name: str(value)[:_VALUE_CHARS] for name, value in story.values.items()}
-    paid = f"{money_text(story.cost_usd)}, {count_text(story.attempts)} attempts, "
+    values = {
+        name: None if value is None else str(value)[:_VALUE_CHARS] for name, value in story.values.items()
+    }
+    paid = f"{money_text(story.cost_usd)}, {_counted(story.attempts, 'attempt')}, "
     paid += f"{count_text(story.input_tokens)} + {count_text(story.output_tokens)} tokens"
     return {**({"message": story.message} if story.message else {}), "cost": paid, **values}
 
@@ -100,7 +106,7 @@ def _exchange_title(exchange: Exchange) -> str:
     asked = "prompt as stored" if exchange.is_stored else "prompt rendered anew"
     return (
         f"{exchange.outcome} by {exchange.model or 'nobody'}, {exchange.input_tokens} + {exchange.output_tokens} "
-        f"tokens, {money_text(exchange.cost_usd)}, {exchange.attempts} attempts, request "
+        f"tokens, {money_text(exchange.cost_usd)}, {_counted(exchange.attempts, 'attempt')}, request "
         f"{exchange.request_id or 'unknown'}, paid by run {exchange.paid_by} ({asked})"
     )
 
