@@ -80,11 +80,8 @@ def judged(query: Json, manager: apwa.Model | str, server: ScriptedServer, store
     try:
         result = planned.run(model=worker, store=store, progress=False).result()
         right = not wants_refusal and is_right(query, result)
-    except (
-        ApwaError,
-        KeyError,
-        ValueError,
-    ) as error:  # a plan may give columns that no answer can be read from
+    except (ApwaError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a plan may give columns that no answer can be read from
         why = f"{type(error).__name__}: {str(error)[:200]}"
     calls = server.calls
     right = right and (query["needs_llm"] or calls == 0)
