@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -16,6 +17,7 @@ __all__ = ["SUFFIXES", "export"]
 SUFFIXES = (".parquet", ".arrow", ".feather", ".jsonl", ".csv")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _BLANKS = " \u00a0\u200b\ufeff"
+_LOG = logging.getLogger(__name__)
 
 
 def export(frame: pd.DataFrame, path: str, *, safe_csv: bool = True, overwrite: bool = False) -> str:
@@ -28,6 +30,7 @@ def export(frame: pd.DataFrame, path: str, *, safe_csv: bool = True, overwrite: 
         Ends in one of `SUFFIXES`.
     safe_csv : bool
         Put an apostrophe before cells and column names that a spreadsheet would run as a formula (CSV only).
+        How many there were is logged as a warning.
     overwrite : bool
         Replace a file of that name, in one step: readers see the old rows or the new ones. Otherwise an existing
         file is an error.
@@ -103,17 +106,30 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None
 
 def _spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
     """Text that begins like a formula (also after blanks) gets an apostrophe in front (OWASP CSV injection)."""
-    safe = frame.copy()
+    safe, guarded = frame.copy(), 0
     for place, dtype in enumerate(frame.dtypes):
         is_text = pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype)
         if is_text or isinstance(dtype, pd.CategoricalDtype):
-            cells = frame.iloc[:, place].astype(object).map(_guard, na_action="ignore")
-            safe.isetitem(place, cells.to_numpy())
+            cells = frame.iloc[:, place].astype(object)
+            guarded += sum(map(_is_formula, cells))
+            safe.isetitem(place, cells.map(_guard, na_action="ignore").to_numpy())
     safe.columns = pd.Index([_guard(name) for name in safe.columns])
+    names = sum(map(_is_formula, frame.columns))
+    if guarded or names:
+        # the numbers only: what the cells hold is nobody's business in a log
+        _LOG.warning(
+            "%s and %s of the CSV begin like a formula and got an apostrophe in front; safe_csv=False writes them as "
+            "they are",
+            f"{guarded:,} cell{'' if guarded == 1 else 's'}",
+            f"{names} column name{'' if names == 1 else 's'}",
+        )
     return safe
 
 
 def _guard(cell: Any) -> Any:
+    return f"'{cell}" if _is_formula(cell) else cell
+
+
+def _is_formula(cell: Any) -> bool:
     """Lists and dicts are written by their text, so a formula in them stands after a bracket, in no cell's front."""
-    risky = isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip(_BLANKS).startswith(_FORMULA))
-    return f"'{cell}" if risky else cell
+    return isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip(_BLANKS).startswith(_FORMULA))
