@@ -237,9 +237,18 @@ class Table(TableMeets):
         return self._with(built(Explode, id=self._new_id(id, "explode"), input=self._head, column=column))
 
     def chunk(
-        self, column: str, *, tokens: int = 1_000, overlap_tokens: int = 50, id: str | None = None
+        self,
+        column: str,
+        *,
+        tokens: int = 1_000,
+        overlap_tokens: int = 50,
+        headings: bool = False,
+        id: str | None = None,
     ) -> Table:
-        """Cut a long text column into overlapping pieces, one row each."""
+        """Cut a long text column into overlapping pieces, one row each, numbered in ``<column>_chunk``.
+
+        With `headings`, ``<column>_headings`` holds the Markdown headings that each piece stands under.
+        """
         step = built(
             Chunk,
             id=self._new_id(id, "chunk"),
@@ -247,6 +256,7 @@ class Table(TableMeets):
             column=column,
             tokens=tokens,
             overlap_tokens=overlap_tokens,
+            headings=headings,
         )
         return self._with(step)
 

@@ -7,7 +7,6 @@ and its status says why (a filter keeps it, because it could not be judged).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from apwa_dask.errors import PlanError
+from apwa_dask.execution.cutting import Span, cut, heading_starts, headings_at
 from apwa_dask.plans.expressions import HIDDEN, evaluate, failed_rows
 from apwa_dask.plans.infer import visible
 from apwa_dask.plans.steps import Assign, Chunk, Explode, Select, Where
 
-__all__ = ["apply_local", "chunk_text"]
+__all__ = ["apply_local"]
 
 _ROW, _STATUS, _ERROR = "_apwa_row", "_apwa_status", "_apwa_error"
 _BAD_INPUT = "bad_input"
@@ -126,17 +126,26 @@ def _explode(step: Explode, table: pa.Table) -> pa.Table:
 
 def _chunk(step: Chunk, table: pa.Table) -> pa.Table:
     pieces: list[str | None] = []
+    headings: list[str | None] = []
     counts: list[int] = []
     for text in table.column(step.column).to_pylist():
-        cut: list[str] | list[None] = (
-            [None] if text is None else chunk_text(text, step.tokens, step.overlap_tokens)
-        )
-        pieces.extend(cut)
-        counts.append(len(cut))
+        spans = [] if text is None else _spans(step, text)
+        pieces.extend([text[start:end] for start, end in spans] or [None])
+        if step.headings:
+            headings.extend([None] if text is None else headings_at(text, spans))
+        counts.append(max(len(spans), 1))
     parents, ordinals = _repeated(np.array(counts, dtype=np.int64))
     texts = pa.array(pieces, table.schema.field(step.column).type)
     grown = _grown(table, parents, ordinals, {step.column: texts})
-    return grown.append_column(pa.field(f"{step.column}_chunk", pa.int64()), pa.array(ordinals, pa.int64()))
+    values = [pa.array(ordinals, pa.int64()), pa.array(headings, pa.string())]
+    for name, column in zip(step.added, values, strict=False):  # headings only where they are asked for
+        grown = grown.append_column(name, column)
+    return grown
+
+
+def _spans(step: Chunk, text: str) -> list[Span]:
+    before = heading_starts(text) if step.headings else ()
+    return cut(text, step.tokens, step.overlap_tokens, before)
 
 
 def _repeated(counts: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -169,58 +178,6 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
-# --- cutting text
-
-_SENTENCE_END = re.compile(r"(?:[.!?\u3002\uff01\uff1f]['\")\]]*\s+|[\u3002\uff01\uff1f]|\n\s*)")
-_SPACE = re.compile(r"\s+")
-
-
-def chunk_text(text: str, tokens: int, overlap_tokens: int) -> list[str]:
-    """Cut text into pieces of about `tokens` tokens that overlap by about `overlap_tokens`.
-
-    A cut falls after the last sentence that ends in the second half of a piece, else at white space, else at
-    the limit. Every character is in at least one piece. Sizes use four UTF-8 bytes for a token, so that
-    scripts with long encodings get shorter pieces. The same text is always cut at the same places.
-
-    Parameters
-    ----------
-    text : str
-    tokens, overlap_tokens : int
-        ``overlap_tokens < tokens``.
-
-    Returns
-    -------
-    list of str
-        At least one piece.
-    """
-    chars_per_token = 4 * len(text) / max(len(text.encode("utf-8", "surrogatepass")), 1)
-    size = max(int(tokens * chars_per_token), 1)
-    overlap = min(int(overlap_tokens * chars_per_token), size // 2)
-    pieces: list[str] = []
-    start = 0
-    while len(text) - start > size:
-        end = _cut(text, start + size // 2 + 1, start + size)
-        pieces.append(text[start:end])
-        start = _begin(text, end - overlap, end) if overlap else end
-    pieces.append(text[start:])
-    return pieces
-
-
-def _cut(text: str, low: int, high: int) -> int:
-    """The best place to end a piece in ``(low, high]``."""
-    for pattern in (_SENTENCE_END, _SPACE):
-        ends = [match.end() for match in pattern.finditer(text, low, high)]
-        if ends:
-            return ends[-1]
-    return high
-
-
-def _begin(text: str, low: int, end: int) -> int:
-    """Begin the next piece at the first word that starts in the overlap."""
-    match = _SPACE.search(text, low, end)
-    return match.end() if match and match.end() < end else low
 
 
 _APPLY: dict[type, Callable[[Any, pa.Table], pa.Table]] = {

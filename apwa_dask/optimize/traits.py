@@ -185,7 +185,7 @@ def _explode(step: Explode, inputs: _Names) -> Traits:
 def _chunk(step: Chunk, inputs: _Names) -> Traits:
     return Traits(
         reads=frozenset({step.column}),
-        writes=frozenset({step.column, f"{step.column}_chunk"}),
+        writes=frozenset({step.column, *step.added}),
         removes=_NONE,
         row_local=True,
         order_preserving=True,

@@ -180,10 +180,9 @@ def _chunk(step: Chunk, inputs: Sequence[Lineage], found: Findings) -> None:
     if _has(step.id, "column", step.column, schema, found) and not is_text(schema.field(step.column).type):
         of, texts = schema.field(step.column).type, _columns_where(schema, is_text)
         found.add(step.id, "column", f"{step.column!r} is {of}, no text; texts: {texts}")
-    if f"{step.column}_chunk" in schema.names:
-        found.add(
-            step.id, "column", f"column '{step.column}_chunk' exists already; no two steps write one column"
-        )
+    for name in step.added:
+        if name in schema.names:
+            found.add(step.id, "column", f"column {name!r} exists already; no two steps write one column")
 
 
 def _aggregate(step: Aggregate, inputs: Sequence[Lineage], found: Findings) -> None:
@@ -416,7 +415,7 @@ def lineage_after(step: Any, inputs: Sequence[Lineage], found: Findings) -> Line
     elif isinstance(step, Assign):
         writers |= dict.fromkeys(step.columns, step.id)
     elif isinstance(step, Chunk):
-        writers |= {step.column: step.id, f"{step.column}_chunk": step.id}
+        writers |= dict.fromkeys((step.column, *step.added), step.id)
     elif isinstance(step, Select):
         writers = {step.rename.get(n, n): writers[n] for n in step.columns if n in writers}
     elif isinstance(step, (Aggregate, Reduce)):

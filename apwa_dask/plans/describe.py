@@ -102,7 +102,8 @@ def _explode(step: Explode) -> str:
 
 def _chunk(step: Chunk) -> str:
     size = f"{step.tokens} tokens, {step.overlap_tokens} shared"
-    return f"chunk {step.input}: cut {step.column} into pieces of {size}"
+    under = ", with their headings" if step.headings else ""
+    return f"chunk {step.input}: cut {step.column} into pieces of {size}{under}"
 
 
 def _aggregate(step: Aggregate) -> str:

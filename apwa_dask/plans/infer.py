@@ -147,7 +147,8 @@ def _chunk(step: Chunk, inputs: Sequence[pa.Schema]) -> pa.Schema:
         raise PlanError(
             f"step {step.id!r} cuts {step.column!r}, which is {field.type} and no text", code="PLAN-TYPE"
         )
-    return inputs[0].append(pa.field(f"{step.column}_chunk", pa.int64()))
+    types = (pa.int64(), pa.string())
+    return pa.schema([*inputs[0], *map(pa.field, step.added, types)])
 
 
 def _aggregate(step: Aggregate, inputs: Sequence[pa.Schema]) -> pa.Schema:

@@ -293,7 +293,9 @@ class Explode(FrameStep):
 class Chunk(FrameStep):
     """Cut a long text column into overlapping pieces, one row each.
 
-    Adds the integer column ``<column>_chunk`` (0-based) and replaces ``column`` by the piece.
+    Adds the integer column ``<column>_chunk`` (0-based) and replaces ``column`` by the piece. With `headings`, adds
+    ``<column>_headings``, the Markdown headings that the piece stands under (``Methods > Sampling``), and pieces end
+    before a heading where they can.
     """
 
     op: Literal["chunk"] = "chunk"
@@ -301,6 +303,13 @@ class Chunk(FrameStep):
     column: str
     tokens: int = Field(default=1_000, ge=16)
     overlap_tokens: int = Field(default=50, ge=0)
+    headings: bool = False
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Columns that are new."""
+        number = f"{self.column}_chunk"
+        return (number, f"{self.column}_headings") if self.headings else (number,)
 
 
 class Aggregation(BaseModel):
