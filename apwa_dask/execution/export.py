@@ -101,7 +101,9 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None
         )
     else:
         flat = frame.reset_index() if named else frame
-        (_spreadsheet_safe(flat) if safe_csv else flat).to_csv(path, index=False)
+        # Lines end as in RFC 4180. With any other end, Python's writer leaves a cell's own carriage return unquoted,
+        # and what stands behind it becomes a row of its own.
+        (_spreadsheet_safe(flat) if safe_csv else flat).to_csv(path, index=False, lineterminator="\r\n")
 
 
 def _spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:

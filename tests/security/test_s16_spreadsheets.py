@@ -17,7 +17,19 @@ SIGNS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 BLANKS = ("", " ", "  ", "\u00a0", "\u200b", "\ufeff", " \u00a0")
 BODIES = ('HYPERLINK("http://127.0.0.1/"&A1)', "cmd|' /C calc'!A0", "1+1")
 RISKY = [f"{blank}{sign}{body}" for blank, sign, body in product(BLANKS, SIGNS, BODIES)]
-HARMLESS = ["a=b", "1-2", "mail@host", "'=quoted", "", "plain, with a comma", 'and "quotes"', "two\nlines"]
+HARMLESS = [
+    "a=b",
+    "1-2",
+    "mail@host",
+    "'=quoted",
+    "",
+    "plain, with a comma",
+    'and "quotes"',
+    "two\nlines",
+    "one\r=1+1",
+    "one\r\n=1+1",
+]
+"""The last ones: a line break in a cell ends no row, or what is behind it would begin one."""
 STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", *(blank for blank in BLANKS if blank))
 
 
