@@ -1,0 +1,1 @@
+"""Redaction, schema extraction and hierarchical summaries: the engine beside what people write without one."""
