@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dask.dataframe as dd
-import pandas as pd
 import pyarrow as pa
 
 from apwa_dask import config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.capabilities import powers_of
+from apwa_dask.api import previewing
+from apwa_dask.api.learning import Notebook, lessons_key, source_mark
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
     ModelLike,
@@ -27,12 +28,14 @@ from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
+from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.prices import priced_in_batches
 from apwa_dask.optimize import estimate as estimate_steps
 from apwa_dask.optimize import optimize
 from apwa_dask.optimize.forecast import Estimate
+from apwa_dask.optimize.lessons import counted, taught
 from apwa_dask.plans import explain as explaining
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.lowering import lowered
@@ -42,6 +45,7 @@ from apwa_dask.plans.steps import (
 )
 
 if TYPE_CHECKING:
+    from apwa_dask.api.previewing import Preview
     from apwa_dask.api.proposal import Proposal
 
 __all__ = ["PlannedQuery"]
@@ -61,6 +65,7 @@ class PlannedQuery:
     """Calls that drafting it took; answers kept from an earlier draft are not among them."""
     revisions: int = 0
     """How often the manager may still propose another rest of the plan; 0 for a static one."""
+    _notebook: Notebook = field(default_factory=Notebook, repr=False)
 
     def explain(self, *, model: ModelLike = None) -> explaining.Explanation:
         """Numbered steps, columns in and out, instructions, units, estimates, warnings. Makes no call."""
@@ -74,14 +79,25 @@ class PlannedQuery:
             self.plan, self._catalog(), estimates=estimates, tools=powers_of(self.plan.tools)
         )
 
-    def estimate(self, *, model: ModelLike = None, mode: BatchTerms | str | None = None) -> Estimate:
+    def estimate(
+        self,
+        *,
+        model: ModelLike = None,
+        mode: BatchTerms | str | None = None,
+        store: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Estimate:
         """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call.
+
+        After a preview, or a run of the same plan with the same models, it is narrower: see `preview`.
 
         Parameters
         ----------
         model : Model, str or mapping, optional
         mode : str or BatchTerms, optional
             As in `run`: what the calls cost depends on it.
+        store, storage_options
+            As in `run`: what was learned there is used.
         """
         if not self.plan.llm_steps:
             return Estimate({})
@@ -89,10 +105,26 @@ class PlannedQuery:
         catalog = self._catalog()
         plan = optimize(self.plan, catalog).plan
         models = models_of(model)
+        key, mark = lessons_key(plan, catalog, models), source_mark(self.sources)
+        lessons = self._notebook.read(key, mark, store_url(store), storage_options)
         if batch_terms(mode) is not None:
             models = {alias: priced_in_batches(one) for alias, one in models.items()}
-        found = estimate_steps(plan, catalog, profiles, models)
+        found = estimate_steps(plan, catalog, profiles, models, lessons)
         return Estimate({step.id: found[step.id] for step in plan.llm_steps if step.id in found})
+
+    def learn(self, sample: PlannedQuery, run: Run) -> None:
+        """Keep what a run of this plan over `sample`, all or some of its rows, says about its estimate."""
+        catalog = self._catalog()
+        plan = optimize(self.plan, catalog).plan
+        models = dict(run.spec.models)
+        profiles = {alias: profile_of(sample.sources[alias], 0) for alias in plan.sources}
+        ledger = run.ledger()
+        rows = {alias: profile.rows for alias, profile in profiles.items() if profile.rows and profile.exact}
+        counts = counted(plan, ledger, rows)
+        thought = estimate_steps(plan, catalog, profiles, models, counts)
+        lessons = taught(plan, ledger, counts, thought)
+        key, mark = lessons_key(plan, catalog, models), source_mark(self.sources)
+        self._notebook.write(key, mark, lessons, run.store, runtime().options_of(run.store))
 
     def prompt_for(
         self, row: Mapping[str, Any], step: str | None = None, *, model: ModelLike = None
@@ -198,7 +230,7 @@ class PlannedQuery:
             ),
             store_prompts=config.get("store-prompts", store_prompts),
             hedge=config.get("hedge", hedge),
-            estimate=self._forecast(model, mode),
+            estimate=self._forecast(model, mode, store, storage_options),
             batch=batch_terms(mode),
         )
         settings = with_alarms(settings, max_failure_rate, early_stop)
@@ -233,11 +265,26 @@ class PlannedQuery:
         executors = executors_of_lazy(options.get("client"))
         return engine.lazy(self.plan, self.sources, settings, executors, status=status)
 
-    def preview(self, n: int = 20, *, seed: int = 0, **options: Any) -> pd.DataFrame:
-        """Run the plan on a small sample; its answers are kept, so the full run does not pay for them
-        again.
+    def preview(self, n: int = 20, *, seed: int = 0, **options: Any) -> Preview:
+        """Try the plan on a sample of `n` rows of its first table, spread over its categories and lengths.
+
+        The sampled rows stand beside what was made of them, with what each cost and how long it took. Their
+        answers are kept: the full run does not pay for these rows again. What was seen makes `estimate` narrower,
+        here and in every process with the same store; ``preview.estimate`` is the new one.
+
+        Parameters
+        ----------
+        n, seed : int
+            Other tables than the first are taken whole.
+        **options
+            As in `run`.
+
+        Returns
+        -------
+        Preview
+            A pandas frame.
         """
-        return self.sampled(n, seed=seed).run(**{"progress": False, **options}).result(status=True)
+        return previewing.preview(self, n, seed, options)
 
     def sampled(self, n: int, *, seed: int = 0) -> PlannedQuery:
         """The same plan over a seeded sample of `n` rows of its first table."""
@@ -313,10 +360,17 @@ class PlannedQuery:
 
         return revise(self, after, model=model, rows=rows, samples=samples, **options)
 
-    def _forecast(self, model: ModelLike, mode: BatchTerms | str | None) -> dict[str, Any] | None:
+    def _forecast(
+        self,
+        model: ModelLike,
+        mode: BatchTerms | str | None,
+        store: str | None,
+        storage_options: Mapping[str, Any] | None,
+    ) -> dict[str, Any] | None:
         """The estimate to keep with a run; None where the source cannot be looked at, which the run will say."""
         try:
-            return self.estimate(model=model, mode=mode).to_dict()
+            known = self.estimate(model=model, mode=mode, store=store, storage_options=storage_options)
+            return known.to_dict()
         except ApwaError:
             return None
 

@@ -37,6 +37,9 @@ LATENCY_BINS = 88
 SLOWEST = 5
 """Units named in one report of a process."""
 
+FIRST_NAMED = 200
+"""The first units of a step in a process are all named, so that a preview can tell how long each of them took."""
+
 PULSE_S = 2.0
 """Seconds between two reports of a process; more where many processes report."""
 
@@ -55,7 +58,7 @@ def latency_bin(seconds: float) -> int:
 
 @dataclass(slots=True)
 class _Step:
-    """One step since the last report; `waiting` and `told` outlive it."""
+    """One step since the last report; `waiting`, `told` and `named` outlive it."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
     reused: int = 0
@@ -63,6 +66,7 @@ class _Step:
     slowest: list[tuple[float, str]] = field(default_factory=list)
     waiting: int = 0
     told: int = 0
+    named: int = 0
 
 
 class StepMeter:
@@ -94,8 +98,10 @@ class StepMeter:
     def lasted(self, step_id: str, row_id: str, seconds: float) -> None:
         """A unit has come back so long after it went out, waits and repeats included."""
         with self._lock:
-            slowest = self._of(step_id).slowest
-            if len(slowest) < SLOWEST:
+            step = self._of(step_id)
+            slowest = step.slowest
+            step.named += 1
+            if len(slowest) < SLOWEST or step.named <= FIRST_NAMED:
                 heapq.heappush(slowest, (seconds, row_id))
             elif seconds > slowest[0][0]:
                 heapq.heapreplace(slowest, (seconds, row_id))
@@ -105,7 +111,8 @@ class StepMeter:
         with self._lock:
             taken = dict(self._steps)
             self._steps = {
-                name: _Step(waiting=step.waiting, told=step.waiting) for name, step in taken.items()
+                name: _Step(waiting=step.waiting, told=step.waiting, named=step.named)
+                for name, step in taken.items()
             }
         return [
             StepPulse(

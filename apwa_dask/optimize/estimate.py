@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 import pyarrow as pa
 
 from apwa_dask.agents.conversation import Terms
-from apwa_dask.agents.limits import answer_bound, expected_answer, room_of
+from apwa_dask.agents.limits import room_of
 from apwa_dask.agents.packs import PackTerms
 from apwa_dask.agents.prompts import answer_reader, answer_schema, build_template
 from apwa_dask.agents.reduce import NOTES, reduce_template
@@ -20,11 +21,20 @@ from apwa_dask.models.model import Model
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.types import Template
 from apwa_dask.optimize.flow import Flow, after, of_source, pairs_of, pairs_within
+from apwa_dask.optimize.lengths import (
+    TOKENS_ERROR,
+    answer_tokens,
+    row_overhead,
+    summary_tokens,
+    tool_turn_tokens,
+)
+from apwa_dask.optimize.lessons import Lesson, root_of
+from apwa_dask.optimize.ranges import times, within
+from apwa_dask.plans.contract import Contract
 from apwa_dask.plans.explain import Range, StepEstimate
 from apwa_dask.plans.infer import Catalog, infer
 from apwa_dask.plans.lowering import calls_at_most, lowered
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.schema import Schema
 from apwa_dask.plans.steps import Join, LLMStep, Rank, Reduce, Resolve
 from apwa_dask.tables.profile import Profile
 
@@ -35,8 +45,10 @@ _NONE = Range.exactly(0)
 _ASKED_AGAIN = 1.2
 """High figure of calls: one answer in five is truncated or not valid, and asked for once more."""
 
-_ROW_TOKENS = 4
-"""A row's message around its cells."""
+_TURNS = Range(1, 2, 4)
+"""Calls of a unit with tools."""
+_MESSAGE_TOKENS = 4
+_VOCABULARY = Range(*TOKENS_ERROR)
 
 
 def estimate(
@@ -44,6 +56,7 @@ def estimate(
     catalog: Catalog,
     profiles: Mapping[str, Profile],
     models: Mapping[str, Model],
+    lessons: Mapping[str, Lesson] | None = None,
 ) -> dict[str, StepEstimate]:
     """Expected work of each step of a valid plan. Makes no call and reads no data.
 
@@ -59,6 +72,8 @@ def estimate(
         By alias; rows of a table without one are unknown.
     models : mapping of str to Model
         By alias; the run's default under ``""``.
+    lessons : mapping of str to Lesson, optional
+        By step id: what a preview or an earlier run has shown, in place of what is usual.
 
     Returns
     -------
@@ -75,15 +90,23 @@ def estimate(
     found: dict[str, StepEstimate] = {}
     for step in plan.steps:
         inputs = [flows[name] for name in step.inputs_from]
-        flows[step.id] = after(step, inputs)
         if not isinstance(step, LLMStep):
+            flows[step.id] = after(step, inputs)
             found[step.id] = StepEstimate(flows[step.id].rows, _NONE, _NONE, _NONE, _NONE)
             continue
         model = models.get(step.contract.model or DEFAULT_ALIAS, models.get(DEFAULT_ALIAS))
+        lesson = (lessons or {}).get(step.id)
+        root = root_of(plan, step.id)
+        rows = flows[root].rows if root is not None else None
+        known = lesson.rows(rows) if lesson is not None and rows is not None else None
         if isinstance(step, (Join, Resolve)):
-            found[step.id] = _judged(step, inputs, [schemas[name] for name in step.inputs_from], model)
-            continue
-        found[step.id] = _model_step(step, inputs[0], schemas[step.input], model)
+            prior = _judged(step, inputs, [schemas[name] for name in step.inputs_from], model, known)
+        else:
+            inputs[0] = inputs[0] if known is None else replace(inputs[0], rows=known)
+            prior = _model_step(step, inputs[0], schemas[step.input], model)
+        flows[step.id] = after(step, inputs)
+        learned = prior if lesson is None else lesson.applied(prior)
+        found[step.id] = learned if learned is prior else _with_cost(learned, model)
     return found
 
 
@@ -101,7 +124,11 @@ def _model_step(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model | Non
 
 
 def _judged(
-    step: Join | Resolve, inputs: Sequence[Flow], schemas: Sequence[pa.Schema], model: Model | None
+    step: Join | Resolve,
+    inputs: Sequence[Flow],
+    schemas: Sequence[pa.Schema],
+    model: Model | None,
+    known: Range | None,
 ) -> StepEstimate:
     """Of a join or a resolve, the candidate pairs: each is a row that a model reads."""
     tables = dict(zip(step.inputs_from, schemas, strict=True))
@@ -110,6 +137,7 @@ def _judged(
     pairs, judge = lowered(alone, tables).steps[:2]
     assert isinstance(judge, LLMStep)
     asked = pairs_of(step, inputs) if isinstance(step, Join) else pairs_within(step, inputs[0])
+    asked = asked if known is None else replace(asked, rows=known)
     schemas = [schemas[0], schemas[-1]]
     return _model_step(judge, asked, pairs.columns_after(schemas), model)
 
@@ -132,13 +160,10 @@ def _games(step: Rank, flow: Flow, schema: pa.Schema, model: Model) -> Work:
         for rows in (flow.rows.low, flow.rows.expected, flow.rows.high)
     )
     calls = Range(low, expected, high * _ASKED_AGAIN)
-    row = flow.tokens(step.contract.inputs) + Range.exactly(_ROW_TOKENS)
+    row = _row(step.contract, flow)
     shown = Range(2 * row.low, step.width * row.expected, step.width * row.high)
-    return (
-        calls,
-        _times(calls, _plus(_constant(template), shown)),
-        _times(calls, _answer(step.contract.output, template)),
-    )
+    answer = _bounded(answer_tokens(games.contract.output), template)
+    return calls, times(calls, _constant(template) + shown), times(calls, answer)
 
 
 def _rows(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model) -> Work:
@@ -149,10 +174,17 @@ def _rows(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model) -> Work:
     ).wire
     template = build_template(step, model, schema, wire)
     calls = _calls_of_rows(step, flow, flow.rows)
+    answer = _bounded(answer_tokens(answer_schema(step, model)), template)
+    prompt = _constant(template) + _row(contract, flow)
     if contract.tools:  # each use of a tool is one more call of the same prompt, grown
-        calls = Range(calls.low, calls.expected * 2, calls.high * contract.limits.steps)
-    prompt = _plus(_constant(template), _plus(flow.tokens(contract.inputs), Range.exactly(_ROW_TOKENS)))
-    return calls, _times(calls, prompt), _times(calls, _answer(answer_schema(step, model), template))
+        turns = within(_TURNS, 1, contract.limits.steps)
+        calls = times(calls, turns)
+        call, growth = tool_turn_tokens()
+        share = (turns.expected - 1) / turns.expected
+        prompt += Range(0, growth.expected * share, growth.high * share)
+        usual = call.expected * share + answer.expected * (1 - share)
+        answer = Range(min(call.low, answer.low), usual, max(call.high, answer.high))
+    return calls, times(calls, prompt), times(calls, answer)
 
 
 def _calls_of_rows(step: LLMStep, flow: Flow, rows: Range) -> Range:
@@ -169,7 +201,7 @@ def _packs(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model) -> Work:
     alone = build_template(step, model, schema)
     row_terms = Terms(alone, answer_reader(step, model), room_of(alone, contract), contract.limits)
     terms = PackTerms.of(step, model, row_terms)
-    row = flow.tokens(contract.inputs) + Range.exactly(_ROW_TOKENS)
+    row = _row(contract, flow)
     most = min(contract.pack_rows or terms.most_rows(), terms.most_rows())
     room = terms.for_rows(most).room.packing_tokens
     fitting = max(1, min(most, int(room // max(row.expected, 1))))
@@ -179,8 +211,8 @@ def _packs(step: LLMStep, flow: Flow, schema: pa.Schema, model: Model) -> Work:
     )
     calls = Range(low, expected, high * _ASKED_AGAIN)
     rows = Range(flow.rows.low, flow.rows.expected, flow.rows.high * _ASKED_AGAIN)
-    given = _plus(_times(calls, _constant(terms.template)), _times(rows, row))
-    return calls, given, _times(rows, _answer(answer_schema(step, model), alone))
+    given = times(calls, _constant(terms.template)) + times(rows, row)
+    return calls, given, times(rows, _bounded(answer_tokens(answer_schema(step, model)), alone))
 
 
 def _pack_calls(rows: float, fitting: int, at_least: int) -> float:
@@ -193,7 +225,7 @@ def _tree(step: Reduce, flow: Flow, schema: pa.Schema, model: Model) -> Work:
     contract = step.contract
     answer, notes = (reduce_template(step, model, schema, node) for node in ("answer", "notes"))
     groups = after(step, [flow]).rows or Range.exactly(1)
-    row = flow.tokens(contract.inputs) + Range.exactly(_ROW_TOKENS)
+    row = _row(contract, flow)
     one = [
         _tree_of(rows, tokens, groups_of, answer, notes, step)
         for rows, tokens, groups_of in (
@@ -203,8 +235,9 @@ def _tree(step: Reduce, flow: Flow, schema: pa.Schema, model: Model) -> Work:
         )
     ]
     calls, given, written = (Range(*(part[i] for part in one)) for i in range(3))
-    most = Range(1, 1, _ASKED_AGAIN)
-    return _times(calls, most), _times(given, most), _times(written, most)
+    again, said = Range(1, 1, _ASKED_AGAIN), _bounded(summary_tokens(contract.output), answer)
+    vocabulary, length = _VOCABULARY, Range(said.low / said.expected, 1, said.high / said.expected)
+    return times(calls, again), times(given, again, vocabulary), times(written, again, length)
 
 
 def _tree_of(
@@ -215,7 +248,7 @@ def _tree_of(
         return 0.0, 0.0, 0.0
     contract = step.contract
     last, room = room_of(answer, contract), room_of(notes, contract)
-    note_tokens = min(float(notes.max_output_tokens or 500), float(answer_bound(NOTES)))
+    note_tokens = summary_tokens(NOTES).expected
     items = rows / groups * row_tokens
     calls = given = written = 0.0
     while items > last.packing_tokens and calls < 1e9:
@@ -227,46 +260,54 @@ def _tree_of(
             break
         items = shrunk
     calls, given = calls + 1, given + items + last.constant_tokens
-    written += expected_answer(contract.output)
+    written += summary_tokens(contract.output).expected
     return calls * groups, given * groups, written * groups
 
 
-# --- arithmetic of ranges
+# --- prompts and answers
 
 
 def _constant(template: Template) -> Range:
-    """Tokens of the constant part; most providers count the schema, some do not."""
-    messages = sum(_message(m.content) for m in template.messages)
-    extra = [part for part in (template.schema, list(template.tools)) if part]
-    schema = sum(estimate_tokens(orjson.dumps(part).decode()) for part in extra)
-    return Range(messages, messages + schema, messages + schema)
+    """Tokens of the constant part. Most providers count a schema that they enforce, in a form of their own."""
+    messages = float(sum(_message(m.content) for m in template.messages))
+    tools = _json_tokens(list(template.tools)) if template.tools else 0
+    sent = template.schema if template.model.structured == "json_schema" else None
+    schema = _json_tokens(sent) if sent else 0
+    said = Range(messages + tools, messages + tools + schema / 2, messages + tools + 1.5 * schema)
+    return times(said, _VOCABULARY)
+
+
+def _json_tokens(document: Any) -> int:
+    return estimate_tokens(orjson.dumps(document).decode())
 
 
 def _message(content: Any) -> int:
-    return _ROW_TOKENS + (estimate_tokens(content) if isinstance(content, str) else 0)
+    return _MESSAGE_TOKENS + (estimate_tokens(content) if isinstance(content, str) else 0)
 
 
-def _answer(schema: Schema, template: Template) -> Range:
-    usual = expected_answer(schema)
-    most = max(min(answer_bound(schema), template.max_output_tokens or answer_bound(schema)), usual)
-    return Range(usual / 2, usual, most)
+def _row(contract: Contract, flow: Flow) -> Range:
+    around = row_overhead(contract)
+    return times(flow.tokens(contract.inputs) + Range.exactly(around), _VOCABULARY)
 
 
-def _plus(a: Range, b: Range) -> Range:
-    return a + b
-
-
-def _times(a: Range, b: Range) -> Range:
-    return Range(a.low * b.low, a.expected * b.expected, a.high * b.high)
+def _bounded(answer: Range, template: Template) -> Range:
+    """No longer than the ceiling that is sent along."""
+    ceiling = template.max_output_tokens
+    return answer if ceiling is None else within(answer, 1, ceiling)
 
 
 def _priced(rows: Range, calls: Range, given: Range, written: Range, model: Model) -> StepEstimate:
-    price = price_of(model)
-    cost = None
-    if price is not None:
-        cost = Range(
-            price.cost_usd(int(given.low), int(written.low)),
-            price.cost_usd(int(given.expected), int(written.expected)),
-            price.cost_usd(ceil(given.high), ceil(written.high)),
-        )
-    return StepEstimate(rows=rows, calls=calls, input_tokens=given, output_tokens=written, cost_usd=cost)
+    return _with_cost(StepEstimate(rows, calls, given, written), model)
+
+
+def _with_cost(step: StepEstimate, model: Model | None) -> StepEstimate:
+    price = None if model is None else price_of(model)
+    given, written = step.input_tokens, step.output_tokens
+    if price is None or given is None or written is None:
+        return step
+    cost = Range(
+        price.cost_usd(int(given.low), int(written.low)),
+        price.cost_usd(int(given.expected), int(written.expected)),
+        price.cost_usd(ceil(given.high), ceil(written.high)),
+    )
+    return replace(step, cost_usd=cost)

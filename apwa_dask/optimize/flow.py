@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from apwa_dask.agents.limits import IMAGE_TOKENS, expected_answer
+from apwa_dask.agents.limits import IMAGE_TOKENS
+from apwa_dask.optimize.lengths import answer_tokens
+from apwa_dask.optimize.ranges import spread, times, within
 from apwa_dask.plans.explain import Range
 from apwa_dask.plans.infer import joined_names, merged_names, visible
 from apwa_dask.plans.schema import Schema
@@ -43,19 +45,20 @@ from apwa_dask.tables.profile import ColumnProfile, Profile
 
 __all__ = ["Cells", "Flow", "after", "of_source", "pairs_of", "pairs_within"]
 
-_ESTIMATE_ERROR = 0.3
-"""Tokens are estimated within about 30 % of common vocabularies (see `apwa_dask.agents.tokens`)."""
+_MEAN_ERROR = (0.9, 1.1)
+"""Of a mean length that comes from a sample; what a vocabulary makes of it comes on top."""
 
 _GUESSED_ROWS = (0.5, 1.0, 2.0)
 """Around a number of rows that was not counted."""
 
-_ROWS_OF_ONE = 3
-"""Expected rows that a flat_map or explode makes of one: a guess, with a wide range around it."""
+_ROWS_OF_ONE = Range(1, 3, 8)
+"""Rows that a flat_map makes of one: a guess, until a preview has counted them."""
 
 _PAIRS_OF_ONE = 10
 """Expected candidate pairs of a row whose keys are not counted: a guess."""
 
 _NUMBER = Range(1, 3, 8)
+_OTHERS = {"boolean": Range(1, 1, 2), "date": Range(3, 5, 8), "timestamp": Range(6, 10, 18)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +133,10 @@ def _cells(of: pa.Field, column: ColumnProfile | None, share: float | None) -> C
         present = 1 - (column.null_share or 0)
         return Cells(Range(0, IMAGE_TOKENS * present, IMAGE_TOKENS if present else 0))
     if column.tokens is None:
-        return Cells(distinct=column.distinct)
+        return Cells(_OTHERS.get(column.type, _NUMBER), column.distinct)
     mean = _halfway(column) * (share if share is not None and column.type == "string" else 1)
     mean = min(max(mean, 1.0), float(column.tokens.longest))
-    low, high = mean * (1 - _ESTIMATE_ERROR), mean * (1 + _ESTIMATE_ERROR)
-    return Cells(Range(low, mean, high), column.distinct)
+    return Cells(spread(mean, *_MEAN_ERROR), column.distinct)
 
 
 # --- one step further
@@ -160,8 +162,7 @@ def _answers(output: Schema) -> dict[str, Cells]:
 
 def _answer(alone: Schema) -> Cells:
     labels = alone.fields[0].labels
-    tokens = float(expected_answer(alone))
-    return Cells(Range(1, tokens, 4 * tokens), len(labels) if labels is not None else None)
+    return Cells(answer_tokens(alone), len(labels) if labels is not None else None)
 
 
 def _map(step: Map, inputs: Sequence[Flow]) -> Flow:
@@ -169,8 +170,9 @@ def _map(step: Map, inputs: Sequence[Flow]) -> Flow:
 
 
 def _flat_map(step: FlatMap, inputs: Sequence[Flow]) -> Flow:
-    usual = min(_ROWS_OF_ONE, step.max_rows)
-    return _written(inputs[0], step.contract.output, _scaled(inputs[0].rows, 0, usual, step.max_rows))
+    rows = inputs[0].rows
+    made = None if rows is None else times(rows, within(_ROWS_OF_ONE, 0, step.max_rows))
+    return _written(inputs[0], step.contract.output, made)
 
 
 def _some(step: Filter | Where, inputs: Sequence[Flow]) -> Flow:
@@ -212,7 +214,7 @@ def _select(step: Select, inputs: Sequence[Flow]) -> Flow:
 def _explode(step: Explode, inputs: Sequence[Flow]) -> Flow:
     """Lengths of lists are not profiled: at least one row each, and no known bound."""
     cells = inputs[0].columns.get(step.column, Cells())
-    element = Range(1, max(1.0, cells.tokens.expected / _ROWS_OF_ONE), max(1.0, cells.tokens.high))
+    element = Range(1, max(1.0, cells.tokens.expected / _ROWS_OF_ONE.expected), max(1.0, cells.tokens.high))
     return Flow(None, inputs[0].partitions, {**inputs[0].columns, step.column: Cells(element)})
 
 
@@ -221,7 +223,7 @@ def _chunk(step: Chunk, inputs: Sequence[Flow]) -> Flow:
     whole = flow.columns.get(step.column, Cells()).tokens
     pieces = [_pieces(tokens, step) for tokens in (whole.low, whole.expected, whole.high)]
     one = Range(*(min(step.tokens, tokens) for tokens in (whole.low, whole.expected, whole.high)))
-    columns = {**flow.columns, step.column: Cells(one), f"{step.column}_chunk": Cells()}
+    columns = {**flow.columns, step.column: Cells(one), **{name: Cells() for name in step.added}}
     return Flow(_scaled(flow.rows, *pieces), flow.partitions, columns)
 
 
@@ -297,6 +299,8 @@ def _blocked(step: Join, inputs: Sequence[Flow]) -> float:
     assert right.rows is not None
     known = [flow.distinct(on) for flow, on in ((left, step.left_on), (right, step.right_on)) if on]
     groups = [found for found in known if found is not None]
+    if not groups and step.condition == "TRUE":  # all pairs, as for measuring the recall of a block
+        return left.rows.expected * right.rows.expected
     if not groups:
         return left.rows.expected * min(_PAIRS_OF_ONE, right.rows.expected)
     return left.rows.expected * right.rows.expected / max(*groups, 1)

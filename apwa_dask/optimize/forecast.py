@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from apwa_dask.optimize.lessons import units_expected
 from apwa_dask.plans.explain import Range, StepEstimate, total_range
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.steps import LLMStep, Reduce
 
 __all__ = ["LEAST_UNITS", "WARN_RATIO", "Estimate", "Observed", "Reforecast", "reforecast"]
 
@@ -19,8 +19,6 @@ LEAST_UNITS = 10
 """Fewer answers of a step say nothing about the others."""
 WARN_RATIO = 1.5
 """A run that will come to so many times its estimate is worth a word."""
-_TURNS_WITH_TOOLS = 2
-"""Calls that a unit with tools is expected to take (`apwa_dask.optimize.estimate`)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def reforecast(plan: Plan, estimate: Estimate, seen: Mapping[str, Observed]) -> 
     for step in plan.llm_steps:
         known = estimate.steps.get(step.id, StepEstimate())
         figure = known.cost_usd if has_prices else _tokens(known)
-        units = _units(step, known)
+        units = units_expected(step, known)
         if figure is None or units is None:
             return None
         one = seen.get(step.id, Observed())
@@ -156,17 +154,6 @@ def reforecast(plan: Plan, estimate: Estimate, seen: Mapping[str, Observed]) -> 
     if not sum(expected.values()):
         return None
     return Reforecast("USD" if has_prices else "tokens", sum(expected.values()), forecast)
-
-
-def _units(step: LLMStep, known: StepEstimate) -> float | None:
-    """Units of a step that are paid for: what its outcomes are counted by."""
-    if known.calls is None or known.rows is None:
-        return None
-    if isinstance(step, Reduce):
-        return known.calls.expected
-    if step.contract.unit != "row":
-        return known.rows.expected
-    return known.calls.expected / (_TURNS_WITH_TOOLS if step.contract.tools else 1)
 
 
 def _tokens(known: StepEstimate) -> Range | None:

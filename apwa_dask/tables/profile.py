@@ -24,7 +24,7 @@ from .tokens import estimate_tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MAX_PROFILE_BYTES", "ColumnProfile", "Profile", "TokenLengths", "profile_frame", "profile_source"]
+__all__ = ["MAX_PROFILE_BYTES", "ColumnProfile", "Profile", "TokenLengths", "profile_frame", "profile_source", "sample_rows"]
 
 MAX_PROFILE_BYTES = 8_000
 """Upper bound of ``Profile.to_dict()`` as JSON; details are dropped, samples first, to stay below it."""
@@ -168,9 +168,7 @@ def profile_source(
         fsspec options; those of the source when not given.
     """
     manifest = source.manifest
-    options = source.storage_options if storage_options is None else storage_options
-    pieces = _sample_pieces(manifest, max_rows, seed)
-    table = read_pieces(manifest, pieces, manifest.schema, storage_options=options).slice(0, max_rows)
+    table = sample_rows(source, max_rows=max_rows, seed=seed, storage_options=storage_options)
     return profile_frame(
         table,
         name=name or getattr(source, "name", "table"),
@@ -180,6 +178,20 @@ def profile_source(
         samples=samples,
         est_tokens=sum(partition.est_tokens for partition in manifest.partitions),
     )
+
+
+def sample_rows(
+    source: Readable,
+    *,
+    max_rows: int = 1000,
+    seed: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """A bounded sample of a source's rows: the beginnings of a few partitions, chosen by `seed`."""
+    options = source.storage_options if storage_options is None else storage_options
+    pieces = _sample_pieces(source.manifest, max_rows, seed)
+    table = read_pieces(source.manifest, pieces, source.manifest.schema, storage_options=options)
+    return table.slice(0, max_rows)
 
 
 def _sample_pieces(manifest: Manifest, max_rows: int, seed: int) -> list[Piece]:
