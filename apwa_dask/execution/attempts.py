@@ -26,7 +26,7 @@ from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.steps import LLMStep
 from apwa_dask.store.attempts import Attempt, AttemptLog
 
-__all__ = ["Worked", "work_on"]
+__all__ = ["Worked", "begun", "check", "deaths", "marked", "sentence", "work_on"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +57,22 @@ def work_on(context: StageContext, ordinal: int, load: Load) -> Iterator[Worked 
     """
     log = context.folder.attempt_log(context.stage.index, ordinal)
     first = None
-    with context.run.runtime.isolation.shared(lambda: _check(context)):
+    with context.run.runtime.isolation.shared(lambda: check(context)):
         first = log.begin_first(context.worker_name, _address(context))
         if first is not None:
-            with _marked(context, log, first):
+            with marked(context, log, first):
                 yield _whole(context, load, first)
             return
-    before = _deaths(context, log)
+    before = deaths(context, log)
     if context.folder.commit_of(context.stage.index, ordinal) is not None:
         yield None
         return
     spans = [attempt.span for attempt in before]
     if course_of(1, spans) is None:  # the number of rows changes nothing here
-        with context.run.runtime.isolation.shared(lambda: _check(context)), _begun(context, log) as attempt:
+        with context.run.runtime.isolation.shared(lambda: check(context)), begun(context, log) as attempt:
             yield _whole(context, load, attempt)
         return
-    with context.run.runtime.isolation.alone(lambda: _check(context)):
+    with context.run.runtime.isolation.alone(lambda: check(context)):
         table = _read(context, ordinal, log, load, spans)
         course = course_of(table.num_rows, spans, separable=_separable(context))
         assert course is not None
@@ -88,7 +88,8 @@ def work_on(context: StageContext, ordinal: int, load: Load) -> Iterator[Worked 
             yield worked
 
 
-def _check(context: StageContext) -> None:
+def check(context: StageContext) -> None:
+    """Begin nothing more where the run is stopping."""
     if context.control.stopping:
         raise Interrupted(context.control.stopping)
 
@@ -113,16 +114,17 @@ def _run(context: StageContext, table: pa.Table) -> PipelineResult:
 
 
 @contextmanager
-def _begun(
+def begun(
     context: StageContext, log: AttemptLog, span: Span | None = None, after: int = 0
 ) -> Iterator[Attempt]:
+    """`marked`, with a new attempt."""
     attempt = log.begin(context.worker_name, _address(context), span, after=after)
-    with _marked(context, log, attempt):
+    with marked(context, log, attempt):
         yield attempt
 
 
 @contextmanager
-def _marked(context: StageContext, log: AttemptLog, attempt: Attempt) -> Iterator[None]:
+def marked(context: StageContext, log: AttemptLog, attempt: Attempt) -> Iterator[None]:
     """While the body runs this process says, when asked, that the attempt is at work.
 
     A body that raises leaves a marker, after what was paid is durable: whoever comes next finds it.
@@ -155,7 +157,7 @@ def _let_calls_land(context: StageContext) -> None:
 # -- who was here before
 
 
-def _deaths(context: StageContext, log: AttemptLog) -> list[Attempt]:
+def deaths(context: StageContext, log: AttemptLog) -> list[Attempt]:
     """Earlier attempts that took their process with them, once none is at work any more."""
     neighbours = context.run.runtime.neighbours
     give_up_s = time.monotonic() + PREDECESSOR_S
@@ -164,7 +166,7 @@ def _deaths(context: StageContext, log: AttemptLog) -> list[Attempt]:
         busy = [attempt for attempt in unended if neighbours.at_work(attempt)]
         if not busy or time.monotonic() > give_up_s:
             break
-        _check(context)
+        check(context)
         time.sleep(_ASK_EVERY_S)
     context.journal.refresh()  # what they paid for and flushed
     return [attempt for attempt in unended if attempt not in busy and was_fatal(attempt)]
@@ -193,7 +195,7 @@ def _read(
             code="RUN-POISON",
         )
     attempt = log.begin(context.worker_name, _address(context), after=len(spans))
-    with _marked(context, log, attempt):
+    with marked(context, log, attempt):
         table = load()
     log.end(attempt)
     return table
@@ -208,13 +210,13 @@ def _spans(
     results: list[PipelineResult] = []
     number = 0
     for start, stop in course.spans[:-1]:
-        with _begun(context, log, (start, stop), number) as attempt:
+        with begun(context, log, (start, stop), number) as attempt:
             results.append(_run(context, judged.slice(start, stop - start)))
             context.journal.flush()
         log.end(attempt)
         number = attempt.number
     start, stop = course.spans[-1]
-    with _begun(context, log, (start, stop), number) as attempt:
+    with begun(context, log, (start, stop), number) as attempt:
         results.append(_run(context, judged.slice(start, stop - start)))
         results.append(_dead_letters(context, judged, course.condemned, lost))
         yield Worked(_joined(results, context.stage.schema), attempt.number, table.num_rows)
@@ -226,15 +228,16 @@ def _condemn(table: pa.Table, rows: Sequence[int], lost: int) -> pa.Table:
         return table
     statuses, errors = table.column(STATUS).to_pylist(), table.column(ERROR).to_pylist()
     for row in rows:
-        statuses[row], errors[row] = OutcomeClass.POISON.value, _sentence(lost)
+        statuses[row], errors[row] = OutcomeClass.POISON.value, sentence(lost)
     for name, values in ((STATUS, statuses), (ERROR, errors)):
         place = table.column_names.index(name)
         table = table.set_column(place, table.schema.field(place), pa.array(values, pa.string()))
     return table
 
 
-def _sentence(lost: int) -> str:
-    return f"working on this row ended its process: {lost} processes were lost until it was found"
+def sentence(lost: int, what: str = "row") -> str:
+    """Why a row or a prompt is a dead letter."""
+    return f"working on this {what} ended its process: {lost} processes were lost until it was found"
 
 
 def _dead_letters(context: StageContext, table: pa.Table, rows: Sequence[int], lost: int) -> PipelineResult:
@@ -246,7 +249,7 @@ def _dead_letters(context: StageContext, table: pa.Table, rows: Sequence[int], l
             row_id=table.column(ROW_ID)[row].as_py(),
             step=step_id,
             outcome=OutcomeClass.POISON.value,
-            message=_sentence(lost),
+            message=sentence(lost),
             attempts=lost,
             input_tokens=0,
             output_tokens=0,

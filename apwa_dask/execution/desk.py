@@ -33,6 +33,9 @@ LANDING_S = 0.025
 class StageDesk:
     """Holds the conversations of one partition task on the private loop."""
 
+    pays = True
+    """Whether working here can cost something, so that it is marked."""
+
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self.note = context.meter.note

@@ -39,6 +39,8 @@ def gathered(client: Client, futures: Sequence[Future], run_id: str) -> Iterator
                 killed.append(future)
             elif future.status == "error":
                 raise result[1].with_traceback(result[2])
+            elif future.status == "pending":  # the task that was killed was its too, and is tried again
+                pending.update([future])
             else:
                 raise _lost(client, run_id)
         if killed:
@@ -46,10 +48,19 @@ def gathered(client: Client, futures: Sequence[Future], run_id: str) -> Iterator
             _, most = blamed.most_common(1)[0]
             if most > MAX_BLAMES:
                 raise _endless(most, run_id)
-            client.retry(killed)
+            client.sync(_retry, client, killed)
             pending.update(killed)
         if done:
             yield pd.concat(done, ignore_index=True)
+
+
+async def _retry(client: Client, futures: Sequence[Future]) -> None:
+    """As `Client.retry`, which fails where the task to try again is inside the graph: no future of the client."""
+    keys = await client.scheduler.retry(keys=[future.key for future in futures], client=client.id)
+    for key in keys:
+        state = client.futures.get(key)
+        if state is not None:
+            state.retry()
 
 
 def _lost(client: Client, run_id: str) -> RunError:

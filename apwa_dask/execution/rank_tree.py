@@ -22,9 +22,10 @@ from apwa_dask.agents.outcome import Outcome
 from apwa_dask.agents.reduce import item_tokens
 from apwa_dask.errors import RunError
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
+from apwa_dask.execution.holding import hold_all
 from apwa_dask.execution.ledger import Ledger
 from apwa_dask.execution.pipeline import Failure
-from apwa_dask.execution.reduce import NOTES_COLUMN, hold_all, waiting
+from apwa_dask.execution.reduce import NOTES_COLUMN, waiting
 from apwa_dask.execution.runtime import context_of
 from apwa_dask.execution.spec import StageRef
 from apwa_dask.execution.stopping import Deferred
@@ -143,8 +144,7 @@ class _Bracket:
             )
             for group in groups
         ]
-        hold_all(self.context, conversations, self.step.id)
-        outcomes = [conversation.outcomes[0] for conversation in conversations]
+        outcomes = hold_all(self.context, conversations, self.step.id)
         for outcome in outcomes:
             self.ledger.add_outcome(self.step.id, outcome)
             if self.context.spec.batch is None:

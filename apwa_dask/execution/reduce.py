@@ -10,7 +10,6 @@ subtree costs nothing.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,12 +20,11 @@ import pandas as pd
 import pyarrow as pa
 
 from apwa_dask.agents.clean import BadInput
-from apwa_dask.agents.conversation import Conversation
 from apwa_dask.agents.outcome import Outcome
 from apwa_dask.agents.reduce import Item, Node, item_tokens
-from apwa_dask.execution.batch_desk import defer_all
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.frames import over_frame
+from apwa_dask.execution.holding import hold_all
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.pipeline import Failure
 from apwa_dask.execution.runtime import StageContext, context_of
@@ -113,33 +111,6 @@ def reduce_partition(frame: pd.DataFrame, ordinals: pd.DataFrame, ref: StageRef)
     tree.add_rows(frame)
     tree.shrink()
     return tree.answers()
-
-
-def hold_all(context: StageContext, conversations: Sequence[Conversation], step_id: str) -> None:
-    """Hold conversations to their ends from a task thread.
-
-    Raises
-    ------
-    Interrupted
-        The run is stopping.
-    """
-    if context.spec.batch is not None:
-        defer_all(context, conversations, step_id)
-        return
-    desk = context.desk()
-    desk.reuse(conversations)
-    flying = [conversation for conversation in conversations if not conversation.finished]
-    if flying:
-        ended: list[int] = []
-        wake = threading.Event()
-        desk.submit(flying, step_id, ended.append, wake.set)
-        while len(ended) < len(flying):
-            wake.wait()
-            wake.clear()
-    for conversation in conversations:
-        for outcome in conversation.outcomes.values():
-            if outcome.outcome.is_pending:
-                raise context.run.runtime.neighbours.interruption(context.control.stopping or outcome.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +288,7 @@ class GroupTree:
 
     def _ask(self, packs: Sequence[Sequence[Item]], node: Node) -> list[Outcome]:
         conversations = [self.agent.begin(pack, node) for pack in packs]
-        hold_all(self.context, conversations, self.step.id)
-        outcomes = [conversation.outcomes[0] for conversation in conversations]
+        outcomes = hold_all(self.context, conversations, self.step.id)
         for outcome in outcomes:
             self.ledger.add_outcome(self.step.id, outcome)
             if self.context.spec.batch is None:  # a batch is counted when it is paid

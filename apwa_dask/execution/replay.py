@@ -81,6 +81,8 @@ class ReplayDesk:
     namespace, run_id : str
     """
 
+    pays = False
+
     def __init__(self, journal: Journal, namespace: str, run_id: str) -> None:
         self._journal, self._namespace, self._run_id = journal, namespace, run_id
         self._exchanges: dict[int, dict[AnswerId, Exchange]] = {}

@@ -5,6 +5,7 @@ The layout under a run::
     data/<stage>/<partition>/<attempt>-<random>.parquet    immutable, seen only through a commit record
     commit/<stage>/<partition>.<generation>.json           the first to put it wins
     attempts/<stage>/<partition>/<number>.json             one for each attempt begun
+    attempts/<stage>/<hash of prompts>/<number>.json       of prompts that belong to no partition
 """
 
 from __future__ import annotations
@@ -182,6 +183,11 @@ class Parts:
     def attempt_log(self, stage: str | int, partition: int) -> AttemptLog:
         """Who began to work on a partition, and what became of that."""
         return AttemptLog(self._folder.child(f"attempts/{safe_name(stage, 'stage')}/{_number(partition)}"))
+
+    def prompts_log(self, stage: str | int, name: str) -> AttemptLog:
+        """Who began to work on prompts that belong to no partition, and what became of that."""
+        place = f"attempts/{safe_name(stage, 'stage')}/{safe_name(name, 'prompts')}"
+        return AttemptLog(self._folder.child(place))
 
     def begin_attempt(
         self, stage: str | int, partition: int, *, worker: str = "", limit: int | None = None
