@@ -322,6 +322,7 @@ class BatchRounds:
                 cost_unknown=results.lane.price is None,
                 in_flight=sum(len(other.shard.keys) for other in self._waiting),
                 worker=self._context.runtime.worker_name,
+                paid=_paid(results),
             )
         )
 
@@ -395,3 +396,13 @@ class BatchRounds:
         if words != self._words:
             self._words = words
             self._emit(State(self._context.folder.run_id, time.time(), words=words))
+
+
+def _paid(results: Results) -> dict[str, tuple[int, int, float]]:
+    """Answers, tokens and money by step: what the run is forecast again from."""
+    found: dict[str, tuple[int, int, float]] = {}
+    for record in results.records:
+        answers, tokens, cost_usd = found.get(record.step_id, (0, 0, 0.0))
+        used = record.input_tokens + record.output_tokens
+        found[record.step_id] = (answers + 1, tokens + used, cost_usd + (record.cost_usd or 0.0))
+    return found

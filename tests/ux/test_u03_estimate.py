@@ -1,0 +1,93 @@
+"""U3: the price is told before, in a range that is neither wrong nor useless; and nearer after a preview."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+import apwa_dask as apwa
+from apwa_dask.execution.events import Forecast
+from apwa_dask.testing import Rule
+
+ROWS_ARE_KNOWN = 6.0
+ROWS_ARE_THE_MODELS_CHOICE = 20.0
+"""Of a chain flat_map, filter, map, and of agents that use tools as often as they like."""
+
+
+def test_u3_the_actual_cost_is_in_the_range_before_and_within_a_fifth_after_a_preview(
+    job, endpoint, tmp_path
+):
+    plan = job.table(tmp_path).plan()
+    model, store = job.model(endpoint.base_url), str(tmp_path / "store")
+
+    before = plan.estimate(model=model, store=store).cost_usd
+    assert endpoint.calls == 0
+    preview = plan.preview(job.preview_rows, model=model, store=store)
+    after = plan.estimate(model=model, store=store).cost_usd
+    run = plan.run(model=model, store=str(tmp_path / "another"), progress=False).wait()
+    actual = run.manifest["actual"]["cost_usd"]
+
+    assert before.low <= actual <= before.high
+    is_known = all(step.op in ("map", "reduce") and not step.contract.tools for step in plan.plan.llm_steps)
+    assert before.high / before.low <= (ROWS_ARE_KNOWN if is_known else ROWS_ARE_THE_MODELS_CHOICE)
+    assert before.high <= 6 * before.expected
+    assert after.expected == pytest.approx(actual, rel=0.2)
+    assert after.low <= actual <= after.high
+    assert after.high / after.low < before.high / before.low
+    assert abs(after.expected - actual) <= abs(before.expected - actual)
+    assert preview.estimate.cost_usd == after
+
+
+def test_u3_actuals_stand_beside_the_estimate_in_the_manifest_and_the_report(job, endpoint, tmp_path):
+    plan = job.table(tmp_path).plan()
+    model, store = job.model(endpoint.base_url), str(tmp_path / "store")
+    estimate = plan.estimate(model=model, store=store)
+    run = plan.run(model=model, store=store, progress=False).wait()
+
+    assert run.manifest["estimate"]["cost_usd"]["expected"] == estimate.cost_usd.expected
+    assert run.manifest["actual"]["calls"] == endpoint.calls
+    assert "Expected" in run.report()
+
+
+def rows(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"text": [f"row {k}" for k in range(count)]})
+
+
+WORDY = Rule("row", {"note": "many words that nobody asked for, " * 40})
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_u3_a_run_that_comes_to_half_as_much_again_warns_once(scripted_server, model_at, store, mode, caplog):
+    server = scripted_server(rules=(WORDY,))
+    told: list[object] = []
+    table = apwa.from_pandas(rows(60), npartitions=3).map("note it", inputs="text", output={"note": str})
+    terms = apwa.BatchTerms(poll_first_s=0.01, poll_most_s=0.1) if mode == "batch" else "live"
+    run = table.run(model=model_at(server), store=store, progress=told.append, mode=terms).wait(60)
+
+    forecasts = [event for event in told if isinstance(event, Forecast)]
+    assert len([event for event in forecasts if event.warning]) == 1
+    actual = run.manifest["actual"]["cost_usd"]
+    assert forecasts[-1].forecast == pytest.approx(actual, rel=0.2)
+    assert forecasts[-1].forecast >= 1.5 * forecasts[-1].estimated
+    assert sum("times the estimate" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_u3_an_unknown_price_is_unknown_and_not_zero(scripted_server, model_at, store):
+    server = scripted_server()
+    plan = apwa.from_pandas(rows(5)).map("x", inputs="text", output={"a": int}).plan()
+    estimate = plan.estimate(model=model_at(server, price=None), store=store)
+    assert estimate.cost_usd is None
+    assert "unknown" in str(estimate)
+
+
+def test_u3_another_process_knows_what_a_preview_has_shown(scripted_server, model_at, store):
+    server = scripted_server(rules=(WORDY,))
+    model = model_at(server)
+    table = apwa.from_pandas(rows(200)).map("note it", inputs="text", output={"note": str})
+    before = table.plan().estimate(model=model, store=store).cost_usd
+    table.plan().preview(10, model=model, store=store)
+    after = (
+        table.plan().estimate(model=model, store=store).cost_usd
+    )  # a plan object of its own: only the store knows
+    assert after.expected > 2 * before.expected
+    assert after.high / after.low < before.high / before.low
