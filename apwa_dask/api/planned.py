@@ -260,7 +260,11 @@ class PlannedQuery:
             options.get("on_error"),
             options.get("name", ""),
         )
-        settings = replace(settings, hedge=config.get("hedge", options.get("hedge")))
+        settings = replace(
+            settings,
+            hedge=config.get("hedge", options.get("hedge")),
+            estimate=self._forecast(model, None, store, options.get("storage_options")),
+        )
         settings = with_alarms(settings, options.get("max_failure_rate"), options.get("early_stop"))
         executors = executors_of_lazy(options.get("client"))
         return engine.lazy(self.plan, self.sources, settings, executors, status=status)

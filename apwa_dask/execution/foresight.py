@@ -15,7 +15,7 @@ from apwa_dask.execution.outlook import WARNED, Left, Outlook
 if TYPE_CHECKING:
     from apwa_dask.execution.kept import KeptRun
 
-__all__ = ["Foresight"]
+__all__ = ["Foresight", "LazyForesight"]
 
 _logger = logging.getLogger(__name__)
 
@@ -64,3 +64,22 @@ class Foresight:
             )
         except StoreError as error:
             _logger.warning("the forecast of run %s is not kept: %s", self._run.id, error.what)
+
+
+class LazyForesight:
+    """Of a lazy frame, whose graph is computed when and where the user says: one warning, as a line of the log.
+
+    Parameters
+    ----------
+    run_id : str
+    outlook : Outlook
+        Its stages are never announced: the graph is Dask's.
+    """
+
+    def __init__(self, run_id: str, outlook: Outlook) -> None:
+        self._run_id, self._outlook = run_id, outlook
+
+    def __call__(self, event: Event) -> None:
+        forecast = self._outlook.see(event)
+        if forecast is not None and forecast.warning:
+            _logger.warning("lazy frame %s: %s", self._run_id, forecast.warning)

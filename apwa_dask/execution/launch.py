@@ -22,10 +22,11 @@ from apwa_dask.errors import ConfigError, candidates
 from apwa_dask.execution.alarms import checked_rate
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.compile import INDEX_PREFIX, compile_plan
-from apwa_dask.execution.events import Event
 from apwa_dask.execution.executors import Executor
+from apwa_dask.execution.foresight import LazyForesight
 from apwa_dask.execution.lent import check_lent
 from apwa_dask.execution.manifest import ESTIMATE
+from apwa_dask.execution.outlook import Outlook
 from apwa_dask.execution.redoing import refuse_lazy_changes
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
@@ -180,18 +181,15 @@ def lazy(
     spec = RunSpec.from_dict(folder.spec)
     stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
     frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
+    foresight = LazyForesight(run_id, Outlook(spec.plan, stages, settings.estimate))
     for executor in executors:
         executor.admit(plan.tools, frames)
         executor.lend(runtime().options_for(settings.store, run_id))
-        executor.open(run_id, Budget(**spec.budget), Money(), _unheard)
+        executor.open(run_id, Budget(**spec.budget), Money(), foresight)
     graphs = StageGraphs(
         spec, stages, settings.store, run_id, frames, lambda index: len(folder.committed(index))
     )
     return lazy_frame(graphs.rows(stages[-1]), spec, stages[-1], status=status)
-
-
-def _unheard(event: Event) -> None:
-    """Nobody watches a lazy frame but Dask itself."""
 
 
 def attach(

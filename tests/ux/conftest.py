@@ -68,3 +68,12 @@ def endpoint(job: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServ
 
     with ScriptedServer(Script(respond=job.answer), in_process=True) as server:
         yield server
+
+
+@pytest.fixture
+def cluster_client() -> Iterator[Any]:
+    """A cluster in this process, of one worker with two threads."""
+    from distributed import Client
+
+    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
+        yield client

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pandas as pd
 import pytest
 
@@ -70,6 +72,21 @@ def test_u3_a_run_that_comes_to_half_as_much_again_warns_once(scripted_server, m
     assert forecasts[-1].forecast == pytest.approx(actual, rel=0.2)
     assert forecasts[-1].forecast >= 1.5 * forecasts[-1].estimated
     assert sum("times the estimate" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("on_a_cluster", [False, True])
+def test_u3_a_lazy_frame_warns_too(scripted_server, model_at, store, caplog, request, on_a_cluster):
+    if on_a_cluster:
+        request.getfixturevalue("cluster_client")
+    server = scripted_server(rules=(WORDY,))
+    table = apwa.from_pandas(rows(60), npartitions=3).map("note it", inputs="text", output={"note": str})
+    table.to_dask(model=model_at(server), store=store).compute()
+    assert server.calls == 60
+    deadline_s = time.monotonic() + 20
+    while not (said := [r for r in caplog.records if "times the estimate" in r.getMessage()]):
+        assert time.monotonic() < deadline_s, "no warning came"
+        time.sleep(0.05)
+    assert len(said) == 1
 
 
 def test_u3_an_unknown_price_is_unknown_and_not_zero(scripted_server, model_at, store):
