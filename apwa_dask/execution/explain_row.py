@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.group_replay import group_story
 from apwa_dask.execution.lineage import Place, lineage_of, locate, locate_position, parents_of
-from apwa_dask.execution.replay import ReplayDesk
+from apwa_dask.execution.replay import NOT_KEPT, ReplayDesk
 from apwa_dask.execution.row_replay import RowReplay
 from apwa_dask.execution.row_story import RowStory, StepStory
 from apwa_dask.execution.runtime import context_of
@@ -39,6 +40,8 @@ def story_of(run: KeptRun, row: str | int) -> RowStory:
     status, message = values.pop(STATUS, None), values.pop(ERROR, None)
     if place.table != run.stages[-1].index and steps:  # it never reached the result: its last step says why
         status, message = steps[-1].outcome, steps[-1].message
+    elif status and steps and steps[-1].message == NOT_KEPT:  # failed without an answer: a tool, a deadline
+        steps[-1] = replace(steps[-1], outcome=status, message=message or "")
     return RowStory(
         run.id, place.row_id, status or "ok", message or "", values, tuple(steps), lineage_of(run, place)
     )

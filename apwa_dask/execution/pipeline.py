@@ -322,7 +322,7 @@ class _Flow:
             self.ledger.add_outcome(step.id, outcome)
             self.desk.settled(step.id, outcome)
             row.at += 1
-            row.reused = row.reused and outcome.source != "live"
+            row.reused = row.reused and outcome.source not in ("live", "none")
             if outcome.outcome is not OutcomeClass.OK:
                 self._fail(step, row, outcome)
                 self.desk.failed(self.failures[-1])
