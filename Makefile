@@ -47,7 +47,7 @@ test-pandas2: $(PANDAS2_STAMP)  ## the rooms that touch frames, under pandas 2
 	$(PANDAS2_VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST) $(wildcard $(PANDAS2_TESTS))
 
 machine: $(STAMP)  ## a longer random search over runs, kills, resumes, retries and edits (EXAMPLES=300)
-	APWA_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/execution/test_state_machine.py
+	APWA_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/execution/test_state_machine.py tests/execution/test_planted_defects.py
 
 chaos: $(STAMP)  ## 100,000 rows while a worker dies every 5 seconds; the seed is printed
 	APWA_CHAOS_ROWS=100000 APWA_CHAOS_WORKERS=4 APWA_CHAOS_DEATH_EVERY_S=5 APWA_CHAOS_TIMEOUT_S=7200 \
