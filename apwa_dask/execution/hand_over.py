@@ -7,7 +7,6 @@ the wire they are as safe as the cluster's own connections (TLS: ``distributed.S
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from distributed.protocol import Serialize, serialize, to_serialize
 from apwa_dask.errors import ConfigError
 from apwa_dask.execution.broadcast import register_everywhere
 from apwa_dask.execution.runtime import runtime
+from apwa_dask.execution.worker_loop import asked_on
 
 __all__ = ["Asker", "Lender", "lend"]
 
@@ -70,8 +70,7 @@ class Asker(WorkerPlugin):
         async def borrow() -> Any:
             return await self.worker.scheduler.apwa_borrow(place=place)
 
-        future = asyncio.run_coroutine_threadsafe(borrow(), self.worker.loop.asyncio_loop)
-        answer = future.result(RPC_TIMEOUT_S)
+        answer = asked_on(self.worker.loop.asyncio_loop, borrow).result(RPC_TIMEOUT_S)
         # between threads of one process nothing is serialised, so the seal is still on
         options: Options | None = answer.data if isinstance(answer, Serialize) else answer
         return options

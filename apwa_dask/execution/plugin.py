@@ -36,6 +36,7 @@ from apwa_dask.execution.events import (
     StepPulse,
 )
 from apwa_dask.execution.runtime import runtime
+from apwa_dask.execution.worker_loop import asked_on
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.claimed import ClaimBook
 from apwa_dask.models.coordinator import Coordinator
@@ -271,11 +272,14 @@ class RuntimePlugin(WorkerPlugin):
             finally:
                 await other.close_rpc()
 
-        future = asyncio.run_coroutine_threadsafe(ask(), self.worker.loop.asyncio_loop)
         try:
-            return future.result(ASK_TIMEOUT_S)
+            answer = asked_on(self.worker.loop.asyncio_loop, ask)
+        except ConnectionError:
+            return False
+        try:
+            return answer.result(ASK_TIMEOUT_S)
         except (OSError, TimeoutError):
-            future.cancel()
+            answer.cancel()
             return False
 
     async def lease(self, gate_key: str, want: Want, report: Report) -> Grant:
@@ -319,8 +323,8 @@ class RuntimePlugin(WorkerPlugin):
         async def ask() -> Any:
             return await getattr(self.worker.scheduler, operation)(**fields)
 
-        future = asyncio.run_coroutine_threadsafe(ask(), self.worker.loop.asyncio_loop)
-        return await asyncio.wait_for(asyncio.wrap_future(future), RPC_TIMEOUT_S)
+        answer = asked_on(self.worker.loop.asyncio_loop, ask)
+        return await asyncio.wait_for(asyncio.wrap_future(answer), RPC_TIMEOUT_S)
 
     def publish(self, event: Event) -> None:
         """Send an event to the client through the scheduler's topic."""
