@@ -59,6 +59,8 @@ __all__ = [
 ]
 
 ON_ERROR = ("keep", "drop", "raise")
+FILES_OF_FRAME = 256
+"""At most so many for a caller's frame: a file costs some milliseconds to make durable, however small."""
 _SESSION = uuid.uuid4().hex[:8]
 """Lazy frames commit their parts for this session only; a new session is served by the journal."""
 
@@ -336,7 +338,7 @@ def _index_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSource) -> Manifest:
-    """The frame as Parquet parts in the run's folder, index columns included."""
+    """The frame as Parquet files in the run's folder, index columns included: a row group for each partition."""
     flat = source.frame.reset_index(drop=True)
     flat.columns = [str(name) for name in flat.columns]
     flat = pd.concat([_index_columns(source.frame), flat], axis=1)
@@ -350,10 +352,11 @@ def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSour
         .child(f"source-{alias}")
     )
     names: list[str] = []
-    for start in range(0, max(table.num_rows, 1), rows):
+    rows_of_file = rows * -(-max(source.npartitions, 1) // FILES_OF_FRAME)
+    for start in range(0, max(table.num_rows, 1), rows_of_file):
         names.append(f"{len(names):06d}.parquet")
         data = io.BytesIO()
-        pq.write_table(table.slice(start, rows), data, compression="zstd")
+        pq.write_table(table.slice(start, rows_of_file), data, compression="zstd", row_group_size=rows)
         folder.write(names[-1], data.getvalue())
     found = read_sources(
         [f"{folder.url}/{name}" for name in names],
