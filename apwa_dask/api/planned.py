@@ -47,6 +47,7 @@ from apwa_dask.plans.steps import (
 if TYPE_CHECKING:
     from apwa_dask.api.previewing import Preview
     from apwa_dask.api.proposal import Proposal
+    from apwa_dask.observe.plan_graph import PlanDrawing
 
 __all__ = ["PlannedQuery"]
 
@@ -78,6 +79,12 @@ class PlannedQuery:
         return explaining.explain(
             self.plan, self._catalog(), estimates=estimates, tools=powers_of(self.plan.tools)
         )
+
+    def graph(self) -> PlanDrawing:
+        """Tables and steps as a drawn graph; a line for each step at a prompt. Makes no call."""
+        from apwa_dask.observe.plan_graph import PlanDrawing, nodes_of
+
+        return PlanDrawing(nodes_of(self.plan))
 
     def estimate(
         self,

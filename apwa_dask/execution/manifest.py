@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from apwa_dask.execution.kept import KeptRun
     from apwa_dask.execution.ledger import Entry
 
-__all__ = ["ESTIMATE", "MANIFEST_VERSION", "RunManifest", "manifest_of", "versions"]
+__all__ = ["ESTIMATE", "MANIFEST_VERSION", "RunManifest", "manifest_of", "manifest_schema", "versions"]
 
 MANIFEST_VERSION = 2
 ESTIMATE = "estimate.json"
@@ -174,6 +174,12 @@ def manifest_of(run: KeptRun) -> dict[str, Any]:
         parts=_parts(run),
     )
     return manifest.model_dump(mode="json")
+
+
+def manifest_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the manifest, as ``docs/reference/manifest.schema.json`` publishes it."""
+    schema = RunManifest.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def estimate_of(run: KeptRun) -> dict[str, Any] | None:

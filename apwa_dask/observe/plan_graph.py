@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from apwa_dask.observe.text import safe_text
 
-__all__ = ["GraphNode", "plan_graph"]
+if TYPE_CHECKING:
+    from apwa_dask.plans.plan import Plan
+
+__all__ = ["GraphNode", "PlanDrawing", "nodes_of", "plan_graph"]
 
 MAX_NODES = 80
+_ALONE = """<style>
+.apwa-graph text { font: 11px sans-serif; fill: currentColor; } .apwa-graph .name { font-size: 13px; font-weight: 600; }
+.apwa-graph rect { fill: none; stroke: currentColor; stroke-opacity: .4; } .apwa-graph .edge { fill: none;
+stroke: currentColor; stroke-opacity: .6; } .apwa-graph .model rect { stroke: #3b82c4; stroke-opacity: 1; }
+.apwa-graph .table rect { stroke-dasharray: 4 3; }
+</style>"""
+"""Colours of the page around it, light or dark."""
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y, _EDGE = 168, 44, 28, 34, 6
 
 
@@ -27,6 +38,43 @@ class GraphNode:
     does: str
     kind: str = "frame"
     inputs: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class PlanDrawing:
+    """A plan's graph: drawn in a notebook, one line for each step at a prompt."""
+
+    nodes: tuple[GraphNode, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{', '.join(node.inputs)} -> {node.name} ({safe_text(node.does)})"
+            for node in self.nodes
+            if node.inputs
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<div class='apwa-graph'>{_ALONE}{plan_graph(self.nodes) or ''}</div>"
+
+
+def nodes_of(plan: Plan, models: Mapping[str, str] | None = None) -> tuple[GraphNode, ...]:
+    """Tables and steps of a plan in its order; `models` are names by alias, where they are known."""
+    from apwa_dask.plans.steps import LLMStep
+
+    known = models or {}
+    tables = [GraphNode(name, "table", "table") for name in plan.sources]
+    steps = [
+        GraphNode(
+            step.id,
+            ", ".join(filter(None, (step.op, known.get(step.contract.model or "", "")))),
+            "model",
+            step.inputs_from,
+        )
+        if isinstance(step, LLMStep)
+        else GraphNode(step.id, step.op, "frame", step.inputs_from)
+        for step in plan.steps
+    ]
+    return (*tables, *steps)
 
 
 def plan_graph(nodes: Sequence[GraphNode]) -> Markup | None:

@@ -12,7 +12,7 @@ from apwa_dask.models.local.catalogue import CATALOGUE
 from apwa_dask.models.model import Model
 from apwa_dask.observe.first_rows import first_rows
 from apwa_dask.observe.history import Picture
-from apwa_dask.observe.plan_graph import GraphNode
+from apwa_dask.observe.plan_graph import nodes_of
 from apwa_dask.observe.report import CostRow, EstimateRow, FailureReport, ReportFacts, render_report
 from apwa_dask.observe.text import count_text, money_text
 
@@ -64,7 +64,7 @@ def report_facts(run: Run) -> ReportFacts:
         started_at=_iso(times[0]) if times else "",
         ended_at=_iso(times[-1]) if times and is_done else "",
         duration_s=times[-1] - times[0] if times else None,
-        graph=_graph(run),
+        graph=nodes_of(spec.plan, {alias: model.name for alias, model in spec.models.items()}),
         picture=_picture(run),
         estimates=estimate_rows(run.manifest),
         plan_text=_plan_text(run, ledger),
@@ -124,24 +124,6 @@ def _picture(run: Run) -> Picture:
     if run.seen is not None:
         return run.seen.picture()
     return kept_picture(run.folder) or picture_of_parts(run)
-
-
-def _graph(run: Run) -> list[GraphNode]:
-    from apwa_dask.plans.steps import LLMStep
-
-    plan, models = run.spec.plan, {alias: model.name for alias, model in run.spec.models.items()}
-    tables = [GraphNode(name, "table", "table") for name in plan.sources]
-    return tables + [
-        GraphNode(
-            step.id,
-            f"{step.op}, {models.get(step.contract.model or '', '')}"
-            if isinstance(step, LLMStep)
-            else step.op,
-            "model" if isinstance(step, LLMStep) else "frame",
-            step.inputs_from,
-        )
-        for step in plan.steps
-    ]
 
 
 def estimate_rows(manifest: Mapping[str, Any]) -> list[EstimateRow]:
