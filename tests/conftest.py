@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine
+import importlib.util
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,3 +71,49 @@ def store(tmp_path: Path) -> str:
 def virtual_time() -> Callable[[Coroutine[Any, Any, T]], T]:
     """Runs a coroutine to its end on a clock that only waiting moves."""
     return in_virtual_time
+
+
+@pytest.fixture(scope="session")
+def s3_options() -> Iterator[dict[str, Any]]:
+    """Storage options for an S3 server (moto) in a process of its own; the credentials are canaries."""
+    missing = [name for name in ("moto", "s3fs", "flask") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"},
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    ticker = threading.Event()
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the S3 server did not start"
+                ticker.wait(0.1)
+        yield {
+            "key": f"AKIACANARY{secrets.token_hex(8)}",
+            "secret": f"secret-CANARY-{secrets.token_hex(16)}",
+            "endpoint_url": endpoint,
+            "client_kwargs": {"region_name": "eu-west-1"},
+        }
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture
+def bucket(s3_options: dict[str, Any]) -> str:
+    """A fresh bucket's URL."""
+    import s3fs
+
+    name = f"bucket-{secrets.token_hex(4)}"
+    s3fs.S3FileSystem(**s3_options).mkdir(name)
+    return f"s3://{name}"

@@ -383,12 +383,14 @@ class Run(KeptRun):
                 message = self._note_end(status, message)
                 keep_history(self.folder, self._history, status)
         finally:
-            if is_ours:
-                runtime().forget(self.id)
-            if self._foresight is not None:
-                self._foresight.close()
-            self._emit(RunFinished(self.id, time.time(), status=status, message=message))
-            self._finished.set()
+            try:
+                if is_ours:
+                    runtime().forget(self.id)
+                if self._foresight is not None:
+                    self._foresight.close()
+                self._emit(RunFinished(self.id, time.time(), status=status, message=message))
+            finally:
+                self._finished.set()  # whatever a subscriber raises: somebody is waiting
 
     def _note_end(self, status: str, message: str) -> str:
         """Keep what is in flight, and say how it ended and what is left; where the store refuses that, the answers

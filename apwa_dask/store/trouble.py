@@ -19,7 +19,7 @@ _TRANSIENT_ERRNOS = frozenset(
     getattr(errno, name)
     for name in (
         "EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "EINTR", "EIO",
-        "ENETDOWN", "ENETRESET", "ENETUNREACH", "EPIPE", "ESTALE", "ETIMEDOUT",
+        "ENETDOWN", "ENETRESET", "ENETUNREACH", "EPIPE", "EREMOTEIO", "ESTALE", "ETIMEDOUT",
     )
     if hasattr(errno, name)
 )  # fmt: skip
@@ -32,6 +32,9 @@ _TRANSIENT_NAME_PARTS = (
     "slowdown",
     "serviceunavailable",
     "incompleteread",
+    "httpclienterror",
+    "clientpayload",
+    "responseparser",
 )
 _DENIED_NAME_PARTS = ("credential", "token", "unauthorized", "forbidden", "accessdenied")
 

@@ -17,6 +17,7 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.errors import ConfigError
+from apwa_dask.execution.events import RunFinished
 from apwa_dask.execution.failures import ADVICE, Failures, normalised
 from apwa_dask.execution.manifest import RunManifest
 from apwa_dask.models.types import OutcomeClass
@@ -389,3 +390,16 @@ def test_a_group_that_failed_is_listed_with_what_it_cost_and_is_asked_again(scri
     assert server.calls == before + 1
     assert again.result()["s"].notna().all()
     assert again.retry_failed() is again
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_subscriber_that_breaks_at_the_end_leaves_nobody_waiting(scripted_server, model_at, store):
+    def breaks(event: object) -> None:
+        if isinstance(event, RunFinished):
+            raise ZeroDivisionError
+
+    table = apwa.from_pandas(pd.DataFrame({"text": ["a", "b"]})).map("x", inputs="text", output={"a": int})
+    run = table.run(model=model_at(scripted_server()), store=store, progress=breaks)
+
+    assert run.wait(timeout=60) is run
+    assert len(run.result()) == 2

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import secrets
-import socket
-import subprocess
-import sys
 import threading
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -22,52 +15,19 @@ from apwa_dask.store.folder import open_folder
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.runs import RunStatus, RunStore
 
-MISSING = [name for name in ("moto", "s3fs", "flask") if importlib.util.find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-
 MakeRecord = Callable[..., Record]
 
 
-@pytest.fixture(scope="module")
-def options() -> Iterator[dict[str, Any]]:
-    """Storage options for a fresh S3 server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"},
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    ticker = threading.Event()
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the S3 server did not start"
-                ticker.wait(0.1)
-        yield {
-            "key": "key-CANARY",
-            "secret": "secret-CANARY",
-            "endpoint_url": endpoint,
-            "client_kwargs": {"region_name": "eu-west-1"},
-        }
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+@pytest.fixture
+def options(s3_options: dict[str, Any]) -> dict[str, Any]:
+    """Storage options for the S3 server."""
+    return s3_options
 
 
 @pytest.fixture
-def bucket(options: dict[str, Any]) -> str:
-    import s3fs
-
-    name = f"bucket-{secrets.token_hex(4)}"
-    s3fs.S3FileSystem(**options).mkdir(name)
-    return f"s3://{name}/store"
+def bucket(bucket: str) -> str:
+    """A fresh store."""
+    return f"{bucket}/store"
 
 
 def test_the_journal_keeps_and_serves_on_s3(bucket: str, options: dict[str, Any], record: MakeRecord) -> None:
