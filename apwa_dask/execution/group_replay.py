@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.lineage import Place, parents_of
 from apwa_dask.execution.reduce import SPLIT_EVERY, GroupTree
+from apwa_dask.execution.reduce_groups import BLOCK, neighbours
 from apwa_dask.execution.replay import NOT_KEPT, ReplayDesk
 from apwa_dask.execution.row_story import StepStory
 from apwa_dask.execution.runtime import StageContext
@@ -57,6 +58,8 @@ def group_story(run: KeptRun, context: StageContext, desk: ReplayDesk, place: Pl
     else:
         of_each = range(input_partitions(run, stage.inputs[0]))
         partials = [_leaf(run, replayed, stage, of, members).partial() for of in of_each]
+        if step.by and len(partials) > 1:
+            partials = _exchanged(replayed, partials)
         while len(partials) > SPLIT_EVERY:  # the tree's own shape: neighbours, so many at a time
             packs = [partials[k : k + SPLIT_EVERY] for k in range(0, len(partials), SPLIT_EVERY)]
             partials = [_inner(replayed, pack).partial() for pack in packs]
@@ -82,9 +85,21 @@ def _leaf(run: KeptRun, context: StageContext, stage: Stage, of: int, members: S
     wanted = pa.array([member.row_id for member in members if member.partition == of], pa.string())
     if len(wanted):
         table = input_table(run, stage.inputs[0], of, None)
-        tree.add_rows(to_pandas(table.filter(pc.is_in(table.column(ROW_ID), value_set=wanted))))
+        rows = table.filter(pc.is_in(table.column(ROW_ID), value_set=wanted))
+        tree.add_rows(to_pandas(rows), of)
         tree.shrink()
     return tree
+
+
+def _exchanged(context: StageContext, partials: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The way of one group through the shuffle of `reduce_groups`: stretches of the table, so many at a time."""
+    nodes = neighbours(len(partials))
+    if len(nodes) < len(partials):
+        partials = [_inner(context, [partials[k] for k in node]).partial() for node in nodes]
+    while len(partials) > 1:
+        packs = [partials[k : k + BLOCK] for k in range(0, len(partials), BLOCK)]
+        partials = [_inner(context, pack).partial() for pack in packs]
+    return list(partials)
 
 
 def _inner(context: StageContext, partials: Sequence[pd.DataFrame]) -> GroupTree:

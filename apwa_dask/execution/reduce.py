@@ -22,14 +22,18 @@ import pyarrow as pa
 from apwa_dask.agents.clean import BadInput
 from apwa_dask.agents.outcome import Outcome
 from apwa_dask.agents.reduce import Item, Node, item_tokens
+from apwa_dask.errors import RunError
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
+from apwa_dask.execution.frame_exchange import ORDINAL_BITS, POSITION
 from apwa_dask.execution.frames import over_frame
 from apwa_dask.execution.holding import hold_all
+from apwa_dask.execution.join_pairs import plain
 from apwa_dask.execution.ledger import Entry, Ledger
 from apwa_dask.execution.pipeline import Failure
 from apwa_dask.execution.runtime import StageContext, context_of
 from apwa_dask.execution.spec import StageRef
 from apwa_dask.execution.stopping import DEFERRED, Deferred
+from apwa_dask.models.types import OutcomeClass
 from apwa_dask.plans.steps import Reduce
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
@@ -37,9 +41,11 @@ __all__ = [
     "NOTES_COLUMN",
     "SPLIT_EVERY",
     "GroupTree",
+    "check_rows",
     "failures_of",
     "is_deferred",
     "ledger_of",
+    "partial_schema",
     "reduce_frame",
     "waiting",
 ]
@@ -54,6 +60,8 @@ _PARTIAL = pa.schema(
     [
         ("_apwa_items", pa.string()),
         ("_apwa_rows", pa.int64()),
+        ("_apwa_levels", pa.int64()),
+        (POSITION, pa.int64()),
         ("_apwa_failed", pa.string()),
         (NOTES_COLUMN, pa.string()),
     ]
@@ -67,7 +75,7 @@ def reduce_frame(frame: dd.DataFrame, stage: Stage, ref: StageRef) -> dd.DataFra
     meta = empty_frame(pa.schema([*stage.schema, pa.field(NOTES_COLUMN, pa.string())]))
     if step.contract.unit == "partition" and not step.by:
         return over_frame(reduce_partition, frame, meta, "apwa-reduce", ref=ref)
-    partial = empty_frame(_partial_schema(stage, step))
+    partial = empty_frame(partial_schema(stage, step))
     return frame.reduction(
         reduce_chunk,
         aggregate=reduce_final,
@@ -149,6 +157,10 @@ class _Failed:
 class _Group:
     items: list[Item] = field(default_factory=list)
     rows: int = 0
+    levels: int = 0
+    """Levels of notes between its rows and its items."""
+    first: int = 0
+    """Position of its first row in the table."""
     failed: _Failed | None = None
 
     @property
@@ -166,20 +178,22 @@ class GroupTree:
         self.agent = context.reduce_agent
         self.groups: dict[tuple[Any, ...], _Group] = {}
         self.ledger = Ledger()
+        self.rows_read = 0
         self.deferred = False
         if not step.by:
             self.groups[()] = _Group()
 
-    def add_rows(self, frame: pd.DataFrame) -> None:
-        """Rows of a partition; those that failed before, or have no usable input, are counted and left
+    def add_rows(self, frame: pd.DataFrame, ordinal: int = 0) -> None:
+        """Rows of partition `ordinal`; those that failed before, or have no usable input, are counted and left
         out.
         """
         by, inputs = self.step.by, self.step.contract.inputs
         wanted = list(dict.fromkeys([STATUS, *by, *inputs]))
         schema = self.context.input_schema
         table = to_arrow(frame[wanted], pa.schema([schema.field(name) for name in wanted]))
-        for row in table.to_pylist():
-            group = self.groups.setdefault(tuple(row[name] for name in by), _Group())
+        self.rows_read += table.num_rows
+        for position, row in enumerate(table.to_pylist(), start=ordinal << ORDINAL_BITS):
+            group = self.groups.setdefault(tuple(row[name] for name in by), _Group(first=position))
             group.rows += 1
             if row[STATUS] is not None:
                 continue
@@ -191,19 +205,23 @@ class GroupTree:
 
     def add_partials(self, frame: pd.DataFrame) -> None:
         """Partials in the order of their partitions."""
-        schema = _partial_schema(self.context.stage, self.step)
+        schema = partial_schema(self.context.stage, self.step)
         for row in to_arrow(frame, schema).to_pylist():
             notes = row[NOTES_COLUMN]
             if notes == DEFERRED:
                 self.deferred = True
             elif notes is not None:
-                for line in orjson.loads(notes)["ledger"]:
+                told = orjson.loads(notes)
+                self.rows_read += told["rows"]
+                for line in told["ledger"]:
                     self.ledger.add(Entry(**line))
             if row["_apwa_items"] is None:
                 continue
-            group = self.groups.setdefault(tuple(row[name] for name in self.step.by), _Group())
+            key = tuple(row[name] for name in self.step.by)
+            group = self.groups.setdefault(key, _Group(first=row[POSITION]))
             group.items.extend(orjson.loads(row["_apwa_items"]))
             group.rows += row["_apwa_rows"]
+            group.levels = max(group.levels, row["_apwa_levels"])
             if row["_apwa_failed"] is not None and group.failed is None:
                 group.failed = _Failed(**orjson.loads(row["_apwa_failed"]))
 
@@ -221,6 +239,11 @@ class GroupTree:
                 for g in self.groups.values()
                 if g.failed is None and len(g.items) > 1 and len(self.agent.packs(g.items)) > 1
             ]
+            for group in large:
+                if group.levels >= self.step.max_levels:
+                    group.failed = _too_deep(self.step)
+                group.levels += 1
+            large = [group for group in large if group.failed is None]
             if not large:
                 return
             packs = [(group, pack) for group in large for pack in self.agent.packs(group.items)]
@@ -235,7 +258,7 @@ class GroupTree:
 
     def partial(self) -> pd.DataFrame:
         """The groups as a frame that travels to the next node."""
-        schema = _partial_schema(self.context.stage, self.step)
+        schema = partial_schema(self.context.stage, self.step)
         if self.deferred:
             return waiting(schema)
         rows: list[dict[str, Any]] = [
@@ -243,6 +266,8 @@ class GroupTree:
                 **dict(zip(self.step.by, key, strict=True)),
                 "_apwa_items": orjson.dumps(group.items).decode(),
                 "_apwa_rows": group.rows,
+                "_apwa_levels": group.levels,
+                POSITION: group.first,
                 "_apwa_failed": None if group.failed is None else orjson.dumps(asdict(group.failed)).decode(),
             }
             for key, group in self.groups.items()
@@ -250,8 +275,21 @@ class GroupTree:
         rows.append({NOTES_COLUMN: self._notes()})
         return to_pandas(pa.Table.from_pylist(rows, schema=schema))
 
-    def answers(self) -> pd.DataFrame:
-        """One row a group, in the order in which the groups first occur."""
+    def answers(self, numbers: Sequence[int] | None = None) -> pd.DataFrame:
+        """One row a group, in the order in which the groups first occur.
+
+        Parameters
+        ----------
+        numbers : sequence of int, optional
+            Places of the groups among all groups of the table, where this node does not hold them all.
+
+        Raises
+        ------
+        RunError
+            The groups do not hold the rows that were read, each once (``RUN-ROWS``).
+        """
+        if numbers is None and not self.deferred:
+            check_rows(self.step.id, sum(group.rows for group in self.groups.values()), self.rows_read)
         schema = pa.schema([*self.context.stage.schema, pa.field(NOTES_COLUMN, pa.string())])
         asked = [group for group in self.groups.values() if group.failed is None]
         try:
@@ -262,7 +300,8 @@ class GroupTree:
             return waiting(schema)
         rows: list[dict[str, Any]] = []
         failures: list[Failure] = []
-        for number, (key, group) in enumerate(self.groups.items()):
+        places = range(len(self.groups)) if numbers is None else numbers
+        for number, (key, group) in zip(places, self.groups.items(), strict=True):
             row_id = f"{self.name}{number}" if self.step.by else self.name
             keys = dict(zip(self.step.by, key, strict=True))
             failed, values = group.failed, {}
@@ -299,11 +338,51 @@ class GroupTree:
 
     def _notes(self, failures: Sequence[Failure] = ()) -> str:
         ledger = [asdict(entry) for entry in self.ledger]
-        return orjson.dumps({"ledger": ledger, "failures": [asdict(one) for one in failures]}).decode()
+        told = {"ledger": ledger, "failures": [asdict(one) for one in failures], "rows": self.rows_read}
+        return orjson.dumps(told).decode()
 
 
-def _partial_schema(stage: Stage, step: Reduce) -> pa.Schema:
-    return pa.schema([*(stage.schema.field(name) for name in step.by), *_PARTIAL])
+def check_rows(step_id: str, consumed: int, read: int) -> None:
+    """Every row that was read is in exactly one group.
+
+    Raises
+    ------
+    RunError
+        It is not (``RUN-ROWS``).
+    """
+    if consumed != read:
+        raise RunError(
+            f"the groups of {step_id!r} hold {consumed:,} rows of the {read:,} that were read",
+            why="rows were lost or doubled between partitions",
+            fix="resume the run, and please report this with the plan: run.manifest['plan']",
+            saved="paid answers are in the journal and will not be paid again",
+            code="RUN-ROWS",
+        )
+
+
+def _too_deep(step: Reduce) -> _Failed:
+    message = (
+        f"its notes would need more than max_levels={step.max_levels} levels; "
+        "use a model with a larger context window, or raise max_levels"
+    )
+    return _Failed(
+        outcome=str(OutcomeClass.TOO_LARGE),
+        message=message,
+        attempts=0,
+        input_tokens=0,
+        output_tokens=0,
+        cost_usd=None,
+        request_id="",
+        model="",
+        raw=None,
+        prompt_hash="",
+    )
+
+
+def partial_schema(stage: Stage, step: Reduce) -> pa.Schema:
+    """What travels between nodes: the keys, a group's items, its rows, and where it first occurs."""
+    keys = pa.schema([stage.schema.field(name) for name in step.by])
+    return pa.schema([*plain(keys), *_PARTIAL])
 
 
 def waiting(schema: pa.Schema) -> pd.DataFrame:

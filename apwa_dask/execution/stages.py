@@ -26,6 +26,7 @@ from apwa_dask.execution.partition import (
 )
 from apwa_dask.execution.rank_tree import play
 from apwa_dask.execution.reduce import NOTES_COLUMN, reduce_frame
+from apwa_dask.execution.reduce_groups import grouped_frame
 from apwa_dask.execution.spec import RunSpec, StageRef
 from apwa_dask.plans.lowering import Tournament
 from apwa_dask.plans.steps import LoweredStep
@@ -135,6 +136,8 @@ class StageGraphs:
         if isinstance(step, Tournament):
             meta = empty_frame(pa.schema([*stage.schema, pa.field(NOTES_COLUMN, pa.string())]))
             return mapped(play, inputs[0], meta=meta, ref=ref)
+        if stage.kind == "reduce" and step.by and inputs[0].npartitions > 1:
+            return grouped_frame(inputs[0], stage, ref)
         if stage.kind == "reduce":
             return reduce_frame(inputs[0], stage, ref)
         if isinstance(step, LoweredStep):
