@@ -21,13 +21,17 @@ __all__ = [
     "means_all",
     "means_each",
     "means_some",
+    "period_of",
+    "picks",
     "redacts",
+    "speaks_of_more",
     "wants_all_in_order",
     "wants_frequency",
     "wants_number",
     "wants_order",
     "wants_overview",
     "wants_rewrite",
+    "wants_share",
 ]
 
 
@@ -90,6 +94,22 @@ _ALL = re.compile(
 )
 _EACH = _words(r"each|every")
 _LISTED = re.compile(r":\s*[^:?!]{2,40}?(?:\([^()]*\))?\s*(?:,|\bor\b)", re.IGNORECASE)
+_SHARE = _words(
+    r"what (?:fraction|share|percentage|proportion|part)\b|(?:fraction|share|percentage|proportion) of\b"
+)
+_PICKS = re.compile(r"\s*which of (?:the|these|those)\b", re.IGNORECASE)
+_LISTS = re.compile(r"\s*(?:please\s+)?(?:return|list|show|give|find)\b", re.IGNORECASE)
+_PERIOD = re.compile(r"\b(?:each|every|per|by) (decade|century|year|month)\b(?! of the)", re.IGNORECASE)
+_SUMMARY = _words(r"summar|main (?:concern|topic|theme|point|issue|idea)|gist\b|overview")
+_PLAIN_WORDS = """
+the and all any that which what who whose how many much are were was have has had with without than more less fewer
+longer shorter larger smaller above below over under least most between from for each every return list give find show
+text texts rows row records characters letters words length long short number one two three four five six seven eight
+nine ten eleven twelve twenty thirty fifty hundred thousand dozen count there their them these those only not does did
+order sort name names ids out per got get been into its also please tell
+"""
+_PLAIN = frozenset(word.rstrip("s") for word in _PLAIN_WORDS.split())
+"""Words that put no condition on a row."""
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")
 
 
@@ -166,6 +186,31 @@ def wants_all_in_order(question: str) -> bool:
 def wants_overview(question: str) -> bool:
     """Whether one text about many rows is asked for by name."""
     return _OVERVIEW.search(question) is not None
+
+
+def speaks_of_more(question: str, known: Iterable[str]) -> bool:
+    """Whether rows are to be listed by more than their columns: of two nouns one is the row's ("the spam messages")."""
+    if _LISTS.match(question) is None:
+        return False
+    held = {word.lower().rstrip("s") for name in known for word in _PART.findall(name)}
+    words = (word.lower().rstrip("s") for word in _PART.findall(question) if not word[0].isupper())
+    return len({w for w in words if not w.isdigit()} - held - _PLAIN) > 1
+
+
+def wants_share(question: str) -> bool:
+    """Whether it asks which part of the rows meets a condition."""
+    return _SHARE.search(question) is not None
+
+
+def picks(question: str) -> bool:
+    """Whether it picks rows out of all: "which of these are late?"."""
+    return _PICKS.match(question) is not None
+
+
+def period_of(question: str) -> str:
+    """``decade``, ``year``, ... where one text for each of them is asked for, else nothing."""
+    found = _PERIOD.search(question)
+    return found.group(1).lower() if found and _SUMMARY.search(question) else ""
 
 
 def means_each(question: str) -> bool:

@@ -6,18 +6,24 @@ sense at that point took a 1.5B model from 9 to 14 right plans of 15 (measured, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apwa_dask.manager.guided import cues, said
-from apwa_dask.manager.guided.sketch import LENGTH_OF, Sketch
+from apwa_dask.manager.guided.asked import Asked, asked_of
+from apwa_dask.manager.guided.extracted import SEVERAL
+from apwa_dask.manager.guided.sketch import LENGTH_OF, TIMES_OF, Sketch
 
 __all__ = [
     "ALL_ROWS",
     "NONE",
     "NO_OTHER",
     "Form",
+    "asked_for",
+    "asked_schema",
+    "certain",
     "choice_schema",
     "count_schema",
     "form_schema",
@@ -47,12 +53,14 @@ _TASK: Json = {"type": "string", "minLength": 8, "maxLength": 300}
 _COMPARE = ("equal to", "not equal to", "above", "below", "at least", "at most")
 _LIKE = ("equal to", "not equal to", "containing", "starting with")
 _KINDS = ("text", "number", "date", "yes or no")
+_WORD_TOKENS = 4
+"""Values of a column of no more are words that a question may name."""
 
 
 _KNOWN = {
     "write": ("nothing", "labels", "values", "text"),
     "keep": ("all", "by column", "by reading", "both"),
-    "result": ("rows", "count", "number", "overview"),
+    "result": ("rows", "count", "number", "overview", "share"),
     "order": ("no", "yes"),
 }
 
@@ -109,6 +117,12 @@ def table_schema(tables: Sequence[str], partners: Mapping[str, Sequence[str]]) -
 
 def form_schema(sketch: Sketch, question: str) -> Json:
     """What the question may want: no plan without a step, and no reading where there is no text."""
+    decided = ["by column"] if certain(sketch, question) else ["all"]
+    if cues.period_of(question) and sketch.readable:
+        return _form(["nothing"], decided, ["overview"], ["no"])
+    if said.occurrences(question):
+        counted = "count" if cues.begins_with_counting(question) else "rows"
+        return _form(["nothing"], ["by column"], [counted], ["no"])
     by_column = ["by column"] if _conditions(sketch, question) else []
     by_reading = ["by reading", *(["both"] if by_column else [])] if sketch.readable else []
     some, any_rows = [*by_column, *by_reading], ["all", *by_column, *by_reading]
@@ -121,10 +135,61 @@ def form_schema(sketch: Sketch, question: str) -> Json:
         labelled = ["all", *by_column] if cues.means_each(question) else any_rows
         counts = cues.wants_frequency(question)
         return _form(["labels"], labelled, ["count"] if counts else ["rows"], order if counts else ["no"])
+    asked = asked_for(sketch, question)
+    if asked:
+        return _form(["values"], decided, [_result_of(asked, question)], ["no"])
+    if sketch.readable and cues.wants_share(question):
+        bounded = any(len(how) == 1 for _, how in said.bounds(question))
+        kept = by_column if by_column and bounded else ["all", *by_column]
+        return _form(["nothing"], kept, ["share"], ["no"])
+    if some and cues.picks(question):
+        return _form(["nothing"], some, ["rows"], ["no"])
     if sketch.numbers and cues.wants_number(question) and not cues.wants_frequency(question):
         values = [_form(["values"], any_rows, ["number"], order)] if sketch.readable else []
         return {"anyOf": [_form(["nothing"], any_rows, ["number"], order), *values]}
     return {"anyOf": _plain_forms(sketch, question, some, any_rows, order)}
+
+
+def asked_for(sketch: Sketch, question: str) -> tuple[Asked, ...]:
+    """Values that must be read before anything can be counted, kept by or reckoned with."""
+    other = cues.wants_overview(question) or cues.wants_rewrite(question) or cues.lists_labels(question)
+    return () if other or cues.wants_share(question) else asked_of(question, sketch)
+
+
+def _result_of(asked: Sequence[Asked], question: str) -> str:
+    uses = {one.use for one in asked}
+    if "number" in uses:
+        return "number"
+    return "count" if uses & {"group", "distinct"} or cues.begins_with_counting(question) else "rows"
+
+
+def asked_schema(sketch: Sketch, asked: Sequence[Asked]) -> Json:
+    """What each value means; of one that is counted by, whether a text has several."""
+    meanings = {one.name: _PHRASE for one in asked}
+    several = {"many": _enum(["one", SEVERAL])} if _may_be_several(asked) else {}
+    return _object(**_text_column(sketch), **meanings, **several)
+
+
+def _may_be_several(asked: Sequence[Asked]) -> bool:
+    return len(asked) == 1 and (asked[0].use, asked[0].kind, asked[0].part) == ("group", "text", "")
+
+
+def certain(sketch: Sketch, question: str) -> list[Json]:
+    """Conditions that the question's own words leave no doubt about: listed values, folders, counted words."""
+    found: list[Json] = []
+    for name, values in sketch.complete_values.items():
+        spoken = [
+            v for v in values if len(v) > 2 and re.search(rf"\b{re.escape(v)}\b", question, re.IGNORECASE)
+        ]
+        if len(spoken) == 1 and len(values) > 1:
+            found.append({"column": name, "is": "equal to", "value": spoken[0]})
+    folder = re.search(r"\b(?:folder|directory) ['\"]?([\w./-]*\w)", question, re.IGNORECASE)
+    if folder and "path" in sketch.texts:
+        found.append({"column": "path", "is": "containing", "value": folder.group(1)})
+    for word, how, value in said.occurrences(question):
+        if sketch.readable and sketch.readable[0] in sketch.texts:
+            found.append({"column": f"{TIMES_OF}{word} in {sketch.readable[0]}", "is": how, "value": value})
+    return found
 
 
 def _plain_forms(
@@ -136,6 +201,9 @@ def _plain_forms(
     if sketch.numbers and cues.may_number(question) and not counts:
         numbers.append("number")
     by_column = [keep for keep in any_rows if keep in ("all", "by column")]
+    bounded = any(len(how) == 1 and _bounded(value, sketch, question) for value, how in said.bounds(question))
+    if "both" in any_rows and bounded and cues.speaks_of_more(question, _known_words(sketch)):
+        some, any_rows = ["both"], ["both"]
     found = []
     if numbers:
         # Of joined tables, "how many cars were sold" may be all rows.
@@ -146,6 +214,8 @@ def _plain_forms(
         found.append(_form(["nothing"], sorted_rows, ["rows"], ["yes"]))
     if some and "no" in order and not counts:
         found.append(_form(["nothing"], some, ["rows"], ["no"]))
+    if any_rows == ["both"]:
+        return found
     if sketch.readable:
         writes = ["values"]
         if cues.may_label(question) and not cues.begins_with_counting(question):
@@ -210,9 +280,18 @@ def _is_meant(column: str, question: str) -> bool:
     return not column.startswith(LENGTH_OF) or said.speaks_of_length(question)
 
 
-def judge_schema(sketch: Sketch) -> Json:
-    """A condition that a text meets or not."""
-    return _object(**_text_column(sketch), condition=_PHRASE)
+def judge_schema(sketch: Sketch, question: str = "") -> Json:
+    """A condition that a text meets or not; of a column that the question names, where it names one."""
+    short = {
+        c.name: c.samples for c in sketch.profile.columns if c.tokens and c.tokens.median <= _WORD_TOKENS
+    }
+    named = [name for name in sketch.readable if cues.is_mentioned([name, *short.get(name, ())], question)]
+    column = {"column": _enum(named)} if named and len(sketch.readable) > 1 else _text_column(sketch)
+    return _object(**column, condition=_PHRASE)
+
+
+def _known_words(sketch: Sketch) -> list[str]:
+    return [*sketch.schema.names, *(value for values in sketch.complete_values.values() for value in values)]
 
 
 def labels_schema(sketch: Sketch) -> Json:
@@ -239,10 +318,11 @@ def text_schema(sketch: Sketch) -> Json:
     return _object(**_text_column(sketch), name=_NAME, task=_TASK)
 
 
-def overview_schema(sketch: Sketch) -> Json:
-    """One text about all rows, or about those of each value of a column."""
+def overview_schema(sketch: Sketch, each: str = "") -> Json:
+    """One text about all rows, or about those of each value of a column (`each`, where it is known)."""
     keys = [name for name in sketch.keys if name not in sketch.readable]
-    return _object(**_text_column(sketch), each=_enum([ALL_ROWS, *keys]), name=_NAME, task=_TASK)
+    groups = [each] if each else [ALL_ROWS, *keys]
+    return _object(**_text_column(sketch), each=_enum(groups), name=_NAME, task=_TASK)
 
 
 def count_schema(sketch: Sketch, question: str) -> Json:
@@ -260,10 +340,12 @@ def count_schema(sketch: Sketch, question: str) -> Json:
     return grouped if must else {"anyOf": [total, grouped]}
 
 
-def number_schema(sketch: Sketch) -> Json:
-    """A number over a column, or that there is none for it."""
+def number_schema(sketch: Sketch, each: str = "") -> Json:
+    """A number over a column, or that there is none for it; for each value of `each`, where it is known."""
     fn = _enum(["average", "total", "smallest", "largest"])
-    some = _object(column=_enum(sketch.numbers), fn=fn, each=_enum([ALL_ROWS, *sketch.keys]))
+    some = _object(
+        column=_enum(sketch.numbers), fn=fn, each=_enum([each] if each else [ALL_ROWS, *sketch.keys])
+    )
     return {"anyOf": [some, _object(column=_enum([NONE]))]}
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from apwa_dask.errors import PlanError
 from apwa_dask.manager.briefing import Tables
-from apwa_dask.manager.guided import forms, steps
+from apwa_dask.manager.guided import cues, forms, said, steps
+from apwa_dask.manager.guided.asked import Asked
 from apwa_dask.manager.guided.examples import constant_messages
+from apwa_dask.manager.guided.extracted import extracted
 from apwa_dask.manager.guided.forms import ALL_ROWS, NO_OTHER, NONE, Form
 from apwa_dask.manager.guided.joins import Keys, join, key_pairs, partners
 from apwa_dask.manager.guided.sketch import Sketch
@@ -42,29 +44,49 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
     talk = _Talk(question, session, f"{words}\n\nQuestion: {question}\nform:")
     answer = await talk.ask("", forms.form_schema(sketch, question))
     form = talk.read(lambda: Form(**answer))
-    if form.by_column:
+    asked, decided = forms.asked_for(sketch, question), forms.certain(sketch, question)
+    if form.by_column and decided and (asked or _is_decided(question)):
+        sketch = steps.kept(decided, sketch)
+    elif form.by_column:
         shape = forms.keep_schema(sketch, question)
         sketch = await talk.grow("keep by column", shape, steps.keep, sketch)
     if form.by_reading:
-        sketch = await talk.grow("keep by reading", forms.judge_schema(sketch), steps.judge, sketch)
-    if form.write == "labels":
+        sketch = await talk.grow("keep by reading", forms.judge_schema(sketch, question), steps.judge, sketch)
+    if form.write == "values" and asked:
+        sketch = await _extracted(sketch, asked, talk)
+    elif form.write == "labels":
         sketch = await _labelled(sketch, talk)
     elif form.write == "values":
         shape = forms.values_schema(sketch, typed=form.result == "number" or form.order == "yes")
         sketch = await talk.grow("write values", shape, steps.values, sketch)
     elif form.write == "text":
         sketch = await talk.grow("write text", forms.text_schema(sketch), steps.text, sketch)
-    if form.result == "overview":
-        sketch = await talk.grow("overview", forms.overview_schema(sketch), steps.overview, sketch)
-    else:
+    if form.result == "share":
+        sketch = await talk.grow("keep by reading", forms.judge_schema(sketch, question), steps.share, sketch)
+    elif form.result == "overview":
+        sketch, each = steps.with_period(sketch, question)
+        sketch = await talk.grow("overview", forms.overview_schema(sketch, each), steps.overview, sketch)
+    elif not asked:
         counted = await _counted(form, sketch, talk)
         if counted is None:
             raise refused("no column holds the number that the question asks for", tables)
         sketch = counted
+    sketch = steps.with_file_name(sketch, question)
     if not sketch.steps:
         raise session.unfit("it wants all rows as they are, which is no plan")
     read = {name for step in sketch.steps for name in step.inputs_from}
     return Plan(query=question, sources=tuple(name for name in tables if name in read), steps=sketch.steps)
+
+
+def _is_decided(question: str) -> bool:
+    """Whether the question's other numbers are no conditions on columns."""
+    return bool(said.occurrences(question) or cues.period_of(question) or said.split_at(question))
+
+
+async def _extracted(sketch: Sketch, asked: Sequence[Asked], talk: _Talk) -> Sketch:
+    choice = await talk.ask("meanings", forms.asked_schema(sketch, asked))
+    column = str(choice.get("column", sketch.readable[0]))
+    return talk.read(lambda: extracted(choice, sketch, talk.question, asked, column))
 
 
 async def _start(question: str, tables: Tables, session: Session) -> Sketch:
@@ -115,7 +137,8 @@ async def _counted(form: Form, sketch: Sketch, talk: _Talk) -> Sketch | None:
     if form.result == "count":
         aggregate = await talk.ask("count", forms.count_schema(sketch, talk.question)), steps.count
     elif form.result == "number" and sketch.numbers:
-        aggregate = await talk.ask("number", forms.number_schema(sketch)), steps.number
+        sketch, each = steps.with_split(sketch, talk.question)
+        aggregate = await talk.ask("number", forms.number_schema(sketch, each)), steps.number
     if aggregate is None:
         return await _ordered(form, sketch, talk)
     answer, grow = aggregate

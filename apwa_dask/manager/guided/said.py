@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["bounds", "names", "numbers", "quoted", "speaks_of_length"]
+__all__ = [
+    "ROW_WORDS",
+    "bounds",
+    "names",
+    "numbers",
+    "occurrences",
+    "quoted",
+    "speaks_of_length",
+    "split_at",
+]
+
+_ROWS = "row record item entry document file message text line sentence page picture image photo recording"
+ROW_WORDS = frozenset(_ROWS.split())
+"""Words for a row, not for something in it."""
 
 _WORDS = (
     "zero",
@@ -63,10 +76,12 @@ def bounds(question: str) -> list[tuple[float, tuple[str, ...]]]:
     >>> bounds("more than five with at most 3.5, in 1999")
     [(3.5, ('at most',)), (1999, ('equal to', 'at least', 'at most', 'above', 'below')), (5, ('above',))]
     """
+    taken = {split_at(question), *(value for _, _, value in occurrences(question))}
     return [
         (value, _comparisons(value, question))
         for value in numbers(question)
-        if not re.search(rf"\b(?:{_written(value)})\s+(?:{_SUPERLATIVE})", question, re.IGNORECASE)
+        if value not in taken
+        and not re.search(rf"\b(?:{_written(value)})\s+(?:{_SUPERLATIVE})", question, re.IGNORECASE)
         and not re.search(rf"\b(?:top|first|last)\s+(?:{_written(value)})(?!\w)", question, re.IGNORECASE)
     ]
 
@@ -82,6 +97,33 @@ def _comparisons(value: float, question: str) -> tuple[str, ...]:
 def _written(value: float) -> str:
     names = [word for word, named in _NAMED.items() if named == value]
     return "|".join([*names, *(re.escape(text) for text in (f"{value:,}", str(value)))])
+
+
+def occurrences(question: str) -> list[tuple[str, str, float]]:
+    """Words whose occurrences in a text are counted, with the bound.
+
+    Examples
+    --------
+    >>> occurrences("Which letters use the word 'Love' (any case) at least 20 times?")
+    [('Love', 'at least', 20)]
+    """
+    found = []
+    for word in quoted(question):
+        rest = question[question.find(word) + len(word) :]
+        times = re.match(r"[^.?]*?\b(at least|at most|more than|fewer than|less than) (\w+) times\b", rest)
+        values = numbers(times.group(2)) if times else []
+        if times and values:
+            how = {"more than": "above", "fewer than": "below", "less than": "below"}
+            found.append((word, how.get(times.group(1), times.group(1)), values[0]))
+    return found
+
+
+def split_at(question: str) -> float | None:
+    """The value that parts the rows in two: "before 1900, and from 1900 on"."""
+    found = re.search(
+        r"\b(?:before|until|below|under) (\d+)\b.*\b(?:from|after|since|above) \1\b", question, re.IGNORECASE
+    )
+    return float(found.group(1)) if found else None
 
 
 def speaks_of_length(question: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,10 +14,13 @@ from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.plans.steps import Step
 from apwa_dask.tables.profile import ColumnProfile, Profile
 
-__all__ = ["LENGTH_OF", "Sketch", "quoted_name"]
+__all__ = ["LENGTH_OF", "TIMES_OF", "Sketch", "quoted_name"]
 
 LENGTH_OF = "length of "
 """Prefix of the number that every text column has besides its text: its characters."""
+
+TIMES_OF = "times of "
+"""Prefix of how often a word occurs in a text column: ``times of x in column``."""
 
 _NAME_TOKENS = 4
 _SHORT = 10
@@ -81,13 +85,23 @@ class Sketch:
 
     def with_measure(self, name: str) -> tuple[Sketch, str]:
         """The plan with the measure as a column (made where it is none yet), and that column's name."""
-        if not name.startswith(LENGTH_OF) or name in self.schema.names:
+        if not name.startswith((LENGTH_OF, TIMES_OF)) or name in self.schema.names:
             return self, name
         if name in self.measures:
             return self, self.measures[name]
+        if name.startswith(TIMES_OF):
+            return self._with_times(name)
         text = name.removeprefix(LENGTH_OF)
         column = self.new_name(f"{text}_length" if text.isidentifier() else "text_length")
         grown = self.with_step("assign", columns={column: f"length({quoted_name(text)})"})
+        return replace(grown, measures={**self.measures, name: column}), column
+
+    def _with_times(self, name: str) -> tuple[Sketch, str]:
+        word, _, text = name.removeprefix(TIMES_OF).rpartition(" in ")
+        pattern = re.escape(word.lower()).replace("'", "''")
+        column = self.new_name("times")
+        counted = rf"len(regexp_extract_all(lower({quoted_name(text)}), '\b{pattern}\b'))"
+        grown = self.with_step("assign", columns={column: counted})
         return replace(grown, measures={**self.measures, name: column}), column
 
     def new_name(self, wanted: str) -> str:
@@ -141,11 +155,22 @@ class Sketch:
         return [f.name for f in self.schema if is_ordered(f.type) and _repeats(known.get(f.name), rows)]
 
     @property
+    def media(self) -> list[str]:
+        """Binary columns with images or recordings in them."""
+        empty = {column.name for column in self.profile.columns if column.null_share == 1}
+        binary = (
+            f.name for f in self.schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)
+        )
+        return [name for name in binary if name not in empty]
+
+    @property
     def readable(self) -> list[str]:
-        """Text columns with texts in them: ids and names are left out where there are much longer ones."""
+        """Columns to read: images, and texts, but ids and names only where there is nothing longer."""
         longest = {
             column.name: column.tokens.p95 for column in self.profile.columns if column.tokens is not None
         }
+        if self.media:
+            return [*self.media, *(name for name in self.texts if longest.get(name, 0) > 2 * _NAME_TOKENS)]
         limit = max((longest.get(name, 0) for name in self.texts), default=0) / _SHORT
         return [name for name in self.texts if longest.get(name, limit) >= limit] or self.texts
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apwa_dask.manager.guided import cues
+from apwa_dask.manager.guided import cues, said
 from apwa_dask.manager.guided.forms import ALL_ROWS
 from apwa_dask.manager.guided.sketch import Sketch, quoted_name
 from apwa_dask.plans.steps import Filter
@@ -16,13 +16,18 @@ __all__ = [
     "count",
     "judge",
     "keep",
+    "kept",
     "labels",
     "number",
     "order",
     "overview",
     "said_meanings",
+    "share",
     "text",
     "values",
+    "with_file_name",
+    "with_period",
+    "with_split",
 ]
 
 Choice = Mapping[str, Any]
@@ -47,8 +52,13 @@ _KINDS = {"text": "string", "number": "number", "date": "date", "yes or no": "bo
 
 def keep(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     """Rows for which every condition holds."""
+    return kept(choice["keep"], sketch)
+
+
+def kept(parts: Sequence[Choice], sketch: Sketch) -> Sketch:
+    """Rows for which all of these hold; each has a column, how it is compared, and the value."""
     conditions = []
-    for part in choice["keep"]:
+    for part in parts:
         sketch, column = sketch.with_measure(part["column"])
         conditions.append(_condition(column, part["is"], part["value"], sketch))
     return sketch.with_step("where", condition=" AND ".join(dict.fromkeys(conditions)))
@@ -109,6 +119,52 @@ def _by(choice: Choice) -> list[str]:
     return [] if choice["each"] == ALL_ROWS else [choice["each"]]
 
 
+_PERIODS = {"year": "{0}", "decade": "{0} // 10 * 10", "century": "{0} // 100 * 100"}
+
+
+def with_period(sketch: Sketch, question: str) -> tuple[Sketch, str]:
+    """The plan with the decade, year, ... that the question wants a text for, and that column; as it was without."""
+    period = cues.period_of(question)
+    years = [name for name in sketch.numbers if "year" in name.lower()] + sketch.times
+    if not period or not years:
+        return sketch, ""
+    if period in sketch.schema.names:
+        return sketch, period
+    name = quoted_name(years[0])
+    if period == "month":
+        value = f"strftime({name}, '%Y-%m')" if years[0] in sketch.times else name
+    else:
+        value = _PERIODS[period].format(
+            f"year({name})" if years[0] in sketch.times else f"CAST({name} AS INTEGER)"
+        )
+    column = sketch.new_name(period)
+    return sketch.with_step("assign", columns={column: value}), column
+
+
+def with_split(sketch: Sketch, question: str) -> tuple[Sketch, str]:
+    """The plan with a column of the two parts of "before 1900, and from 1900 on"; as it was without such words."""
+    value = said.split_at(question)
+    columns = [name for name in sketch.comparable(value) if name in sketch.schema.names] if value else []
+    if value is None or not columns:
+        return sketch, ""
+    column, at = sketch.new_name("period"), f"{value:g}"
+    parts = f"CASE WHEN {quoted_name(columns[0])} < {at} THEN 'before {at}' ELSE 'from {at}' END"
+    return sketch.with_step("assign", columns={column: parts}), column
+
+
+def with_file_name(sketch: Sketch, question: str) -> Sketch:
+    """The plan with the column `file`, where it is asked for and there are paths."""
+    wanted = re.search(r"\breturn (?:the )?files?\b", question, re.IGNORECASE)
+    if not wanted or "path" not in sketch.schema.names or "file" in sketch.schema.names or sketch.aggregated:
+        return sketch
+    bare = (
+        "true"
+        if re.search(r"without (?:the )?(?:ending|extension|suffix)", question, re.IGNORECASE)
+        else "false"
+    )
+    return sketch.with_step("assign", columns={"file": f"parse_filename(path, {bare})"})
+
+
 # --- reading
 
 
@@ -117,6 +173,15 @@ def judge(choice: Choice, sketch: Sketch, question: str) -> Sketch:
     instruction = f"Decide whether the input meets this condition: {choice['condition'].strip()}"
     contract = {"instruction": instruction, "inputs": [_column(choice, sketch)], "output": Filter.verdict()}
     return sketch.with_step("filter", contract=contract)
+
+
+def share(choice: Choice, sketch: Sketch, question: str) -> Sketch:
+    """The part of the rows, 0 to 1, whose text meets a condition."""
+    name = sketch.new_name("meets")
+    output = {name: {"type": "boolean", "description": choice["condition"].strip()}}
+    instruction = f"Decide whether the input meets this condition: {choice['condition'].strip()}"
+    judged = _map(sketch, _column(choice, sketch), instruction, output)
+    return judged.with_step("aggregate", by=[], aggregates={"share": {"fn": "mean", "column": name}})
 
 
 def labels(choice: Choice, sketch: Sketch, question: str) -> Sketch:
@@ -144,9 +209,9 @@ def said_meanings(choice: Choice, question: str) -> dict[str, str]:
     """The question's own words in parentheses after a label, such as ``billing (charges, refunds)``."""
     found = {}
     for label in all_labels(choice):
-        said = re.search(rf"(?<!\w){re.escape(label)}\s*\(([^()]+)\)", question, re.IGNORECASE)
-        if said:
-            found[label] = " ".join(said.group(1).split())
+        told = re.search(rf"(?<!\w){re.escape(label)}\s*\(([^()]+)\)", question, re.IGNORECASE)
+        if told:
+            found[label] = " ".join(told.group(1).split())
     return found
 
 
