@@ -96,6 +96,5 @@ def source_mark(sources: Mapping[str, engine.Source]) -> str:
         else:
             frame = source.frame
             some = frame.iloc[:: max(len(frame) // _MARKED_ROWS, 1)]
-            text = some.reset_index(drop=True).to_json(default_handler=str)
-            digest.update(f"{len(frame)}{text}".encode("utf-8", "replace"))
+            digest.update(repr((len(frame), some.astype(object).values.tolist())).encode("utf-8", "replace"))
     return digest.hexdigest()

@@ -11,14 +11,15 @@ import pandas as pd
 import pyarrow as pa
 
 from apwa_dask.api.settings import subscribers_for
-from apwa_dask.errors import RunError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.events import Event, StepPulse
+from apwa_dask.execution.explain_row import cost_of_row
 from apwa_dask.execution.run import Run
 from apwa_dask.execution.tables_of_run import input_partitions, input_table
 from apwa_dask.optimize.forecast import Estimate
 from apwa_dask.optimize.stratify import stratified
+from apwa_dask.plans.steps import LLMStep
 from apwa_dask.tables.dtypes import to_arrow, to_pandas
 from apwa_dask.tables.profile import sample_rows
 
@@ -147,7 +148,7 @@ def _beside(sample: PlannedQuery, run: Run, result: pd.DataFrame, clock: _Clock)
     """The sample's rows, each beside what was made of it; just the result where rows are not made of rows."""
     source = sample.sources[sample.plan.sources[0]]
     assert isinstance(source, engine.PandasSource)
-    if any(stage.kind != "rows" for stage in run.stages) or len(sample.plan.sources) > 1:
+    if [stage.kind for stage in run.stages] != ["rows"]:
         return result.assign(**{COST: float("nan"), LATENCY: float("nan")})
     made = [_root(row_id) for row_id in _row_ids(run)]
     facts = result.reset_index(drop=True).assign(_row=made)
@@ -164,7 +165,7 @@ def _beside(sample: PlannedQuery, run: Run, result: pd.DataFrame, clock: _Clock)
     both = pd.concat([good, gone]) if len(gone) else good
     both["_at"] = [int(row.partition(":")[2]) for row in both["_row"]]
     both = both.sort_values("_at", kind="stable")
-    both[COST] = both["_row"].map({row: _cost(run, row) for row in both["_row"].unique()})
+    both[COST] = both["_row"].map(_costs(run, list(given["_row"])))
     both[LATENCY] = both["_row"].map(clock.seconds)
     both.index = source.frame.index.take(both.pop("_at").tolist())
     last = [STATUS, ERROR, COST, LATENCY]
@@ -177,8 +178,10 @@ def _row_ids(run: Run) -> list[str]:
     return [row_id for part in parts for row_id in part.column(ROW_ID).to_pylist()]
 
 
-def _cost(run: Run, row_id: str) -> float | None:
-    try:
-        return run.row(row_id).cost_usd
-    except RunError:  # its story is not told by the row; the sum is in run.costs()
-        return None
+def _costs(run: Run, rows: list[str]) -> dict[str, float | None]:
+    """USD by row; rows that share their prompts share what these cost."""
+    steps = [step for step in run.spec.plan.steps if isinstance(step, LLMStep)]
+    if any(step.contract.unit != "row" for step in steps):
+        whole = run.status()["cost_usd"]
+        return dict.fromkeys(rows, None if whole is None else whole / len(rows))
+    return {row: cost_of_row(run, row) for row in rows}

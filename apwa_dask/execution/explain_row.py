@@ -20,7 +20,7 @@ from apwa_dask.execution.tables_of_run import input_table
 if TYPE_CHECKING:
     from apwa_dask.execution.kept import KeptRun
 
-__all__ = ["story_of"]
+__all__ = ["cost_of_row", "story_of"]
 
 
 def story_of(run: KeptRun, row: str | int) -> RowStory:
@@ -45,6 +45,18 @@ def story_of(run: KeptRun, row: str | int) -> RowStory:
     return RowStory(
         run.id, place.row_id, status or "ok", message or "", values, tuple(steps), lineage_of(run, place)
     )
+
+
+def cost_of_row(run: KeptRun, row_id: str) -> float | None:
+    """What all calls about a source's row, and about all rows that it became in the first stage, cost; None where a
+    price is unknown.
+    """
+    stage = run.stages[0]
+    context = context_of(StageRef(run.store, run.id, stage.index))
+    desk = ReplayDesk(context.journal, run.spec.namespace, run.id)
+    place = Place(str(stage.inputs[0]), int(row_id.partition(":")[0]), row_id)
+    costs = [exchange.cost_usd for exchange in RowReplay(run, context, desk, place, row_id).everything()]
+    return None if None in costs else sum(cost or 0.0 for cost in costs)
 
 
 def _values(run: KeptRun, place: Place) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from apwa_dask.agents.outcome import Outcome
 from apwa_dask.execution.compile import BOOKKEEPING, ERROR, ROW_ID, STATUS
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.lineage import Place
-from apwa_dask.execution.replay import NOT_KEPT, ReplayDesk
+from apwa_dask.execution.replay import NOT_KEPT, Exchange, ReplayDesk
 from apwa_dask.execution.row_story import DROPPED, UNKNOWN, StepStory
 from apwa_dask.execution.runtime import StageContext
 from apwa_dask.execution.tables_of_run import input_table
@@ -58,6 +58,15 @@ class RowReplay:
                 break
         return told
 
+    def everything(self) -> tuple[Exchange, ...]:
+        """All that was said about the row, and about all rows that it became."""
+        for step in self.context.stage.steps:
+            if isinstance(step, Map | Filter | FlatMap):
+                self._answer(step)
+            else:
+                self.table = apply_local(step, self.table)
+        return self.desk.all
+
     def _apply(self, step: Step) -> StepStory:
         story = StepStory(step.id, step.op, self.row_id)
         self.table = apply_local(step, self.table)
@@ -68,6 +77,18 @@ class RowReplay:
         return StepStory(step.id, step.op, self.row_id, status, self.table.column(ERROR)[place].as_py() or "")
 
     def _ask(self, step: Map | Filter | FlatMap) -> StepStory:
+        mine = self._position(self.row_id)
+        assert mine is not None
+        outcomes, said = self._answer(step)
+        outcome = outcomes[mine]
+        answer = outcome.rows if isinstance(step, FlatMap) else outcome.values
+        ended = UNKNOWN if outcome.message == NOT_KEPT else str(outcome.outcome)
+        return StepStory(step.id, step.op, self.row_id, ended, outcome.message, answer, said[mine])
+
+    def _answer(
+        self, step: Map | Filter | FlatMap
+    ) -> tuple[dict[int, Outcome], dict[int, tuple[Exchange, ...]]]:
+        """Outcomes, and what was said, by position in the table; which is then the one after the step."""
         agent = self.context.agents[step.id]
         ready = [k for k, status in enumerate(self.table.column(STATUS).to_pylist()) if status is None]
         inputs = self.table.select(list(step.contract.inputs)).take(pa.array(ready, pa.int64()))
@@ -76,14 +97,9 @@ class RowReplay:
         for one in held:
             one.give_up(OutcomeClass.INTERNAL, NOT_KEPT)
         outcomes = {ready[k]: outcome for one in held for k, outcome in one.outcomes.items()}
-        mine = self._position(self.row_id)
-        assert mine is not None
-        outcome = outcomes[mine]
-        said = next(self.desk.exchanges(one) for one in held if ready.index(mine) in one.outcomes)
+        said = {ready[k]: self.desk.exchanges(one) for one in held for k in one.outcomes}
         self.table = _after(step, self.table, outcomes)
-        answer = outcome.rows if isinstance(step, FlatMap) else outcome.values
-        ended = UNKNOWN if outcome.message == NOT_KEPT else str(outcome.outcome)
-        return StepStory(step.id, step.op, self.row_id, ended, outcome.message, answer, said)
+        return outcomes, said
 
     def _position(self, row_id: str) -> int | None:
         found: int = pc.index(self.table.column(ROW_ID), row_id).as_py()
