@@ -17,7 +17,7 @@ __all__ = ["Change", "ChangeKind", "PlanDiff", "diff"]
 
 ChangeKind = Literal["added", "removed", "changed", "moved"]
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 _MOST_CHARACTERS = 400
 _SIGNS: dict[ChangeKind, str] = {"added": "+", "removed": "-", "changed": "~", "moved": "^"}
 

@@ -19,7 +19,7 @@ from apwa_dask.plans.validate import Warning, problems_of
 __all__ = ["Explanation", "Range", "StepEstimate", "explain", "summary", "summary_html", "total_range"]
 
 _MAX_TEXT = 400
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Opener:
         key = _system_key(url)
         with self._lock:
             if key not in self._systems:
-                self._systems[key] = url_to_fs(url, **self._kwargs(url))[0]
+                self._systems[key] = _file_system(url, self._kwargs(url))
             system = self._systems[key]
         head, _, outer = url.partition("::")
         if outer and "://" not in head:
@@ -215,6 +215,20 @@ def _expand_one(url: str, opener: Opener) -> list[Located]:
     else:
         base, infos = path.rstrip("/"), system.find(path, detail=True)
     return [_located(system, name, outer, base=base, info=infos[name]) for name in sorted(infos)]
+
+
+def _file_system(url: str, options: Mapping[str, Any]) -> Any:
+    try:
+        return url_to_fs(url, **options)[0]
+    except (ImportError, ValueError) as error:
+        protocols = ", ".join(dict.fromkeys(_protocol(part) for part in url.split("::")))
+        raise SourceError(
+            "no file system for this URL",
+            where=split_userinfo(url)[0],
+            why=str(error) if isinstance(error, ImportError) else f"fsspec does not know one of: {protocols}",
+            fix="check what stands before ://; S3, Google Cloud Storage and Azure need the extra s3, gcs or azure",
+            code="SOURCE-PROTOCOL",
+        ) from error
 
 
 def _is_file(system: Any, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["html", "text"]
 
 _MAX_SHOWN = 40
+# What steers a terminal, reorders its surroundings, or is not seen: samples are text of strangers.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 _HEADINGS = ("column", "type", "null", "distinct", "range or tokens", "values")
 
 
@@ -42,7 +45,7 @@ def _title(profile: Profile) -> str:
     rows = "unknown number of" if profile.rows is None else f"{about}{profile.rows:,}"
     tokens = "" if profile.est_tokens is None else f", about {profile.est_tokens:,} tokens"
     seen = "" if profile.sampled_rows == profile.rows else f" (statistics from {profile.sampled_rows:,} rows)"
-    return f"{profile.name}: {rows} rows, {profile.npartitions:,} partitions{tokens}{seen}"
+    return f"{_line(profile.name)}: {rows} rows, {profile.npartitions:,} partitions{tokens}{seen}"
 
 
 def _rest(profile: Profile) -> list[str]:
@@ -58,7 +61,7 @@ def _cells(column: ColumnProfile) -> tuple[str, ...]:
 
 def _spread(column: ColumnProfile) -> str:
     if column.low is not None:
-        return f"{column.low} to {column.high}"
+        return _line(f"{column.low} to {column.high}")
     if column.tokens is None:
         return ""
     return f"{column.tokens.median}, p95 {column.tokens.p95}, max {column.tokens.longest} tokens"
@@ -69,4 +72,4 @@ def _values(column: ColumnProfile) -> str:
 
 
 def _line(value: str) -> str:
-    return " ".join(value.split())
+    return " ".join(_CONTROL.sub("", value).split())

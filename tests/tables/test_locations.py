@@ -226,3 +226,11 @@ def test_a_cache_in_front_of_another_file_system_is_read_through(memory, whole, 
     source = next(iter(read_sources("simplecache::memory://in/*.csv", storage_options=options).values()))
     assert whole(source).num_rows == 100
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("url", ["s4://user:secret@bucket/x.csv", "nowhere at all://x.csv"])
+def test_an_unknown_protocol_is_refused_in_words(url):
+    with pytest.raises(SourceError, match="no file system") as told:
+        read_sources(url)
+    assert told.value.code == "SOURCE-PROTOCOL"
+    assert "secret" not in str(told.value)
