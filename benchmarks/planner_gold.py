@@ -117,6 +117,9 @@ def _value(name: str, node: Json, facts: Facts) -> Any:
         return next((label for label in node["enum"] if str(label).lower() in said), node["enum"][0])
     if "boolean" in kinds:
         return bool(facts.get(name, facts.get("keep")))
+    if name == "rows":  # of a flat_map: one row for each of a list of facts
+        (field,) = node["items"]["properties"]
+        return [{field: one} for one in facts.get(f"{field}s", facts.get(field, []))]
     value = facts.get(name, _likely(name, facts))
     if value is None and "null" in kinds:
         return None
@@ -196,7 +199,8 @@ def _bank(query: Json) -> Tell:
 
 
 def _receipts(query: Json) -> Tell:
-    return _by_text({row["text"]: row["gold"] for row in _lines("receipts/data.jsonl.gz")})
+    rows = _lines("receipts/data.jsonl.gz")
+    return _by_text({row["text"]: {**row["gold"], "issuer": row["gold"].get("company")} for row in rows})
 
 
 def _peps(query: Json) -> Tell:
@@ -204,9 +208,19 @@ def _peps(query: Json) -> Tell:
 
     def tell(request: ChatRequest) -> Facts:
         found = [n for n in dict.fromkeys(re.findall(r"\d+", _row(request))) if n in numbers]
-        return {"gist": "a change", "any": ", ".join(found)}
+        return {**_header(_row(request)), "gist": "a change", "any": ", ".join(found)}
 
     return tell
+
+
+def _header(text: str) -> Facts:
+    """What a proposal says of itself in its first lines."""
+    head = re.sub(r"\n[ \t]+", " ", text.partition("\n\n")[0])
+    facts: Json = {
+        name.lower(): value.strip() for name, value in re.findall(r"^(\w+):[ ]*(.*)$", head, re.MULTILINE)
+    }
+    names = [" ".join(re.sub(r"<[^>]*>", " ", one).split()) for one in facts.get("author", "").split(",")]
+    return {**facts, "authors": [name for name in names if name]}
 
 
 def _speeches(query: Json) -> Tell:
@@ -373,7 +387,7 @@ def _meetings(query: Json) -> Tell:
 
     def tell(request: ChatRequest) -> Facts:
         for row in rows.itertuples():
-            if f"MEETING {row.id}." in _row(request):
+            if f"MEETING {row.id}." in _row(request) or _flat(row.transcript) in _flat(_row(request)):
                 return {"any": row.summary}
         piece = _flat(_row(request))[:400]
         (name,) = (row.id for row in rows.itertuples() if piece in _flat(row.transcript))

@@ -31,6 +31,7 @@ _GIVEN = frozenset(
         "seed",
         "suffix",
         "fraction",
+        "headings",
         "max_levels",
         "max_pairs",
         "max_pairs_per_row",

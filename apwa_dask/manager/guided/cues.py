@@ -32,6 +32,7 @@ __all__ = [
     "wants_overview",
     "wants_rewrite",
     "wants_share",
+    "wants_values",
 ]
 
 
@@ -59,7 +60,7 @@ _REWRITE = _words(
 )
 _TOLD = re.compile(
     r"\s*(?:please\s+)?(?:(?:replace|redact|anonymi[sz]e|pseudonymi[sz]e|mask|translate|rewrite|paraphrase|shorten|"
-    r"simplify)\b|summari[sz]e (?:each|every)\b)",
+    r"simplify)\b|(?:describe|caption) (?:each|every|the|all)\b|summari[sz]e (?:each|every)\b)",
     re.IGNORECASE,
 )
 _REDACTS = _words(
@@ -99,7 +100,10 @@ _SHARE = _words(
 )
 _PICKS = re.compile(r"\s*which of (?:the|these|those)\b", re.IGNORECASE)
 _LISTS = re.compile(r"\s*(?:please\s+)?(?:return|list|show|give|find)\b", re.IGNORECASE)
-_PERIOD = re.compile(r"\b(?:each|every|per|by) (decade|century|year|month)\b(?! of the)", re.IGNORECASE)
+_EXTRACTS = re.compile(
+    r"\s*(?:for (?:each|every|all)\b[^,.:]{1,40}?,?\s+)?(?:please\s+)?extract\b", re.IGNORECASE
+)
+_PERIOD = re.compile(r"\b(?:each|every|per|by) (decade|century|year|month)\b", re.IGNORECASE)
 _SUMMARY = _words(r"summar|main (?:concern|topic|theme|point|issue|idea)|gist\b|overview")
 _PLAIN_WORDS = """
 the and all any that which what who whose how many much are were was have has had with without than more less fewer
@@ -195,6 +199,11 @@ def speaks_of_more(question: str, known: Iterable[str]) -> bool:
     held = {word.lower().rstrip("s") for name in known for word in _PART.findall(name)}
     words = (word.lower().rstrip("s") for word in _PART.findall(question) if not word[0].isupper())
     return len({w for w in words if not w.isdigit()} - held - _PLAIN) > 1
+
+
+def wants_values(question: str) -> bool:
+    """Whether it tells outright to take values out of each text: "For every letter extract the date"."""
+    return _EXTRACTS.match(question) is not None
 
 
 def wants_share(question: str) -> bool:

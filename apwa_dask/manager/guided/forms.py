@@ -135,6 +135,10 @@ def form_schema(sketch: Sketch, question: str) -> Json:
         labelled = ["all", *by_column] if cues.means_each(question) else any_rows
         counts = cues.wants_frequency(question)
         return _form(["labels"], labelled, ["count"] if counts else ["rows"], order if counts else ["no"])
+    if sketch.readable and cues.wants_values(question):
+        return _form(["values"], ["all", *by_column], ["rows"], ["no"])
+    if said.split_at(question) is not None and sketch.numbers and cues.wants_number(question):
+        return _form(["nothing"], decided, ["number"], ["no"])
     asked = asked_for(sketch, question)
     if asked:
         return _form(["values"], decided, [_result_of(asked, question)], ["no"])
@@ -153,7 +157,10 @@ def form_schema(sketch: Sketch, question: str) -> Json:
 def asked_for(sketch: Sketch, question: str) -> tuple[Asked, ...]:
     """Values that must be read before anything can be counted, kept by or reckoned with."""
     other = cues.wants_overview(question) or cues.wants_rewrite(question) or cues.lists_labels(question)
-    return () if other or cues.wants_share(question) else asked_of(question, sketch)
+    other = (
+        other or cues.wants_share(question) or cues.wants_values(question) or bool(cues.period_of(question))
+    )
+    return () if other else asked_of(question, sketch)
 
 
 def _result_of(asked: Sequence[Asked], question: str) -> str:
