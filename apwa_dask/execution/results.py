@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import dask.dataframe as dd
 import pandas as pd
+import pyarrow as pa
 
 from apwa_dask.execution.compile import BOOKKEEPING, ERROR, INDEX_PREFIX, STATUS, Stage
 from apwa_dask.execution.frames import from_partitions, over_frame
 from apwa_dask.execution.partition import load_committed
+from apwa_dask.execution.runtime import context_of
 from apwa_dask.execution.spec import RunSpec, StageRef
-from apwa_dask.tables.dtypes import empty_frame
+from apwa_dask.tables.dtypes import empty_frame, to_pandas
 
 if TYPE_CHECKING:
     from apwa_dask.execution.run import Run
 
-__all__ = ["answered_by", "computed", "index_names", "result_frame", "user_frame"]
+__all__ = ["answered_by", "index_names", "result_frame", "user_frame", "whole_result"]
+
+PARTS_AT_ONCE = 8
+"""Read side by side: a store far away answers each after some time."""
 
 
 def result_frame(run: Run, *, status: bool) -> dd.DataFrame:
@@ -48,16 +54,19 @@ def result_frame(run: Run, *, status: bool) -> dd.DataFrame:
     )
 
 
-def computed(frame: dd.DataFrame) -> pd.DataFrame:
-    """The whole result in memory, its index of the declared dtype.
+def whole_result(run: Run, *, status: bool) -> pd.DataFrame:
+    """The rows of `result_frame` in memory.
 
-    pandas 3 turns an index of object strings into one of its string dtype when partitions are put together.
+    The parts meet as Arrow tables and become a frame once: of many small partitions, making a frame of each and
+    putting the frames together costs more than all else.
     """
-    whole: pd.DataFrame = frame.compute(scheduler="threads")
-    declared = frame._meta.index
-    if declared.nlevels == 1 and whole.index.dtype != declared.dtype:
-        whole.index = whole.index.astype(declared.dtype)
-    return whole
+    stage = run.stages[-1]
+    records = run.folder.committed(stage.index)
+    context = context_of(StageRef(run.store, run.id, stage.index))
+    with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+        tables = list(pool.map(context.read, (records[k] for k in sorted(records))))
+    rows = to_pandas(pa.concat_tables(tables) if tables else stage.schema.empty_table())
+    return user_frame(rows, index_names(run.spec, stage), status=status, start=0)
 
 
 def load_result(

@@ -39,7 +39,7 @@ from apwa_dask.execution.kept import KeptRun
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.outlook import with_left
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
-from apwa_dask.execution.results import answered_by, computed, result_frame
+from apwa_dask.execution.results import answered_by, result_frame, whole_result
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.execution.stages import StageGraphs, check_consumed
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
@@ -250,7 +250,7 @@ class Run(KeptRun):
             ``attrs`` says which run it is from and who answered; Parquet and Feather files keep it.
         """
         self._await_result()
-        frame = computed(result_frame(self, status=status))
+        frame = whole_result(self, status=status)
         frame.attrs["apwa"] = {"run": self.id, "answers_by": answered_by(self.spec)}
         return frame
 
