@@ -15,7 +15,7 @@ PANDAS2_VENV  := .venv-pandas2
 PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
 PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
-.PHONY: help demo demo-clean test test-pandas2 lint format bench chaos machine soak planner notebook errors docs clean
+.PHONY: help demo demo-clean test test-pandas2 lint format bench workloads chaos machine soak planner notebook errors docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows;
 	$(BIN)/python benchmarks/overhead.py --cases A,B,C,D,E,G $(PEERS)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python benchmarks/resume.py
+
+workloads: $(STAMP)  ## redaction, schema extraction, summaries beside one agent, one chat and naive Dask (SCALE=full)
+	$(BIN)/python -m benchmarks.apwa --scale $(or $(SCALE),small) $(ARGS)
 
 planner: $(STAMP)  ## every planner query end to end over gold answers; MODEL=local: how well that model plans
 ifdef MODEL

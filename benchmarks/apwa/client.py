@@ -12,23 +12,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "clients")]
+sys.path.insert(0, str(ROOT))
 
 import dask.dataframe  # noqa: E402, F401 - before the clock, as for everyone
 import pandas as pd  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
-from _measured import Measured  # noqa: E402
 
 from benchmarks.apwa.jobs import Job, Told, Workload  # noqa: E402
 from benchmarks.apwa.workloads import WORKLOADS  # noqa: E402
+from benchmarks.clients._measured import Measured  # noqa: E402
 
 __all__ = ["CLIENTS", "ENGINES", "write_answers"]
 
 _ANSWERS = pa.schema([("key", pa.string()), ("answer", pa.string())])
 _BATCH_ROWS = 10_000
 
-Said = dict[str, Any]
 Client = Callable[[Measured, Job, Workload], None]
 
 

@@ -14,7 +14,18 @@ import apwa_dask as apwa
 from apwa_dask.execution.run import Run
 from apwa_dask.plans.schema import Schema
 from apwa_dask.testing import ChatRequest
-from benchmarks.apwa.jobs import Answers, Item, Job, Json, Told, Verdict, judged_by_gold, model_of, rows_of
+from benchmarks.apwa.jobs import (
+    Answers,
+    Item,
+    Job,
+    Json,
+    Told,
+    Verdict,
+    judged_by_gold,
+    model_of,
+    rows_of,
+    table_of,
+)
 
 __all__ = ["TOPICS", "Extraction", "document", "facts"]
 
@@ -133,7 +144,7 @@ class Extraction:
 
     def run(self, job: Job, where: Mapping[str, Any], store: str) -> Told:
         model = model_of(job)
-        documents = apwa.read(str(Path(job.folder) / "rows.parquet"))
+        documents = table_of(job)
         of_topic = {topic: documents.where(f"topic = '{topic}'") for topic in TOPICS}
 
         def started(table: apwa.Table) -> Run:

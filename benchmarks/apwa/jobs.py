@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+import apwa_dask as apwa
 from apwa_dask.models.model import Model, Price
 from apwa_dask.testing import ChatRequest
 
@@ -29,6 +30,7 @@ __all__ = [
     "judged_by_gold",
     "model_of",
     "rows_of",
+    "table_of",
 ]
 
 Json = dict[str, Any]
@@ -115,13 +117,21 @@ class Verdict:
 class Workload(Protocol):
     """A kind of work: its data, its gold, its scripted model and its program for the engine."""
 
-    name: str
-    whole: bool
-    """One answer about all items, and not one about each."""
-    unit: str
-    """What `size` counts."""
-    instruction: str
-    """For a conversation about all items."""
+    @property
+    def name(self) -> str:
+        """In ``--workload``."""
+
+    @property
+    def whole(self) -> bool:
+        """One answer about all items, and not one about each."""
+
+    @property
+    def unit(self) -> str:
+        """What `Job.size` counts."""
+
+    @property
+    def instruction(self) -> str:
+        """For a conversation about all items."""
 
     def write(self, folder: Path, size: int) -> None:
         """Put ``rows.parquet`` into the folder."""
@@ -168,6 +178,14 @@ def judged_by_gold(workload: Workload, keys: Sequence[str], answers: Answers) ->
     missing = sum(answer is None for _, answer in said)
     right = sum(answer == workload.gold(key) for key, answer in said if answer is not None)
     return Verdict(len(keys), right, len(keys) - right - missing, missing)
+
+
+def table_of(job: Job) -> apwa.Table:
+    """The rows of a job, as the engine reads them."""
+    table = apwa.read(str(Path(job.folder) / "rows.parquet"))
+    if not isinstance(table, apwa.Table):
+        raise TypeError("one file is one table")
+    return table
 
 
 def rows_of(folder: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:

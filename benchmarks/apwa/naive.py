@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import dask.dataframe as dd
 import pandas as pd
 from openai import AsyncOpenAI, BadRequestError, OpenAI, OpenAIError
 
 from benchmarks.apwa.conversations import Attempt, as_format, words_of
-from benchmarks.apwa.jobs import MODEL, WHOLE, Job, Workload
+from benchmarks.apwa.jobs import MODEL, WHOLE, Job, Json, Workload
 from benchmarks.apwa.workloads import WORKLOADS
 
 __all__ = ["WORKERS", "naive_dask"]
@@ -46,14 +47,9 @@ def naive_dask(job: Job, workload: Workload, items: pd.DataFrame) -> Attempt:
     parts = "\n\n".join(answer["summary"] for answer in attempt.answers.values() if answer is not None)
     attempt.answers = {}
     try:
-        completion = OpenAI(base_url=job.base_url, api_key="benchmark").chat.completions.create(
-            model=MODEL,
-            messages=[
-                {"role": "system", "content": "Make one summary of these summaries. Answer with JSON."},
-                {"role": "user", "content": parts},
-            ],
-            response_format=as_format(workload.schema(WHOLE)),  # type: ignore[arg-type]
-        )
+        with OpenAI(base_url=job.base_url, api_key="benchmark") as client:
+            asked = _body("Make one summary of these summaries.", parts, workload.schema(WHOLE))
+            completion = client.chat.completions.create(**asked)
         attempt.answers = {WHOLE: json.loads(completion.choices[0].message.content or "")}
     except BadRequestError as why:
         attempt.ending = words_of(why)
@@ -72,17 +68,23 @@ async def _ask_all(part: pd.DataFrame, job: Job) -> list[str | None]:
     async def ask(key: str, text: str) -> str | None:
         try:
             async with slots:
-                completion = await client.chat.completions.create(
-                    model=MODEL,
-                    messages=[
-                        {"role": "system", "content": f"{workload.asked(key)} Answer with JSON."},
-                        {"role": "user", "content": text},
-                    ],
-                    response_format=as_format(workload.schema(key)),  # type: ignore[arg-type]
-                )
-            return completion.choices[0].message.content
+                asked = _body(workload.asked(key), text, workload.schema(key))
+                completion = await client.chat.completions.create(**asked)
+            content: str | None = completion.choices[0].message.content
+            return content
         except OpenAIError:
             return None
 
     async with AsyncOpenAI(base_url=job.base_url, api_key="benchmark") as client:
         return await asyncio.gather(*map(ask, part["key"], part["text"]))
+
+
+def _body(task: str, text: str, schema: Json) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "messages": [
+            {"role": "system", "content": f"{task} Answer with JSON."},
+            {"role": "user", "content": text},
+        ],
+        "response_format": as_format(schema),
+    }

@@ -10,10 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-import apwa_dask as apwa
 from apwa_dask.plans.schema import Schema
 from apwa_dask.testing import ChatRequest
-from benchmarks.apwa.jobs import Answers, Item, Job, Json, Told, Verdict, judged_by_gold, model_of, rows_of
+from benchmarks.apwa.jobs import (
+    Answers,
+    Item,
+    Job,
+    Json,
+    Told,
+    Verdict,
+    judged_by_gold,
+    model_of,
+    rows_of,
+    table_of,
+)
 
 __all__ = ["Record", "Redaction", "record"]
 
@@ -150,7 +160,7 @@ class Redaction:
         return Schema.of({"redacted": str}).json_schema()
 
     def run(self, job: Job, where: Mapping[str, Any], store: str) -> Told:
-        table = apwa.read(str(Path(job.folder) / "rows.parquet"))
+        table = table_of(job)
         redacted = table.map(self.instruction, inputs="text", output={"redacted": str}, id="redact")
         run = redacted.run(model=model_of(job), store=store, progress=False, **where).wait()
         for part in run.frame.partitions:  # the result as it lies in its parts: never all of it in memory

@@ -13,11 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-import apwa_dask as apwa
 from apwa_dask.agents.reduce import NOTES
 from apwa_dask.plans.schema import Schema
 from apwa_dask.testing import ChatRequest, count_tokens
-from benchmarks.apwa.jobs import WHOLE, Answers, Item, Job, Json, Told, Verdict, model_of, rows_of
+from benchmarks.apwa.jobs import WHOLE, Answers, Item, Job, Json, Told, Verdict, model_of, rows_of, table_of
 
 __all__ = ["CHUNK_TOKENS", "PROMPT_TOKENS", "SECTION_TOKENS", "Summaries"]
 
@@ -96,9 +95,7 @@ class Summaries:
 
     def run(self, job: Job, where: Mapping[str, Any], store: str) -> Told:
         model = model_of(job, context_tokens=PROMPT_TOKENS)
-        pieces = apwa.read(str(Path(job.folder) / "rows.parquet")).chunk(
-            "text", tokens=CHUNK_TOKENS, overlap_tokens=OVERLAP_TOKENS
-        )
+        pieces = table_of(job).chunk("text", tokens=CHUNK_TOKENS, overlap_tokens=OVERLAP_TOKENS)
         summary = pieces.map(self.instruction, inputs="text", output=self.output, id="piece").reduce(
             "Make one summary of these summaries.", inputs="summary", output=self.output, id="whole"
         )
