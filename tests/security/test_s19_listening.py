@@ -135,5 +135,5 @@ def test_s19_task_keys_hold_no_text_of_users(tmp_path, model_at, store, lazily, 
         assert len(rows) == 1
         assert len(keys.seen) > 5
         groups = str(list(cluster.scheduler.task_prefixes)) + str(list(cluster.scheduler.task_groups))
-    shown = sorted(keys.seen) + [groups]
+    shown = [*sorted(keys.seen), groups]
     assert [text for text in shown if any(secret in text for secret in (*SECRETS, canary_key))] == []
