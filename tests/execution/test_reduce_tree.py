@@ -262,27 +262,22 @@ def server(scripted_server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [(), ("g",)])
 def test_one_worker_and_four_ask_the_same_prompts_and_give_the_same_rows(
-    cluster, client, server, model_at, store, by
+    cluster, client, server, model_at, store
 ):
-    table = summed(wordy(200, 5), 10, by)
-    results, asked = [], []
+    results: list[list[pd.DataFrame]] = []
+    asked: list[Counter[str]] = []
     for workers in (1, 4):
         cluster.scale(workers)
-        client.wait_for_workers(workers)
-        run = table.run(
-            model=model_at(server, **SMALL),
-            store=store,
-            client=client,
-            namespace=f"of-{workers}",
-            progress=False,
-        )
-        results.append(run.result())
+        client.wait_for_workers(workers, timeout=120)
+        settings = {"model": model_at(server, **SMALL), "namespace": f"of-{workers}", "progress": False}
+        tables = [summed(wordy(200, 5), 10, by) for by in ((), ("g",))]
+        results.append([table.run(store=store, client=client, **settings).result() for table in tables])
         asked.append(bodies(server))
         server.reset()
 
-    pd.testing.assert_frame_equal(*results)
+    for one, four in zip(*results, strict=True):
+        pd.testing.assert_frame_equal(one, four)
     assert asked[0] == asked[1]
     assert max(asked[0].values()) == 1
 
@@ -292,7 +287,7 @@ def test_a_worker_that_is_killed_in_the_tree_costs_at_most_what_was_unflushed(
     cluster, client, server, model_at, store
 ):
     cluster.scale(4)
-    client.wait_for_workers(4)
+    client.wait_for_workers(4, timeout=120)
     table = summed(wordy(240, 7), 12, ("g",))
     model = model_at(server, **SMALL, max_concurrency=8)
     whole = table.run(
@@ -315,7 +310,7 @@ def test_a_worker_that_is_killed_in_the_tree_costs_at_most_what_was_unflushed(
     again = table.run(model=model, store=store, scheduler="threads", progress=False).result()
     pd.testing.assert_frame_equal(again, whole)
     assert server.calls == paid
-    client.wait_for_workers(4)
+    client.wait_for_workers(4, timeout=120)
 
 
 @pytest.mark.slow
