@@ -78,6 +78,8 @@ def bring_notebooks(app: Any) -> None:
         copy = target / notebook.name
         if not copy.exists() or copy.read_bytes() != notebook.read_bytes():
             shutil.copyfile(notebook, copy)
+    for picture in (ROOT / "notebooks").glob("*.png"):
+        shutil.copyfile(picture, target / picture.name)
     for stale in {path.name for path in target.glob("*.ipynb")} - names:
         (target / stale).unlink()
     index = f"# Notebooks\n\nExecuted, with their outputs.\n\n```{{toctree}}\n{chr(10).join(sorted(names))}\n```\n"
