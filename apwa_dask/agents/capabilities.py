@@ -37,6 +37,7 @@ __all__ = [
     "find_capability",
     "known_capabilities",
     "powers_of",
+    "pure_capabilities",
     "why_unfit",
 ]
 
@@ -315,6 +316,12 @@ def known_capabilities() -> list[str]:
     """Names of all capabilities that can be found, sorted."""
     installed = (entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
     return sorted({*_registry, *installed, *_builtin()})
+
+
+def pure_capabilities() -> tuple[Capability, ...]:
+    """Those of this package and of this process that only compute: what a planner may propose unasked."""
+    known = {**_builtin(), **_registry}
+    return tuple(known[name] for name in sorted(known) if known[name].power == "pure")
 
 
 def powers_of(names: Iterable[str]) -> dict[str, str]:

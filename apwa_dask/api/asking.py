@@ -68,6 +68,7 @@ def plan(
     PlanError
         No valid plan came out after the repair rounds; nothing runs. No data call is made in any case.
     """
+    from apwa_dask.agents.capabilities import pure_capabilities
     from apwa_dask.execution.loop import run_sync
     from apwa_dask.execution.single import PlanningCaller
     from apwa_dask.manager import draft_async
@@ -84,7 +85,7 @@ def plan(
     caller = PlanningCaller(store_url(store), storage_options=storage_options)
     catalog = {name: (table.schema, table.profile(samples=samples)) for name, table in given.items()}
     try:
-        drafted = run_sync(draft_async(query, catalog, manager.pinned(), caller))
+        drafted = run_sync(draft_async(query, catalog, manager.pinned(), caller, tools=pure_capabilities()))
     finally:
         caller.flush()
     merged, sources = _inlined(drafted.plan, given)

@@ -56,6 +56,8 @@ def _entry(step: Any, places: Mapping[str, str], columns: Collection[str]) -> En
         entry[name] = _plain(step.op, name, getattr(whole, name), places, columns)
     if isinstance(step, LLMStep) and step.contract.tools:
         entry["tools"] = list(step.contract.tools)
+        if step.contract.tables:
+            entry["tables"] = list(step.contract.tables)
     return entry
 
 

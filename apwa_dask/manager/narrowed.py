@@ -28,6 +28,9 @@ MOST_STEPS = 12
 _MOST_ENUMERATED = 400
 """Strict decoders take some hundred enumerated values; columns of wider tables are checked afterwards."""
 
+_LENDS = ("map", "filter", "flat_map")
+"""Operations whose agents may have tools: those that read one row at a time."""
+
 _IDENTIFIER = "^[A-Za-z][A-Za-z0-9_]{0,62}$"
 _SCALARS = ["string", "integer", "number", "boolean", "date", "datetime"]
 FIELD_KINDS = [*_SCALARS, *(f"list of {kind}" for kind in _SCALARS), "object", "list of object"]
@@ -43,7 +46,9 @@ def plan_schema(schemas: dict[str, pa.Schema], tools: Sequence[str] = ()) -> Jso
     tools : sequence of str
         Registered capabilities that steps may use.
     """
-    operations = [_operation(op, list(tools)) for op in OPERATIONS if op in _offered(schemas)]
+    operations = [_operation(op) for op in OPERATIONS if op in _offered(schemas)]
+    if tools:
+        operations += [_with_tools(op, list(tools), list(schemas)) for op in _LENDS]
     root = _object(
         refusal=_nullable("string"),
         steps={"type": "array", "maxItems": MOST_STEPS, "items": {"anyOf": operations}},
@@ -94,14 +99,22 @@ def _field(members: str | None) -> Json:
     return _object(**properties)
 
 
-def _operation(op: str, tools: list[str]) -> Json:
+def _with_tools(op: str, tools: list[str], tables: list[str]) -> Json:
+    """The operation for agents with tools, one row at a time; tables that they may look into are lent."""
+    shape = _operation(op)
+    fields = {**shape["properties"], "unit": _choices(["row"])}
+    fields["tools"] = _list({"type": "string", "enum": tools}, at_least=1)
+    if len(tables) > 1:
+        fields["tables"] = _list({"type": "string", "enum": tables})
+    return _object(**fields)
+
+
+def _operation(op: str) -> Json:
     fields = {
         name: _NODES.get((op, name)) or _NODES.get(name) or _shape(op, name) for name in planned_fields(op)
     }
     if "unit" in fields:
         fields["unit"] = _choices(UNITS[op])
-    if "instruction" in fields and tools:
-        fields["tools"] = _list({"type": "string", "enum": tools})
     return _object(
         reason={"type": "string"},
         op={"type": "string", "enum": [op]},

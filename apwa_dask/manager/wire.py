@@ -36,7 +36,7 @@ def plan_data(answer: Mapping[str, Any], query: str, sources: Sequence[str]) -> 
     read = {
         name
         for step in written
-        for name in (step["input"], step.get("right"), *_texts(step.get("others")))
+        for name in (step["input"], step.get("right"), *_texts(step.get("others")), *_lent(step))
         if isinstance(name, str)
     }
     used = [alias for alias in sources if alias in read]
@@ -63,7 +63,9 @@ def _step(step: Mapping[str, Any], index: int, ids: Sequence[str], sources: Sequ
         fields["right"] = _table(fields["right"], ids, previous)
     if isinstance(fields.get("others"), list):
         fields["others"] = [_table(name, ids, previous) for name in fields["others"]]
-    contract = {name: fields.pop(name) for name in (*CONTRACT_FIELDS, "unit", "tools") if name in fields}
+    contract = {
+        name: fields.pop(name) for name in (*CONTRACT_FIELDS, "unit", "tools", "tables") if name in fields
+    }
     return {**fields, "contract": contract} if contract else fields
 
 
@@ -140,6 +142,11 @@ def _labelled(labels: Any) -> bool:
         and _entries(labels, "label", named=False)
         and all(isinstance(entry["label"], str) for entry in labels)
     )
+
+
+def _lent(step: Mapping[str, Any]) -> tuple[str, ...]:
+    contract = step.get("contract")
+    return _texts(contract.get("tables")) if isinstance(contract, Mapping) else ()
 
 
 def _texts(value: Any) -> tuple[str, ...]:
