@@ -173,12 +173,19 @@ def _result_of(asked: Sequence[Asked], question: str) -> str:
 def asked_schema(sketch: Sketch, asked: Sequence[Asked]) -> Json:
     """What each value means; of one that is counted by, whether a text has several."""
     meanings = {one.name: _PHRASE for one in asked}
-    several = {"many": _enum(["one", SEVERAL])} if _may_be_several(asked) else {}
+    choices = [SEVERAL] if _lists_several(sketch, asked[0]) else ["one", SEVERAL]
+    several = {"many": _enum(choices)} if _may_be_several(asked) else {}
     return _object(**_text_column(sketch), **meanings, **several)
 
 
 def _may_be_several(asked: Sequence[Asked]) -> bool:
     return len(asked) == 1 and (asked[0].use, asked[0].kind, asked[0].part) == ("group", "text", "")
+
+
+def _lists_several(sketch: Sketch, one: Asked) -> bool:
+    """Whether a sample says so itself: ``Author: Ada, Grace``."""
+    shown = (sample for column in sketch.profile.columns for sample in column.samples)
+    return any(re.search(rf"\b{re.escape(one.name)}s?: ?[^\n]*,", sample, re.IGNORECASE) for sample in shown)
 
 
 def certain(sketch: Sketch, question: str) -> list[Json]:
