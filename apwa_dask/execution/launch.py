@@ -27,7 +27,7 @@ from apwa_dask.execution.foresight import LazyForesight
 from apwa_dask.execution.lent import check_lent
 from apwa_dask.execution.manifest import ESTIMATE
 from apwa_dask.execution.outlook import Outlook
-from apwa_dask.execution.redoing import refuse_lazy_changes
+from apwa_dask.execution.redoing import note_new_files, refuse_lazy_changes
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
 from apwa_dask.execution.runtime import runtime
@@ -139,8 +139,13 @@ def launch(
     ------
     PlanError
         Before anything is written or any model is called.
+    SourceError
+        Likewise, where files have changed or are gone since the table was read. New ones are named in the log.
     """
     _check(plan, sources, settings)
+    for source in sources.values():
+        if isinstance(source, FileSource):
+            note_new_files(changes_of(source.manifest, source.storage_options, look_inside=False))
     frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     executor.admit(plan.tools, frames)
     runtime().remember_options(settings.store, settings.store_options)

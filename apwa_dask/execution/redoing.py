@@ -7,6 +7,7 @@ journal does not know are paid.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ __all__ = [
     "OnChange",
     "changes_under",
     "checked_on_change",
+    "note_new_files",
     "redo",
     "refuse_changes",
     "refuse_lazy_changes",
@@ -39,6 +41,7 @@ __all__ = [
 OnChange = Literal["refuse", "redo"]
 ON_CHANGE = ("refuse", "redo")
 _THREADS = 8
+_logger = logging.getLogger(__name__)
 
 Kept = Mapping[int, int]
 """New ordinal -> the old ordinal of the same partition."""
@@ -106,6 +109,34 @@ def refuse_lazy_changes(changes: Changes) -> None:
             fix="read the source again, apwa.read(...), and make the frame from that table",
             saved="paid answers are kept: rows that did not change cost nothing again",
             code="SOURCE-CHANGED",
+        )
+
+
+def note_new_files(changes: Changes) -> None:
+    """Before a run: files that changed or are gone are refused, and new ones are named in the log.
+
+    What a table reads is fixed when it is read; a run never takes in a file that its plan and its estimate have not
+    seen.
+
+    Raises
+    ------
+    SourceError
+        Files have changed, or are gone.
+    """
+    if changes.changed or changes.gone:
+        raise SourceError(
+            "files of the source are not as they were when the table was read",
+            where=str(replace(changes, added=())),
+            why="the plan and its estimate are of the files as they were",
+            fix="read the source again, apwa.read(...), and run that table",
+            saved="nothing was called; paid answers are kept: rows that did not change cost nothing again",
+            code="SOURCE-CHANGED",
+        )
+    if changes.added:
+        _logger.warning(
+            "the source has files that were not there when the table was read, and this run leaves them out: %s; "
+            "to have them, read the source again, apwa.read(...)",
+            replace(changes, changed=(), gone=()),
         )
 
 

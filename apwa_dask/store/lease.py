@@ -108,6 +108,10 @@ class Claim:
             return None
 
 
+_HELD: set[str] = set()
+"""Tokens of the claims that this process holds."""
+
+
 class Lease:
     """A held lease. Renew it well within its time to live, and release it when done."""
 
@@ -144,7 +148,8 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let the next owner in at once."""
+        """Let the next owner in at once; in this process also where the store refuses to hear of it."""
+        _HELD.discard(self.claim.token)
         self._folder.write(f"{self.fence:08d}.released", b"", point="lease")
 
     def __enter__(self) -> Lease:
@@ -228,10 +233,16 @@ class LeaseKeeper:
 
     def _succeed(self, fence: int, owner: str, ttl_s: float) -> Lease | None:
         claim = Claim(fence, owner, this_process(), ttl_s, self._clock(), secrets.token_hex(8))
-        stands = self._folder.put_if_absent(f"{fence:08d}.claim", claim.encode(), point="lease")
-        newest = _newest(self._folder)
+        _HELD.add(claim.token)  # before others can see it
+        try:
+            stands = self._folder.put_if_absent(f"{fence:08d}.claim", claim.encode(), point="lease")
+            newest = _newest(self._folder)
+        except BaseException:
+            _HELD.discard(claim.token)
+            raise
         # Not ours where a slow claimer used a number that others had passed and cleaned up meanwhile.
         if stands != claim.encode() or newest is None or newest.fence > fence:
+            _HELD.discard(claim.token)
             return None
         self._forget_before(fence)
         return Lease(self._folder, claim, self._clock)
@@ -241,6 +252,8 @@ class LeaseKeeper:
             return True
         if claim.process.is_dead:
             return True
+        if claim.process == this_process() and claim.token not in _HELD:
+            return True  # let go of here, though the store could not be told
         beat = self._beat(claim)
         try:
             last_s = max(claim.claimed_s, float(beat)) if beat else claim.claimed_s

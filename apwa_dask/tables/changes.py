@@ -47,7 +47,9 @@ class Changes:
         return Changes(self.changed + other.changed, self.gone + other.gone, self.added + other.added)
 
 
-def changes_of(manifest: Manifest, storage_options: Mapping[str, Any] | None = None) -> Changes:
+def changes_of(
+    manifest: Manifest, storage_options: Mapping[str, Any] | None = None, *, look_inside: bool = True
+) -> Changes:
     """What has changed since the manifest was made: one listing, and a look into local files.
 
     Parameters
@@ -56,6 +58,8 @@ def changes_of(manifest: Manifest, storage_options: Mapping[str, Any] | None = N
         One that does not know what was asked for (a frame's) has no changes.
     storage_options : mapping, optional
         fsspec options of the source.
+    look_inside : bool
+        Whether local files of the same size and time are compared by content too.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def changes_of(manifest: Manifest, storage_options: Mapping[str, Any] | None = N
     if manifest.asked is None:
         return Changes()
     opener = Opener(storage_options)
-    return _compare(manifest, _listing(manifest, opener), opener)
+    return _compare(manifest, _listing(manifest, opener), opener, look_inside=look_inside)
 
 
 def revised(manifest: Manifest, storage_options: Mapping[str, Any] | None = None) -> Manifest:
@@ -114,25 +118,31 @@ def _listing(manifest: Manifest, opener: Opener) -> dict[str, tuple[Located, str
     return {file.url: (file, why) for file, why in found if not file.skip and file.url not in others}
 
 
-def _compare(manifest: Manifest, listing: Mapping[str, tuple[Located, str]], opener: Opener) -> Changes:
+def _compare(
+    manifest: Manifest,
+    listing: Mapping[str, tuple[Located, str]],
+    opener: Opener,
+    *,
+    look_inside: bool = True,
+) -> Changes:
     used = {piece.file for partition in manifest.partitions for piece in partition.pieces}
     known = {info.url: (k in used, info) for k, info in enumerate(manifest.files)}
     gone = [info.path for url, (in_use, info) in known.items() if in_use and url not in listing]
     changed = [
         info.path
         for url, (_, info) in known.items()
-        if url in listing and not _same(info, listing[url][0], opener)
+        if url in listing and not _same(info, listing[url][0], opener if look_inside else None)
     ]
     added = [file.path for url, (file, _) in listing.items() if url not in known]
     return Changes(tuple(changed), tuple(gone), tuple(added))
 
 
-def _same(info: FileInfo, file: Located, opener: Opener) -> bool:
+def _same(info: FileInfo, file: Located, opener: Opener | None) -> bool:
     if info.etag and file.etag:
         return info.etag == file.etag
     if (info.size, info.modified) != (file.size, file.modified):
         return False
-    if not info.checksum:
+    if opener is None or not info.checksum:
         return True
     with opener.open(info.url) as stream:
         return checksum(stream, file.size) == info.checksum

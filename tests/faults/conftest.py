@@ -31,6 +31,7 @@ def _beside(name: str) -> ModuleType:
 
 _MODULE = _beside("invariants")
 _PROCESSES = _beside("processes")
+_S3_PROXY = _beside("s3_proxy")
 
 
 class ModelAt(Protocol):
@@ -47,6 +48,12 @@ def invariants() -> ModuleType:
 def processes() -> ModuleType:
     """Schedulers, workers and programs as real processes (`processes.py` beside this file)."""
     return _PROCESSES
+
+
+@pytest.fixture(scope="session")
+def s3_proxy() -> ModuleType:
+    """An S3 endpoint with bad days (`s3_proxy.py` beside this file)."""
+    return _S3_PROXY
 
 
 @pytest.fixture

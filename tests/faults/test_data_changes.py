@@ -183,10 +183,14 @@ def test_fault_30_files_that_are_as_they_were_resume_as_ever(interrupted, folder
 def test_fault_30_a_file_that_changes_while_the_run_reads_is_never_read_half_old_half_new(
     scripted_server, model_at, store, folder, invariants
 ):
-    server = scripted_server()
-    table = folder.table()
+    server = scripted_server(latency_s=0.1)
+    run = folder.table().run(
+        model=model_at(server, max_concurrency=2), store=store, progress=False, scheduler="sync"
+    )
+    server.wait_until(lambda stats: stats.calls >= 2)
+    begun = {call.text[4] for call in server.log().calls}
+    folder.done = sorted(set("abc") - begun)
     edited(folder)  # after it was listed, before it is read
-    run = table.run(model=model_at(server), store=store, progress=False, scheduler="sync")
 
     with pytest.raises(SourceError) as caught:
         run.wait()
@@ -194,6 +198,45 @@ def test_fault_30_a_file_that_changes_while_the_run_reads_is_never_read_half_old
 
     redone = run.resume(on_change="redo")
     invariants.i2_order_and_index_are_the_inputs(redone.result(), folder.frame)
+
+
+@pytest.mark.parametrize("change", [edited, removed], ids=lambda change: change.__name__)
+def test_fault_30_a_table_whose_files_have_changed_since_is_refused_before_any_call(
+    scripted_server, model_at, store, folder, change
+):
+    server = scripted_server()
+    table = folder.table()
+    name = change(folder)
+
+    with pytest.raises(SourceError, match="when the table was read") as caught:
+        table.run(model=model_at(server), store=store, progress=False)
+
+    assert caught.value.code == "SOURCE-CHANGED"
+    assert f"{name}.csv" in caught.value.where
+    assert "apwa.read" in caught.value.fix
+    assert server.calls == 0
+    assert len(folder.table().run(model=model_at(server), store=store, progress=False).result()) == len(
+        folder.frame
+    )
+
+
+def test_fault_30_files_that_came_after_the_table_was_read_are_left_out_and_named(
+    scripted_server, model_at, store, folder, invariants, caplog
+):
+    server = scripted_server()
+    table, rows = folder.table(), folder.frame
+    added(folder)
+
+    with caplog.at_level("WARNING", logger="apwa_dask"):
+        run = table.run(model=model_at(server), store=store, progress=False).wait()
+
+    told = [record.getMessage() for record in caplog.records if "aa.csv" in record.getMessage()]
+    assert len(told) == 1
+    assert "leaves them out" in told[0]
+    invariants.i2_order_and_index_are_the_inputs(run.result(), rows)
+    assert server.calls == 30
+    assert len(folder.table().run(model=model_at(server), store=store, progress=False).result()) == 32
+    assert server.calls == 32
 
 
 def test_fault_30_a_retry_is_refused_or_redoes_what_changed(
