@@ -1,0 +1,121 @@
+"""U13 to U16: ceilings, pauses, errors and groups of failures, in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import apwa_dask as apwa
+from apwa_dask.error_catalogue import LOST, catalogue
+from apwa_dask.errors import PlanError
+from apwa_dask.execution.events import Event, State
+from apwa_dask.observe.lines import live_line, summary_lines
+from apwa_dask.observe.state import ProgressState
+from apwa_dask.testing import Fault, On
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def dear_plan(tmp_path):
+    """A plan over a file, whose high estimate at 1,000 USD a million tokens is above a dollar."""
+    pd.DataFrame({"text": [f"row {k}" for k in range(40)]}).to_csv(tmp_path / "rows.csv", index=False)
+    table = apwa.read(str(tmp_path / "rows.csv")).map("rate it", inputs="text", output={"a": int})
+    (tmp_path / "plan.yaml").write_text(table.plan().to_yaml(), encoding="utf-8")
+    return tmp_path
+
+
+def apwa_run(folder: Path, server, *more: str) -> subprocess.CompletedProcess[str]:
+    prices = {"m": [1000.0, 1000.0]}
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "APWA_STORE": str(folder / "store"),
+        "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "sk-only-for-loopback",
+        "DASK_APWA__PRICES": json.dumps(prices),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "apwa_dask.cli", "run", "plan.yaml", "rows.csv", "--model", "m", *more]
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_u13_a_dear_run_without_a_ceiling_ends_with_the_number_needed_and_asks_nobody(
+    dear_plan, scripted_server
+):
+    server = scripted_server()
+    done = apwa_run(dear_plan, server)
+    assert done.returncode == 1
+    assert "--budget" in done.stderr
+    assert re.search(r"\$\d", done.stderr)
+    assert server.calls == 0
+    done = apwa_run(dear_plan, server, "--budget", "500")
+    assert done.returncode == 0, done.stderr
+    assert server.calls == 40
+
+
+def test_u14_a_pause_is_told_with_its_reason_and_until_when(scripted_server, model_at, store):
+    limited = Fault("status", status=429, retry_after="1", on=On(calls=(2,)), times=1)
+    server = scripted_server(faults=(limited,))
+    frame = pd.DataFrame({"text": [f"row {k}" for k in range(20)]})
+    shown = ProgressState()
+    lines: list[str] = []
+
+    def see(event: Event) -> None:
+        nonlocal shown
+        shown = shown.apply(event)
+        if isinstance(event, State):
+            lines.append(live_line(shown))
+
+    table = apwa.from_pandas(frame).map("x", inputs="text", output={"a": int})
+    table.run(model=model_at(server), store=store, progress=see).wait()
+    assert re.search(r"paused until \d\d:\d\d.*rate limit", lines[0])
+    assert "running" in lines[-1]
+
+
+def entries():
+    return [entry for group in catalogue() for entry in group.entries]
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.code)
+def test_u15_every_error_has_code_cause_fix_and_what_is_saved(entry):
+    assert re.fullmatch(r"[A-Z]+(-[A-Z]+)*", entry.code)
+    for said in (entry.means, entry.cause, entry.do):
+        assert len(said.split()) >= 2
+    assert LOST[entry.lost]
+
+
+def test_u15_an_unknown_column_names_the_columns_there_are():
+    table = apwa.from_pandas(pd.DataFrame({"review_text": ["a"], "stars": [1]}))
+    with pytest.raises(PlanError) as caught:
+        table.map("x", inputs=["reviewtext"], output={"a": int})
+    said = str(caught.value)
+    assert "review_text" in said
+    assert caught.value.code
+
+
+def test_u16_ten_thousand_equal_failures_are_one_line_everywhere(scripted_server, model_at, store, tmp_path):
+    server = scripted_server(faults=(Fault("refusal"),), keep_calls=10)
+    frame = pd.DataFrame({"text": [f"row {k}" for k in range(10_000)]})
+    shown = ProgressState()
+
+    def see(event: Event) -> None:
+        nonlocal shown
+        shown = shown.apply(event)
+
+    table = apwa.from_pandas(frame, npartitions=4).map("x", inputs="text", output={"a": int})
+    run = table.run(model=model_at(server), store=store, progress=see, early_stop=False).wait(120)
+
+    assert len(run.failures) == 10_000
+    (line,) = run.failures.summary().to_dict("records")
+    assert (line["rows"], line["outcome"]) == (10_000, "refused")
+    assert line["advice"]
+    assert [group.rows for group in shown.failure_groups] == [10_000]
+    assert sum("10,000" in said and "refused" in said for said in summary_lines(shown, 0.0)) == 1
+    assert len(re.findall(r'<p class="group">', run.report())) == 1
