@@ -90,7 +90,8 @@ def asked_of(question: str, sketch: Sketch) -> tuple[Asked, ...]:
             continue
         if one.kind != "text" and not _has_documents(sketch):
             return ()
-        found.setdefault(one.name, one)
+        if not (one.part and any(other.part == one.part for other in found.values())):
+            found.setdefault(one.name, one)
     return tuple(found.values())
 
 
