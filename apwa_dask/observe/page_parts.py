@@ -16,6 +16,10 @@ PALETTE = ("#4a7fb5", "#d08a2e", "#2f8f6a", "#a65fa0", "#7d8a2e", "#b4452f")
 """Blue, amber, green, plum, olive, red: told apart on white, on near-black, and by most eyes."""
 
 _LONG_NAME = 20
+FAILED = "#c8553d"
+"""Of what went wrong, wherever it is drawn."""
+_WORDS = frozenset({"step", "row", "worker", "endpoint", "model"})
+"""Columns of names, which stand left; the others are numbers."""
 GRAY = "#808a93"
 """Readable on white and on near-black alike."""
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -28,6 +32,7 @@ th, td { text-align: right; padding: 3px 0 3px 14px; border-bottom: 1px solid rg
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { font-weight: 600; color: #808a93; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th.words, td.words { text-align: left; }
 .tiles { display: flex; flex-wrap: wrap; gap: 6px 28px; font: 14px/1.4 system-ui, "Segoe UI", Roboto, sans-serif; }
 .tiles b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; }
 .tiles span { color: #808a93; font-size: 13px; }
@@ -59,9 +64,15 @@ def table_html(
     """A table with every cell escaped."""
     if not rows:
         return f"<table><caption>{escape(caption)}</caption></table><div class='none'>{escape(none)}</div>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    aligned = [' class="words"' if name in _WORDS else "" for name in columns]
+    head = "".join(f"<th{how}>{escape(name)}</th>" for how, name in zip(aligned, columns, strict=True))
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(safe_text(cell, max_chars=80))}</td>" for cell in row) + "</tr>"
+        "<tr>"
+        + "".join(
+            f"<td{how}>{escape(safe_text(cell, max_chars=80))}</td>"
+            for how, cell in zip(aligned, row, strict=True)
+        )
+        + "</tr>"
         for row in rows
     )
     return (
@@ -155,7 +166,7 @@ class Plot:
 
     def _line(self, name: str, is_dashed: bool) -> ColumnDataSource:
         source = ColumnDataSource({"x": [], "y": [], "name": []}, name=name)
-        color = PALETTE[len(self._lines) % len(PALETTE)]
+        color = FAILED if name == "failed" else PALETTE[len(self._lines) % len(PALETTE)]
         dash = "dashed" if is_dashed else "solid"
         line = self.figure.line("x", "y", source=source, color=color, line_width=2, line_dash=dash)
         if not is_dashed:  # a lone point is no line, and would not be seen
