@@ -15,7 +15,9 @@ PANDAS2_VENV  := .venv-pandas2
 PANDAS2_STAMP := $(PANDAS2_VENV)/.installed
 PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
-.PHONY: help demo demo-clean test test-pandas2 lint format bench workloads chaos machine soak planner notebook errors docs clean
+AUDIT_VENV := .venv-audit
+
+.PHONY: help demo demo-clean test test-pandas2 lock audit lint format bench workloads chaos machine soak planner notebook errors docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,8 +55,9 @@ chaos: $(STAMP)  ## 100,000 rows while a worker dies every 5 seconds; the seed i
 	APWA_CHAOS_ROWS=100000 APWA_CHAOS_WORKERS=4 APWA_CHAOS_DEATH_EVERY_S=5 APWA_CHAOS_TIMEOUT_S=7200 \
 		$(BIN)/python -m pytest --timeout 7500 tests/faults/test_chaos.py
 
-soak: $(STAMP)  ## 1,000,000 rows in one process: memory, threads and files stay flat
+soak: $(STAMP)  ## 1,000,000 rows in one process: memory, threads and files stay flat; a table of 10,000 tiny partitions
 	APWA_SOAK_ROWS=1000000 $(BIN)/python -m pytest --timeout 7500 tests/faults/test_process_limits.py -k fault_42
+	APWA_TINY_PARTITIONS=10000 $(BIN)/python -m pytest --timeout 1800 tests/faults/test_workers_layout.py
 
 lint: $(STAMP)  ## style, types and the import directions of the rooms
 	$(BIN)/ruff check .
@@ -83,6 +86,18 @@ endif
 
 notebook: $(STAMP)  ## execute the notebooks in place in a real kernel
 	$(BIN)/python notebooks/execute.py
+
+$(AUDIT_VENV)/.installed:
+	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install -qq --disable-pip-version-check uv pip-audit
+	@touch $@
+
+lock: $(AUDIT_VENV)/.installed  ## write the locks of the container from pyproject.toml; UPGRADE=1 takes newer versions
+	UV=$(CURDIR)/$(AUDIT_VENV)/bin/uv docs/deployment/lock.sh $(if $(UPGRADE),--upgrade)
+
+audit: $(AUDIT_VENV)/.installed  ## look up every locked version in a database of known vulnerabilities
+	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r docs/deployment/requirements.lock \
+		-r docs/deployment/requirements-build.lock
 
 errors: $(STAMP)  ## write docs/errors.md from the catalogue of error codes
 	$(BIN)/python docs/write_errors.py
