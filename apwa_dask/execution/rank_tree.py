@@ -57,13 +57,13 @@ def play(frame: pd.DataFrame, ref: StageRef) -> pd.DataFrame:
         if row[STATUS] is None and not isinstance(item, (BadInput, str)):
             items.append(item)
             places.append(row[place_of(step.id)])
-    context.meter.note(rows=table.num_rows)
     schema = pa.schema([*context.stage.schema, pa.field(NOTES_COLUMN, pa.string())])
     bracket = _Bracket(context, step, items, places)
     try:
         ranked = bracket.best()
     except Deferred:
         return waiting(schema)
+    context.meter.note(rows=table.num_rows)  # not before: rounds of batches read the same rows again
     rows = [
         {ROW_ID: f"r{rank}", STATUS: bracket.status.get(at), ERROR: bracket.reason.get(at),
          place_of(step.id): places[at], RANK: rank}

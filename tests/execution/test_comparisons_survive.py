@@ -21,6 +21,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import apwa_dask as apwa
+from apwa_dask.execution.events import Progress
 from apwa_dask.store.journal import Journal
 from apwa_dask.testing import Script, ScriptedServer
 from tests.execution.comparing import VERBS, answer, started, table
@@ -149,12 +150,17 @@ def test_in_batches_the_rows_are_those_of_a_live_run_and_each_question_is_one_li
     wanted, asked = uninterrupted(verb, server, tmp_path)
     server.reset()
 
-    run = kit.start(table(verb), server)
+    events: list[Any] = []
+    run = kit.start(table(verb), server, progress=events.append)
 
     pd.testing.assert_frame_equal(run.result(status=True), wanted)
     assert questions(server.log().lines) == asked
     assert billed(run) == server.calls == len(asked)
     assert run.status()["rows_failed"] == 0
+    counted = sum(getattr(event, "rows_done", 0) for event in events if isinstance(event, Progress))
+    assert counted == (48 if verb == "rank" else len(asked)), (
+        "rows are counted once, however many rounds they take"
+    )
 
 
 def test_batches_that_are_left_are_found_again_and_no_question_is_asked_twice(
