@@ -7,18 +7,16 @@ python -m benchmarks.apwa --workload redaction --scale full --json redaction.jso
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.apwa.client import CLIENTS, ENGINES
 from benchmarks.apwa.jobs import WINDOW_TOKENS, Job
-from benchmarks.apwa.measures import Measured, measure
+from benchmarks.apwa.measures import Measured, keep, kept, measure
 from benchmarks.apwa.scripted import ModelServer
 from benchmarks.apwa.tables import report
 from benchmarks.apwa.workloads import SCALES, WORKLOADS
@@ -44,6 +42,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=64, help="calls in flight")
     parser.add_argument("--timeout", type=float, default=3_600.0, help="of one client, seconds")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument(
+        "--report", type=Path, nargs="+", help="measure nothing: print the tables of such files"
+    )
     given = parser.parse_args(words)
     if given.size and len(given.workload or ()) != 1:
         parser.error("--size needs one --workload")
@@ -77,7 +78,7 @@ def run(given: argparse.Namespace) -> list[Measured]:
                     found.append(made)
                     _tell(made)
                     if given.json:
-                        given.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+                        keep(given.json, found)
     return found
 
 
@@ -93,6 +94,9 @@ def _tell(made: Measured) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     given = arguments(words)
+    if given.report:
+        print(report([each for path in given.report for each in kept(path)]))
+        return 0
     load = os.getloadavg()[0]
     found = run(given)
     print(

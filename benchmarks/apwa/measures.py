@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from benchmarks.apwa.jobs import PRICE, Answers, Job, Verdict, Workload
 from benchmarks.apwa.scripted import ModelServer
 from benchmarks.measuring import trouble_of, watched
 
-__all__ = ["Measured", "answers_in", "measure"]
+__all__ = ["Measured", "answers_in", "keep", "kept", "measure"]
 
 _SCRIPT = Path(__file__).with_name("client.py")
 
@@ -121,3 +122,15 @@ def answers_in(folder: Path) -> Answers:
         key: None if pd.isna(answer) else json.loads(answer)
         for key, answer in zip(found["key"], found["answer"], strict=True)
     }
+
+
+def keep(path: Path, found: Sequence[Measured]) -> None:
+    """Write measurements to a file."""
+    path.write_text(json.dumps([asdict(each) for each in found], indent=1))
+
+
+def kept(path: Path) -> list[Measured]:
+    """The measurements that `keep` wrote."""
+    return [
+        Measured(**{**made, "verdict": Verdict(**made["verdict"])}) for made in json.loads(path.read_text())
+    ]

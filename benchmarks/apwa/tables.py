@@ -6,39 +6,44 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import isnan
 
+from benchmarks.apwa.client import ENGINES
 from benchmarks.apwa.jobs import PRICE, WINDOW_TOKENS
 from benchmarks.apwa.measures import Measured
 from benchmarks.apwa.workloads import WORKLOADS
 
 __all__ = ["endings", "report", "table"]
 
-_COLUMNS: Sequence[tuple[str, Callable[[Measured], str]]] = (
-    ("client", lambda m: m.client),
-    ("right", lambda m: f"{m.verdict.right:,}"),
-    ("wrong", lambda m: f"{m.verdict.wrong:,}"),
-    ("missing", lambda m: f"{m.verdict.missing:,}"),
-    ("leaks", lambda m: f"{m.verdict.leaked:,}"),
-    ("calls", lambda m: f"{m.calls:,}"),
-    ("depth", lambda m: f"{m.verdict.depth or '-'}"),
-    ("longest prompt", lambda m: f"{m.longest_prompt_tokens:,}"),
-    ("tokens in", lambda m: _million(m.prompt_tokens)),
-    ("of them repeated", lambda m: _share(m.cached_tokens, m.prompt_tokens)),
-    ("tokens out", lambda m: _million(m.completion_tokens)),
-    ("$", lambda m: f"{m.cost_usd:,.2f}"),
-    ("$ per 1,000 right", lambda m: _each(m)),
-    ("peak MiB", lambda m: _figure(m.peak_mib)),
-    ("wall s", lambda m: _figure(m.wall_s)),
-    ("CPU s", lambda m: _figure(m.cpu_s)),
+_Cell = Callable[[Measured, Measured | None], str]
+"""Of a measurement, and of the engine's on the same job, where there is one."""
+
+_COLUMNS: Sequence[tuple[str, _Cell]] = (
+    ("client", lambda m, _: m.client),
+    ("right", lambda m, _: f"{m.verdict.right:,}"),
+    ("wrong", lambda m, _: f"{m.verdict.wrong:,}"),
+    ("missing", lambda m, _: f"{m.verdict.missing:,}"),
+    ("leaks", lambda m, _: f"{m.verdict.leaked:,}"),
+    ("$ a right item, engine = 1", lambda m, engine: _ratio(m, engine)),
+    ("calls", lambda m, _: f"{m.calls:,}"),
+    ("depth", lambda m, _: f"{m.verdict.depth or '-'}"),
+    ("longest prompt", lambda m, _: f"{m.longest_prompt_tokens:,}"),
+    ("tokens in", lambda m, _: _million(m.prompt_tokens)),
+    ("repeated", lambda m, _: _share(m.cached_tokens, m.prompt_tokens)),
+    ("tokens out", lambda m, _: _million(m.completion_tokens)),
+    ("$", lambda m, _: f"{m.cost_usd:,.2f}"),
+    ("peak MiB", lambda m, _: _figure(m.peak_mib)),
+    ("CPU s", lambda m, _: _figure(m.cpu_s)),
+    ("wall s", lambda m, _: _figure(m.wall_s)),
 )
 
 
 def table(found: Sequence[Measured]) -> str:
-    """One line a client."""
+    """One line a client, of one job."""
+    engine = next((m for m in found if m.client in ENGINES and m.verdict.right), None)
     lines = [
         "| " + " | ".join(title for title, _ in _COLUMNS) + " |",
         "|---|" + "--:|" * (len(_COLUMNS) - 1),
     ]
-    lines += ["| " + " | ".join(cell(m) for _, cell in _COLUMNS) + " |" for m in found]
+    lines += ["| " + " | ".join(cell(m, engine) for _, cell in _COLUMNS) + " |" for m in found]
     return "\n".join(lines)
 
 
@@ -77,8 +82,11 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if part else "-"
 
 
-def _each(m: Measured) -> str:
-    return f"{1000 * m.cost_usd / m.verdict.right:,.3f}" if m.verdict.right else "-"
+def _ratio(m: Measured, engine: Measured | None) -> str:
+    if engine is None or not m.verdict.right or not engine.cost_usd:
+        return "-"
+    ratio = (m.cost_usd / m.verdict.right) / (engine.cost_usd / engine.verdict.right)
+    return f"{ratio:,.2f}" if ratio < 10 else f"{ratio:,.0f}"
 
 
 def _figure(value: float) -> str:

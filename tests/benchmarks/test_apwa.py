@@ -17,11 +17,13 @@ sys.path.insert(0, str(ROOT))
 from apwa_dask.testing import ScriptedServer  # noqa: E402
 from benchmarks.apwa.conversations import Attempt, one_agent, one_chat  # noqa: E402
 from benchmarks.apwa.extraction import TOPICS, document, facts  # noqa: E402
-from benchmarks.apwa.jobs import WHOLE, WINDOW_TOKENS, Job, Workload  # noqa: E402
+from benchmarks.apwa.jobs import WHOLE, WINDOW_TOKENS, Job, Verdict, Workload  # noqa: E402
+from benchmarks.apwa.measures import Measured, keep, kept  # noqa: E402
 from benchmarks.apwa.naive import naive_dask  # noqa: E402
 from benchmarks.apwa.redaction import record  # noqa: E402
 from benchmarks.apwa.scripted import script_for  # noqa: E402
 from benchmarks.apwa.summaries import PROMPT_TOKENS, merged, read_summary, summary_of  # noqa: E402
+from benchmarks.apwa.tables import report  # noqa: E402
 from benchmarks.apwa.workloads import WORKLOADS  # noqa: E402
 
 RECORDS, DOCUMENTS, TOKENS = 40, 3, 60_000
@@ -218,3 +220,35 @@ def test_a_section_that_was_lost_on_the_way_is_missing() -> None:
     said = {WHOLE: {"summary": summary_of(["[section 0] [section 2]"])}}
     verdict = WORKLOADS["summaries"].judged(said, 1_000)
     assert (verdict.wanted, verdict.right, verdict.missing) == (4, 2, 2)
+
+
+def test_tables_tell_how_a_client_ended_and_are_printed_again_from_a_file(tmp_path: Path) -> None:
+    ended = "400 context_length_exceeded"
+    engine = measured("engine", Verdict(10, 10, 0, 0), cost_usd=0.01)
+    chat = measured("one chat", Verdict(10, 5, 0, 5), cost_usd=0.05, ending=ended)
+    keep(tmp_path / "found.json", [engine, chat])
+    assert kept(tmp_path / "found.json") == [engine, chat]
+    said = report([engine, chat])
+    assert "| one chat | 5 | 0 | 5 | 0 | 10 |" in said, "ten times the engine's price for each right item"
+    assert f"**one chat**: `{ended}` after 5 items read, 5 of 10 right, $0.05 spent" in said
+
+
+def measured(client: str, verdict: Verdict, cost_usd: float, ending: str = "") -> Measured:
+    return Measured(
+        workload="redaction",
+        size=10,
+        client=client,
+        verdict=verdict,
+        calls=10,
+        refused=0,
+        longest_prompt_tokens=100,
+        prompt_tokens=1_000,
+        cached_tokens=0,
+        completion_tokens=100,
+        cost_usd=cost_usd,
+        peak_mib=200.0,
+        wall_s=1.0,
+        cpu_s=1.0,
+        items_sent=verdict.right,
+        ending=ending,
+    )
