@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from apwa_dask import __version__
-from apwa_dask.cli import codes, dashboard, kept_runs, machine, questions
+from apwa_dask.cli import codes, completion, dashboard, kept_runs, machine, questions
 from apwa_dask.cli.command import ApwaGroup
 
 __all__ = ["main"]
@@ -37,5 +37,6 @@ for command in (
     *dashboard.COMMANDS,
     *machine.COMMANDS,
     *codes.COMMANDS,
+    *completion.COMMANDS,
 ):
     main.add_command(command)
