@@ -38,12 +38,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted(Event):
-    """The run begins: its plan's hash, the number of stages, the ceiling in USD (None: no ceiling)."""
+    """The run begins: its plan's hash, the number of stages, the ceiling in USD (None: no ceiling), and what it was
+    thought to cost.
+    """
 
     plan_hash: str = ""
     stages: int = 0
     budget_usd: float | None = None
     model: str = ""
+    estimated_usd: tuple[float, float, float] | None = None
+    """Low, expected, high; None where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from apwa_dask.execution.kept import KeptRun
     from apwa_dask.execution.ledger import Entry
 
-__all__ = ["ESTIMATE", "MANIFEST_VERSION", "RunManifest", "manifest_of", "manifest_schema", "versions"]
+__all__ = [
+    "ESTIMATE",
+    "MANIFEST_VERSION",
+    "RunManifest",
+    "estimated_usd",
+    "manifest_of",
+    "manifest_schema",
+    "versions",
+]
 
 MANIFEST_VERSION = 2
 ESTIMATE = "estimate.json"
@@ -189,6 +197,12 @@ def estimate_of(run: KeptRun) -> dict[str, Any] | None:
     except StoreError:
         return None
     return estimate
+
+
+def estimated_usd(run: KeptRun) -> tuple[float, float, float] | None:
+    """What the run was thought to cost: low, expected, high; None where nobody knows."""
+    cost = (estimate_of(run) or {}).get("cost_usd")
+    return None if cost is None else (cost["low"], cost["expected"], cost["high"])
 
 
 def _actual(ledger: list[Entry]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
         f"{count_text(state.rows_reused)} reused" if state.rows_reused else "",
     ]
     bill = [
-        f"cost {_cost(state)}",
+        f"cost {_cost(state)}{_estimated(state)}",
         f"{count_text(state.calls)} calls",
         f"{count_text(state.input_tokens)} tokens in, {count_text(state.output_tokens)} out",
         f"{duration_text(state.throttled_s)} held back by limits" if state.throttled_s >= 1 else "",
@@ -105,6 +105,14 @@ def _cost(state: ProgressState) -> str:
     if state.forecast_usd is not None and not state.is_over:
         cost = f"{cost} (about {money_text(max(state.forecast_usd, state.cost_usd))} in all)"
     return cost if state.budget_usd is None else f"{cost} of {money_text(state.budget_usd)}"
+
+
+def _estimated(state: ProgressState) -> str:
+    """What it was thought to cost, beside what it did."""
+    if state.estimated_usd is None:
+        return ""
+    low, expected, high = map(money_text, state.estimated_usd)
+    return f" (estimated {expected}, {low} to {high})"
 
 
 def _warning(state: ProgressState) -> str:

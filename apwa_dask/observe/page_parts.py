@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
-from bokeh.models import ColumnDataSource, Div, HoverTool, InlineStyleSheet, Legend, LegendItem
+from bokeh.models import (
+    BasicTickFormatter,
+    ColumnDataSource,
+    Div,
+    HoverTool,
+    InlineStyleSheet,
+    Legend,
+    LegendItem,
+)
 from bokeh.plotting import figure
 
 from apwa_dask.observe.text import safe_text
@@ -124,6 +132,8 @@ class Plot:
         )
         self.figure.add_layout(self._legend, "above")
         self._finish_style()
+        if not log:
+            self.figure.yaxis.formatter = BasicTickFormatter(use_scientific=False)
 
     def _finish_style(self) -> None:
         fig = self.figure
