@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import socket
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from apwa_dask.errors import ApwaError
 
 __all__ = ["Check", "checks"]
 
+_CONNECT_TIMEOUT_S = 5.0
 State = Literal["ok", "note", "fail"]
 _PACKAGE = "apwa_dask"
 _PACKAGES = ("dask", "distributed", "pandas", "pyarrow", "openai", "duckdb", "aiohttp", "pydantic")
@@ -109,10 +111,29 @@ def _endpoint() -> Iterator[Check]:
     if is_set:
         yield Check("key", "ok", f"{variable} is set")
     else:
+        # an endpoint may want no key, and the embedded model wants none
         fix = f"export {variable}=..., on the machines of the Dask workers too"
         yield Check(
             "key", "note", f"{variable} is not set: only the embedded model, or an endpoint without keys", fix
         )
+    if url and not urllib.request.getproxies():
+        yield _reached(url)
+
+
+def _reached(url: str) -> Check:
+    """Open a connection to the endpoint and say nothing. Behind a proxy that would prove nothing."""
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        return Check(
+            "endpoint port",
+            "fail",
+            f"nothing answers at {_without_userinfo(url)}: {type(error).__name__}",
+            "start the server, or correct OPENAI_BASE_URL or apwa.base-url",
+        )
+    return Check("endpoint port", "ok", f"{host}:{port} is open")
 
 
 def _without_userinfo(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import types
@@ -128,6 +129,11 @@ class FakeRun:
 
     def report(self, path: str) -> None:
         self.api.calls.append(("report", {"path": path}))
+
+    def dashboard(self, *, port: int = 0, show: bool = False) -> Any:
+        self.api.calls.append(("dashboard", {"port": port, "show": show}))
+        served = types.SimpleNamespace(url="http://127.0.0.1:8000/apwa", wait=lambda: None)
+        return contextlib.nullcontext(served)
 
     def row(self, row: str | int) -> FakeStory:
         self.api.calls.append(("row", {"row": row}))
