@@ -15,6 +15,7 @@ from apwa_dask.execution.runtime import runtime
 from apwa_dask.store import trouble
 from apwa_dask.store.runs import RunStore
 
+pytestmark = pytest.mark.slow
 KINDS = {0: "SlowDown", 5: "InternalError", 10: "lost answer", 15: "slow"}
 ROWS, PARTS, IN_FLIGHT = 24, 4, 2
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(ROWS)], "k": range(ROWS)})
