@@ -48,7 +48,7 @@ class Attempt:
     answers : dict
         By key of item.
     items_sent : int
-        Items that the model has seen.
+        Items that were sent, the last ones perhaps in vain.
     cached_tokens : int
         Prompt tokens that were the beginning of the prompt before.
     ending : str

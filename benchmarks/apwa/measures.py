@@ -44,7 +44,7 @@ class Measured:
     wall_s, cpu_s : float
         From after the imports to the last file written; CPU of the process and all below it.
     items_sent : int
-        Items that the model has seen; all of them for the engine.
+        Items that were sent, in a prompt that was refused too; all of them for the engine.
     ending : str
         Empty if it finished.
     """

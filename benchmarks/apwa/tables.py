@@ -24,7 +24,7 @@ _COLUMNS: Sequence[tuple[str, _Cell]] = (
     ("leaks", lambda m, _: f"{m.verdict.leaked:,}"),
     ("$ a right item, engine = 1", lambda m, engine: _ratio(m, engine)),
     ("calls", lambda m, _: f"{m.calls:,}"),
-    ("depth", lambda m, _: f"{m.verdict.depth or '-'}"),
+    ("depth", lambda m, _: f"{m.verdict.depth:,}" if m.verdict.right else "-"),
     ("longest prompt", lambda m, _: f"{m.longest_prompt_tokens:,}"),
     ("tokens in", lambda m, _: _million(m.prompt_tokens)),
     ("repeated", lambda m, _: _share(m.cached_tokens, m.prompt_tokens)),
@@ -69,7 +69,7 @@ def report(found: Sequence[Measured]) -> str:
 
 def _ending(m: Measured) -> str:
     verdict = m.verdict
-    words = f"`{m.ending}` after {m.items_sent:,} items read, {verdict.right:,} of {verdict.wanted:,} right, "
+    words = f"`{m.ending}` after {m.items_sent:,} items sent, {verdict.right:,} of {verdict.wanted:,} right, "
     words += f"${m.cost_usd:,.2f} spent"
     return words
 

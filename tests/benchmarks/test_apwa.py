@@ -230,7 +230,7 @@ def test_tables_tell_how_a_client_ended_and_are_printed_again_from_a_file(tmp_pa
     assert kept(tmp_path / "found.json") == [engine, chat]
     said = report([engine, chat])
     assert "| one chat | 5 | 0 | 5 | 0 | 10 |" in said, "ten times the engine's price for each right item"
-    assert f"**one chat**: `{ended}` after 5 items read, 5 of 10 right, $0.05 spent" in said
+    assert f"**one chat**: `{ended}` after 5 items sent, 5 of 10 right, $0.05 spent" in said
 
 
 def measured(client: str, verdict: Verdict, cost_usd: float, ending: str = "") -> Measured:
