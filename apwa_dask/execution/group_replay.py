@@ -10,10 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from apwa_dask.execution import reduce_groups
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.lineage import Place, parents_of
 from apwa_dask.execution.reduce import SPLIT_EVERY, GroupTree
-from apwa_dask.execution.reduce_groups import BLOCK, neighbours
 from apwa_dask.execution.replay import NOT_KEPT, ReplayDesk
 from apwa_dask.execution.row_story import StepStory
 from apwa_dask.execution.runtime import StageContext
@@ -93,11 +93,12 @@ def _leaf(run: KeptRun, context: StageContext, stage: Stage, of: int, members: S
 
 def _exchanged(context: StageContext, partials: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """The way of one group through the shuffle of `reduce_groups`: stretches of the table, so many at a time."""
-    nodes = neighbours(len(partials))
+    nodes = reduce_groups.neighbours(len(partials))
     if len(nodes) < len(partials):
         partials = [_inner(context, [partials[k] for k in node]).partial() for node in nodes]
+    block = reduce_groups.BLOCK
     while len(partials) > 1:
-        packs = [partials[k : k + BLOCK] for k in range(0, len(partials), BLOCK)]
+        packs = [partials[k : k + block] for k in range(0, len(partials), block)]
         partials = [_inner(context, pack).partial() for pack in packs]
     return list(partials)
 

@@ -9,6 +9,7 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -214,15 +215,16 @@ def test_documents_in_pieces_are_read_in_their_order_with_their_headings(run):
 
     assert done.result()["doc"].tolist() == ["a", "b"]
     for word in ("Item", "Point"):
-        leaves = [
-            call.text for call in server.log() if f"{word} 0.0 says" in call.text or f"{word} " in call.text
-        ]
-        seen = [
-            tuple(map(int, found))
-            for text in leaves
-            for found in re.findall(rf"{word} (\d)\.(\d) says", text)
-        ]
-        assert set(seen) == {(p, s) for p in range(4) for s in range(3)}
+        leaves = sorted(
+            [(int(p), int(s)) for p, s in found]
+            for call in server.log()
+            if (found := re.findall(rf"{word} (\d)\.(\d) says", call.text))
+        )
+        assert {place for leaf in leaves for place in leaf} == {(p, s) for p in range(4) for s in range(3)}
+        assert all(leaf == sorted(leaf) for leaf in leaves), (
+            "in a prompt, pieces stand in the document's order"
+        )
+        assert all(one[-1] <= other[0] for one, other in pairwise(leaves)), "prompts are stretches of it"
     lines = [
         json.loads(line)
         for call in server.log()
