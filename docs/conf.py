@@ -39,6 +39,8 @@ numpydoc_class_members_toctree = False
 html_theme = "pydata_sphinx_theme"
 html_title = "apwa_dask"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["outputs.css"]
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,

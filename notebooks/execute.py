@@ -26,6 +26,7 @@ class Executor(NotebookClient):
     async def async_execute_cell(self, cell: nbformat.NotebookNode, *args: Any, **more: Any) -> Any:
         if RESTART in cell.metadata.get("tags", ()):
             await self._restart_kernel()
+            self.code_cells_executed, more["execution_count"] = 0, 1
         return await super().async_execute_cell(cell, *args, **more)
 
     async def _restart_kernel(self) -> None:

@@ -21,6 +21,8 @@ model = apwa.Model("scripted", base_url={url!r}, api_key_env="")
 frame = pd.DataFrame({{"text": [f"message {{k}}" for k in range({rows})]}})
 table = apwa.from_pandas(frame, npartitions=4).map("topic", inputs="text", output={{"topic": str}})
 run = table.run(model=model, store={store!r}, max_concurrency={concurrency}, name="cell", progress=False)
+"""
+RESULT = """
 result = run.result()
 print(len(result), result["topic"].notna().sum())
 """
@@ -36,7 +38,8 @@ def test_u10_an_interrupted_cell_stops_dispatch_within_a_second_and_leaves_its_r
     script = Script(latency_s=0.2)
     server, kernel = scripted_server(script), new_kernel()
 
-    asked = kernel.begin(cell(server, store))
+    kernel.run(cell(server, store))
+    asked = kernel.begin(RESULT)
     server.wait_until(lambda stats: stats.calls >= 8, timeout_s=90)
     interrupted_s = time.monotonic()
     kernel.interrupt()
@@ -53,7 +56,8 @@ def test_u10_an_interrupted_cell_stops_dispatch_within_a_second_and_leaves_its_r
 def test_u10_a_second_interrupt_gives_the_run_back_where_nobody_answers(new_kernel, scripted_server, store):
     server, kernel = scripted_server(faults=(Fault("hang"),)), new_kernel()
 
-    asked = kernel.begin(cell(server, store))
+    kernel.run(cell(server, store))
+    asked = kernel.begin(RESULT)
     server.wait_until(lambda stats: stats.in_flight >= 1, timeout_s=90)
     kernel.interrupt()
     with pytest.raises(queue.Empty):  # it drains: calls in flight may be billed
@@ -82,7 +86,7 @@ def test_u11_a_killed_kernel_costs_the_calls_in_flight_and_the_same_cell_goes_on
 
     server.set(script)
     successor = new_kernel()
-    assert successor.run(cell(server, store)).split() == [str(ROWS), str(ROWS)]
+    assert successor.run(cell(server, store) + RESULT).split() == [str(ROWS), str(ROWS)]
     assert 40 <= answered + CONCURRENCY < ROWS
     assert server.calls == ROWS + CONCURRENCY  # paid again: what was in flight, and nothing else
 
