@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import feather
 
 from apwa_dask.errors import ConfigError
 
@@ -92,9 +94,12 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None
         frame.index.nlevels > 1 or frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex)
     )
     if suffix == ".parquet":
-        frame.to_parquet(path, index=named)
+        readable, schema = _readable(frame, named=named)
+        readable.to_parquet(path, index=named, schema=schema)
     elif suffix in (".arrow", ".feather"):
-        (frame.reset_index() if named else frame.reset_index(drop=True)).to_feather(path)
+        readable, schema = _readable(frame.reset_index(drop=not named), named=False)
+        table = pa.Table.from_pandas(readable, schema=schema, preserve_index=False)
+        feather.write_feather(table, path)
     elif suffix == ".jsonl":
         (frame.reset_index() if named else frame).to_json(
             path, orient="records", lines=True, date_format="iso", force_ascii=False
@@ -104,6 +109,22 @@ def _write(frame: pd.DataFrame, path: Path, suffix: str, safe_csv: bool) -> None
         # Lines end as in RFC 4180. With any other end, Python's writer leaves a cell's own carriage return unquoted,
         # and what stands behind it becomes a row of its own.
         (_spreadsheet_safe(flat) if safe_csv else flat).to_csv(path, index=False, lineterminator="\r\n")
+
+
+def _readable(frame: pd.DataFrame, *, named: bool) -> tuple[pd.DataFrame, pa.Schema]:
+    """Lists and structs as objects, under their own Arrow types.
+
+    As extension columns their dtype is noted in the file by a name that ``pandas.read_parquet`` does not understand,
+    and it then refuses the whole file.
+    """
+    schema = pa.Schema.from_pandas(frame, preserve_index=named).remove_metadata()
+    nested = [
+        name
+        for name, dtype in frame.dtypes.items()
+        if isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
+    ]
+    readable = frame.astype(dict.fromkeys(nested, object)) if nested else frame
+    return readable, schema
 
 
 def _spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
