@@ -26,6 +26,12 @@ def number(pattern: str, text: str) -> int:
     return int(found[1].replace(",", ""))
 
 
+@pytest.fixture
+def run(execute, request):
+    """The notebook that a class is about, after it ran here."""
+    return execute(request.cls.name)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_u21_the_kept_outputs_are_complete_and_readable_and_name_no_machine(name):
     kept = nbformat.read(NOTEBOOKS / name, as_version=4)
@@ -54,11 +60,8 @@ def test_u21_every_cell_runs_in_a_kernel_and_none_writes_to_stderr(execute, name
 
 
 class TestRedaction:
-    pytestmark = notebook("02_redaction.ipynb")
-
-    @pytest.fixture(scope="class")
-    def run(self, execute):
-        return execute("02_redaction.ipynb")
+    name = "02_redaction.ipynb"
+    pytestmark = notebook(name)
 
     def test_u11_the_kernel_dies_in_the_middle_and_only_what_was_not_written_is_asked_again(self, run):
         assert "redaction: stopped" in run.shown("apwa.runs(store)")
@@ -79,11 +82,8 @@ class TestRedaction:
 
 
 class TestExtraction:
-    pytestmark = notebook("03_extraction.ipynb")
-
-    @pytest.fixture(scope="class")
-    def run(self, execute):
-        return execute("03_extraction.ipynb")
+    name = "03_extraction.ipynb"
+    pytestmark = notebook(name)
 
     def test_five_files_become_six_typed_rows_and_the_damaged_one_is_named(self, run):
         assert "5 files: 4 ok, 1 failed" in run.shown("pages.report")
@@ -103,11 +103,8 @@ class TestExtraction:
 
 
 class TestSummaries:
-    pytestmark = notebook("04_summaries.ipynb")
-
-    @pytest.fixture(scope="class")
-    def run(self, execute):
-        return execute("04_summaries.ipynb")
+    name = "04_summaries.ipynb"
+    pytestmark = notebook(name)
 
     def test_no_decision_is_lost_on_the_way_up_and_every_prompt_fits(self, run):
         shown = run.shown("told =")
@@ -130,11 +127,8 @@ class TestSummaries:
 
 
 class TestCatalogues:
-    pytestmark = notebook("05_catalogues.ipynb")
-
-    @pytest.fixture(scope="class")
-    def run(self, execute):
-        return execute("05_catalogues.ipynb")
+    name = "05_catalogues.ipynb"
+    pytestmark = notebook(name)
 
     def test_the_block_asks_about_few_pairs_and_finds_all(self, run):
         assert "pairs asked about: 180 of 4200" in run.shown("matches = plan.run")
@@ -152,11 +146,8 @@ class TestCatalogues:
 
 
 class TestCluster:
-    pytestmark = notebook("06_cluster.ipynb")
-
-    @pytest.fixture(scope="class")
-    def run(self, execute):
-        return execute("06_cluster.ipynb")
+    name = "06_cluster.ipynb"
+    pytestmark = notebook(name)
 
     def test_the_dashboard_has_the_page(self, run):
         assert "the page answers: 200" in run.shown('"/apwa"')
@@ -171,11 +162,8 @@ class TestCluster:
 
 
 class TestCapabilities:
-    pytestmark = notebook("07_capabilities.ipynb")
-
-    @pytest.fixture(scope="class")
-    def run(self, execute):
-        return execute("07_capabilities.ipynb")
+    name = "07_capabilities.ipynb"
+    pytestmark = notebook(name)
 
     def test_four_rows_fail_in_four_ways_and_two_are_answered(self, run):
         shown = run.shown("answered.run(")
