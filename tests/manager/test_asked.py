@@ -70,6 +70,7 @@ def ops(drafted: Drafted) -> list[str]:
         ("How many letters have the priority High?", [("priority", "text", "equal", "")]),
         ("What is the sum of the fees of all letters signed by A. B. Cole?",
          [("fee", "number", "number", ""), ("signer", "text", "equal", "")]),
+        ("What is the average total of the orders?", [("total", "number", "number", "")]),
         ("How many letters are there per year?", []),
         ("Count the letters by kind.", []),
         ("Which letters complain about a lamp?", []),

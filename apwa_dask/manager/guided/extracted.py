@@ -78,7 +78,7 @@ def _counted(sketch: Sketch, question: str, asked: Sequence[Asked]) -> Sketch:
         if one.use == "distinct":
             return _distinct(sketch, question, one)
     if numbers:
-        fn = "sum" if re.search(r"\b(?:sum|total)\b", question, re.IGNORECASE) else "mean"
+        fn = "mean" if re.search(r"\b(?:average|mean)\b", question, re.IGNORECASE) else "sum"
         rule = {f"{fn}_{numbers[0].name}": {"fn": fn, "column": numbers[0].name}}
         return sketch.with_step("aggregate", by=[one.name for one in groups], aggregates=rule)
     if groups:
