@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from apwa_dask.execution.failures import normalised
 
 if TYPE_CHECKING:
     from apwa_dask.execution.pipeline import Failure
+    from apwa_dask.store.commit import CommitRecord
 
 __all__ = [
     "LEAST_ROWS",
@@ -220,6 +221,12 @@ class FailureRate:
         if rows < LEAST_ROWS:
             return None
         return self.judge(rows, failed)
+
+    def check(self, records: Collection[CommitRecord]) -> None:
+        """Raise what `judge` says of a stage whose parts are these."""
+        error = self.judge(sum(r.rows_in for r in records), sum(r.failed for r in records))
+        if error is not None:
+            raise error
 
     def judge(self, rows: int, failed: int) -> RunError | None:
         """The error for these counts; None while they are within the limit."""

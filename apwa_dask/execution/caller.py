@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from apwa_dask.execution.asked_again import AskedAgain
+from apwa_dask.execution.crew import resting
 from apwa_dask.execution.tool_notes import tool_calls_of, tools_text
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
 from apwa_dask.store.journal import Journal, Record
@@ -76,7 +77,8 @@ class JournaledCaller:
         if known is not None and self._may_serve(request, known):
             return reply_of(known)
         while (twin := self._in_flight.get(key)) is not None:
-            shared = await asyncio.shield(twin)
+            with resting():
+                shared = await asyncio.shield(twin)
             if shared is not None:
                 return replace(shared, source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
         if self._control.stopping:

@@ -19,6 +19,7 @@ from apwa_dask.agents.driver import RunTool, converse
 from apwa_dask.agents.unit import Unit
 from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
+from apwa_dask.execution.crew import resting
 from apwa_dask.models.types import OutcomeClass, Purpose, ToolCall
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StageDesk"]
 
-LANDING_S = 0.025
-"""A conversation that has ended waits at most so long for its partition thread, unless it is the last."""
+LANDING_S, LANDING_BUSY_S = 0.025, 0.1
+"""A conversation that has ended waits at most so long for its partition thread, unless it is the last; longer where
+its step has others to begin, so that nothing is idle for want of it."""
 
 
 class StageDesk:
@@ -112,15 +114,21 @@ class StageDesk:
         run = self.context.run
         run.steps.begun(step_id, len(conversations))
         purpose = Purpose(run.folder.run_id, step_id)
-        running = asyncio.get_running_loop()
         self._flying += len(conversations)
+        jobs = []
         for position, conversation in enumerate(conversations):
-            task = running.create_task(self._hold(conversation, purpose, run_tool))
-            run.tasks.add(task)
-            task.add_done_callback(partial(self._landed, step_id, position, done, wake))
+            landed = partial(self._landed, step_id, position, done, wake)
+            jobs.append(partial(self._hold, conversation, purpose, run_tool, landed))
+        run.crews.of(step_id).take_on(jobs)
         run.start_reporting()
 
-    async def _hold(self, conversation: Conversation, purpose: Purpose, run_tool: RunTool | None) -> None:
+    async def _hold(
+        self,
+        conversation: Conversation,
+        purpose: Purpose,
+        run_tool: RunTool | None,
+        landed: Callable[[], None],
+    ) -> None:
         try:
             await converse(conversation, self.context.run.caller, purpose, run_tool)
         except ApwaError as fatal:
@@ -133,23 +141,20 @@ class StageDesk:
             where = traceback.extract_tb(bug.__traceback__)[-1]  # names the line, never a value
             place = f"{Path(where.filename).name}:{where.lineno}"
             conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__} at {place}")
+        finally:
+            landed()
 
     def _landed(
-        self,
-        step_id: str,
-        position: int,
-        done: Callable[[int], None],
-        wake: Callable[[], None],
-        task: asyncio.Task[None],
+        self, step_id: str, position: int, done: Callable[[int], None], wake: Callable[[], None]
     ) -> None:
-        self.context.run.tasks.discard(task)
         self.context.run.steps.begun(step_id, -1)
         done(position)
         self._flying -= 1
         if not self._flying:
             self._ring(wake)
         elif self._bell is None:
-            self._bell = task.get_loop().call_later(LANDING_S, self._ring, wake)
+            wait_s = LANDING_BUSY_S if self.context.run.crews.of(step_id) else LANDING_S
+            self._bell = asyncio.get_running_loop().call_later(wait_s, self._ring, wake)
 
     def _ring(self, wake: Callable[[], None]) -> None:
         if self._bell is not None:
@@ -160,4 +165,5 @@ class StageDesk:
 
 async def _run_tool(agent: Agent, call: ToolCall, unit: Unit) -> ToolResult:
     """A tool may block or compute: it runs in a thread, never on the loop."""
-    return await asyncio.to_thread(agent.run_tool, call, unit)
+    with resting():
+        return await asyncio.to_thread(agent.run_tool, call, unit)

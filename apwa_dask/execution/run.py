@@ -496,9 +496,5 @@ class Run(KeptRun):
 
     def _check_rate(self, stage: Stage) -> None:
         """A stage that ended above the limit does not pass, however few its rows."""
-        if self._rate is None or not stage.calls_model:
-            return
-        records = self._committed(stage).values()
-        error = self._rate.judge(sum(r.rows_in for r in records), sum(r.failed for r in records))
-        if error is not None:
-            raise error
+        if self._rate is not None and stage.calls_model:
+            self._rate.check(self._committed(stage).values())

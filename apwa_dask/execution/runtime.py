@@ -27,6 +27,7 @@ from apwa_dask.execution.batch_room import BatchRoom
 from apwa_dask.execution.caller import Control, InFlight, JournaledCaller
 from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
+from apwa_dask.execution.crew import Crews
 from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.lent import lent_tables
@@ -237,6 +238,8 @@ class RunContext:
         self.sharing = None if owner.claim is None else Sharing(owner.claim, self.journal.url, self.journal)
         self.caller = self._new_caller()
         self.tasks: set[asyncio.Task[None]] = set()
+        most = max((model.max_concurrency for model in self.spec.models.values()), default=1)
+        self.crews = Crews(most, self.tasks)
         self._stages: dict[int, StageContext] = {}
         self._manifests: dict[str, Manifest] = {}
         self._batches: BatchRoom | None = None
@@ -252,18 +255,14 @@ class RunContext:
         namespace = self.spec.namespace
         in_flight = self.runtime.in_flight(self.store, namespace)
         given = (self.client, self.journal, self.control, namespace, self._on_flight, in_flight)
-        prompts, again = self.spec.store_prompts, AskedAgain.of(self.folder)
+        options: dict[str, Any] = {
+            "store_prompts": self.spec.store_prompts,
+            "asked_again": AskedAgain.of(self.folder),
+            "on_answer": self.steps.answered,
+        }
         if self.sharing is None:
-            return JournaledCaller(
-                *given, store_prompts=prompts, asked_again=again, on_answer=self.steps.answered
-            )
-        return SharingCaller(
-            *given,
-            store_prompts=prompts,
-            asked_again=again,
-            on_answer=self.steps.answered,
-            sharing=self.sharing,
-        )
+            return JournaledCaller(*given, **options)
+        return SharingCaller(*given, sharing=self.sharing, **options)
 
     def stage(self, index: int) -> StageContext:
         """The context of one stage, made once."""
@@ -335,7 +334,7 @@ class RunContext:
 
     def _tell_pause(self) -> None:
         """Say once when an endpoint makes calls wait, and once when they go on."""
-        words = next((gate.pause_words for gate in self.runtime.endpoints.gates() if gate.pause_words), "")
+        words = next((gate.pause_words for gate in self.client.gates() if gate.pause_words), "")
         with self._lock:
             before, self._paused = self._paused, words
         if words != before:

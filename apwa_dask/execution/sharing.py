@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from apwa_dask.execution.caller import JournaledCaller, reply_of
+from apwa_dask.execution.crew import resting
 from apwa_dask.models.claimed import ANSWERED, DIGEST_BYTES, YOURS
 from apwa_dask.models.types import Purpose, Reply, Request
 from apwa_dask.store.journal import Journal
@@ -78,7 +79,10 @@ class Sharing:
     async def answer(self, key: bytes) -> Record | None:
         """What another process was told; None: send it yourself. Returns at once where nobody else sends it."""
         awaited = self._awaited.get(key)
-        return self._found.get(key) if awaited is None else await asyncio.shield(awaited)
+        if awaited is None:
+            return self._found.get(key)
+        with resting():
+            return await asyncio.shield(awaited)
 
     def ended(self, key: bytes, *, kept: bool) -> None:
         """A request that was sent here has ended; `kept`: its answer is in the journal for all."""

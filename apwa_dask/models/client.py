@@ -6,7 +6,8 @@ import asyncio
 import copy
 import dataclasses
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from apwa_dask.errors import ApwaError, BudgetError, ConfigError
@@ -56,6 +57,8 @@ class Client:
         Bounds of retries.
     rng : random.Random, optional
         For jitter.
+    resting : callable, optional
+        Makes a context in which a call waits for something else than a slot: time, or money.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class Client:
         *,
         policy: RetryPolicy | None = None,
         rng: random.Random | None = None,
+        resting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.wallet = wallet or Wallet()
+        self._resting = resting
         self._endpoints = endpoints
         self._policy = policy or RetryPolicy()
         self._rng = rng or random.Random()
@@ -79,6 +84,10 @@ class Client:
     def prefixes_are_kept(self) -> bool:
         """Whether answers so far were cheaper because the endpoint had kept the beginning of their prompts."""
         return any(tally.cached_tokens for tally in list(self.wallet.totals.values()))
+
+    def gates(self) -> list[Gate]:
+        """Those that calls of this client have gone through."""
+        return list({route.lane.gate: None for route in list(self._routes.values())})
 
     def stop(self, why: str) -> None:
         """Send nothing more: calls that wait (for a slot, money, or before a retry) end as ``stopped``.
@@ -210,7 +219,7 @@ class Client:
                 await self._wait(wallet.reserve(reserved))
         try:
             tokens = route.input_tokens(request) + route.output.tokens
-            number = gate.try_acquire(tokens) or await self._wait(gate.acquire(tokens))
+            number = gate.try_acquire(tokens) or await self._wait(gate.acquire(tokens), rests=False)
             try:
                 return await self._exchange(route, request, spent, number, first=first)
             finally:
@@ -252,7 +261,7 @@ class Client:
     def _stops(self) -> bool:
         return bool(self._stopped)
 
-    async def _wait(self, waiting: Coroutine[Any, Any, T]) -> T:
+    async def _wait(self, waiting: Coroutine[Any, Any, T], *, rests: bool = True) -> T:
         """Wait for something that is not a call, so that `stop` can end it.
 
         Raises
@@ -267,7 +276,8 @@ class Client:
         assert task is not None
         self._idle.add(task)
         try:
-            return await waiting
+            with self._resting() if rests else nullcontext():
+                return await waiting
         except asyncio.CancelledError:
             if self._stops() and task.uncancel() == 0:
                 raise _Stopped from None

@@ -130,6 +130,8 @@ class Lane:
     def share(self, mine: Holder, want: int, most: int) -> int:
         """Max-min fair: small wants are met in full, the others share the rest, and what nobody wants, alike.
 
+        Who wants nothing is given one call: what it holds, nobody else can have before its lease ends.
+
         A share never reaches into what another holder was granted and may still use, so that the sum stays
         within `most` at every moment (but for the one call that each holder may always make). What is fair is
         reckoned anew only after a sixteenth of the holders changed their wants.
@@ -149,9 +151,9 @@ class Lane:
         for k, (_, holder) in enumerate(holders):
             holder.fair = min(holder.want, left // (len(holders) - k))
             left -= holder.fair
-        unwanted = left // len(holders)
-        for _, holder in holders:
-            holder.fair += unwanted
+        busy = [holder for _, holder in holders if holder.want]
+        for holder in busy:
+            holder.fair += left // len(busy)
 
     # -- limits
 

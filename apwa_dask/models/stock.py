@@ -57,6 +57,7 @@ class Stock:
         self._alone: asyncio.TimerHandle | None = None
         self._asked_at, self._asked_sent = self._loop.time(), 0
         self._told_all = False
+        self._told_idle = False
         self._epoch = 0
         self._penalties = 0
         self._expires_at = INFINITE
@@ -197,6 +198,7 @@ class Stock:
         self._promise(grant.requests or 0, grant.tokens or 0, grant.start_in_s)
         nothing = grant.requests == 0 and not grant.tokens and want.requests > 0
         self._told_all = want.hungry and (grant.paced or nothing)
+        self._told_idle = want.concurrency == 0
         self._renew_in(grant.renew_s)
         self._gate.granted(grant, penalised=penalised)
 
@@ -304,10 +306,10 @@ class Stock:
         self._renewal = self._loop.call_later(seconds, self._renew)
 
     def _renew(self) -> None:
-        """While in use; else a pace is given back, and a share expires."""
+        """While in use; else a pace and a share are given back, once."""
         self._renewal = None
         in_use = self._gate.in_flight or self._gate.waiting
-        if not in_use and not self._requests_per_s + self._tokens_per_s:
+        if not in_use and self._told_idle and not self._requests_per_s + self._tokens_per_s:
             return
         self._told_all = False
         self.ask_soon(urgent=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 import orjson
@@ -38,9 +39,8 @@ def keep_history(folder: RunFolder, history: History | None, status: str) -> Non
         return
     ended = History(history.picture())  # the run says that it has ended only after all of it is kept
     ended(RunFinished(folder.run_id, time.time(), status=status))
-    data = _adapter().dump_python(ended.picture(), mode="json")
     try:
-        folder.put_text(DOCUMENT, orjson.dumps(data).decode())
+        folder.put_text(DOCUMENT, orjson.dumps(ended.picture(), option=orjson.OPT_NON_STR_KEYS).decode())
     except (StoreError, OSError) as error:
         _logger.warning("what was seen of run %s is not kept: %s", folder.run_id, type(error).__name__)
 
@@ -48,13 +48,17 @@ def keep_history(folder: RunFolder, history: History | None, status: str) -> Non
 def kept_picture(folder: RunFolder) -> Picture | None:
     """The kept picture; None where there is none, or another version has written it."""
     try:
-        return _adapter().validate_json(folder.get_text(DOCUMENT))
+        kept = folder.get_text(DOCUMENT)
     except (StoreError, OSError):
         return None
+    try:
+        return _adapter().validate_json(kept)
     except ValidationError:
         _logger.debug("%s of run %s is of another version", DOCUMENT, folder.run_id)
         return None
 
 
+@cache
 def _adapter() -> TypeAdapter[Picture]:
+    """Made when a run is looked at, which most runs are not: it takes some ten milliseconds."""
     return TypeAdapter(Picture)

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
 from apwa_dask.store.segment import (
+    CALL,
     BadSegmentError,
     Seal,
     SegmentKeys,
@@ -23,13 +23,13 @@ from apwa_dask.store.segment import (
     paid_in,
     read_keys,
     rows_where,
+    summed,
 )
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
 
 Bill = tuple[pa.Table, tuple[str, ...]]
 _BILLED_RUNS = 8
-_CALL = ["step_id", "model", "outcome"]
 _REMOTE_READERS = 16
 _VANISHED_RETRIES = 3
 
@@ -328,13 +328,7 @@ class SegmentLibrary:
 
 
 def bill_of(paid: Sequence[pa.Table]) -> pa.Table:
-    """The lines of `segment.paid_in` summed by step, model and outcome; ``unpriced`` counts unknown costs."""
+    """The lines of `segment.paid_in` of all segments, summed by step, model and outcome."""
     if not paid:
-        return pa.table({name: pa.array([], SCHEMA.field(name).type) for name in _CALL})
-    whole = pa.concat_tables(paid)
-    sums = [(name, "sum") for name in whole.column_names if name not in _CALL]
-    priced = ("cost_usd", "count", pc.CountOptions(mode="only_null"))
-    summed = whole.group_by(_CALL, use_threads=False).aggregate([*sums, priced, ([], "count_all")])
-    renamed = {f"{name}_sum": name for name, _ in sums}
-    renamed |= {"cost_usd_count": "unpriced", "count_all": "records"}
-    return summed.rename_columns([renamed.get(name, name) for name in summed.column_names])
+        return pa.table({name: pa.array([], SCHEMA.field(name).type) for name in CALL})
+    return summed(pa.concat_tables(paid))

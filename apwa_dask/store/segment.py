@@ -25,6 +25,7 @@ from apwa_dask.errors import StoreError
 from apwa_dask.store.record import KEY_BYTES, OK, SCHEMA, completed, is_earlier
 
 __all__ = [
+    "CALL",
     "UNREADABLE_WITHOUT_KEY",
     "BadSegmentError",
     "Seal",
@@ -38,6 +39,7 @@ __all__ = [
     "prefixes_of",
     "read_keys",
     "rows_where",
+    "summed",
     "with_header",
 ]
 
@@ -47,16 +49,8 @@ _FORMAT_KEY, _REPLACES_KEY = b"apwa.format", b"apwa.replaces"
 _NAME = re.compile(
     r"seg-(?P<writer>[a-z0-9]{1,40})-(?P<sequence>[0-9]{8})-(?P<digest>[0-9a-f]{32})(?P<signed>\.signed)?\.parquet"
 )
-_BILL_COLUMNS = [
-    "step_id",
-    "model",
-    "outcome",
-    "attempts",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "cost_usd",
-]
+CALL = ["step_id", "model", "outcome"]
+_PAID = ["attempts", "input_tokens", "cached_tokens", "output_tokens", "cost_usd"]
 _DICTIONARY_COLUMNS = ["outcome", "finish_reason", "model", "run_id", "step_id"]
 # A hostile file may promise more than memory holds; ours are a hundredth of these.
 _MAX_ROWS, _MAX_UNCOMPRESSED_BYTES = 5_000_000, 4 * 2**30
@@ -210,12 +204,22 @@ def holds_run(file: BinaryIO, run_id: str) -> bool:
 
 
 def paid_in(file: BinaryIO, run_id: str) -> tuple[pa.Table, tuple[str, ...]]:
-    """Step, model, outcome, attempts, tokens and cost of the records of `run_id`, reading no text; and the
-    names of the segments whose records this one took over.
+    """Attempts, tokens and cost of the records of `run_id`, summed by `CALL`, reading no text; and the names of
+    the segments whose records this one took over. ``unpriced`` counts unknown costs.
     """
-    table, _ = _read_columns(file, ["run_id", *_BILL_COLUMNS])
-    mine = table.filter(pc.equal(table.column("run_id"), run_id)).select(_BILL_COLUMNS)
-    return mine.replace_schema_metadata(None), _replaces(table)
+    table, _ = _read_columns(file, ["run_id", *CALL, *_PAID])
+    mine = table.filter(pc.equal(table.column("run_id"), run_id)).select([*CALL, *_PAID])
+    ones = pa.array(np.ones(mine.num_rows, np.int64))
+    unpriced = pc.cast(pc.is_null(mine.column("cost_usd")), pa.int64())
+    counted = mine.append_column("unpriced", unpriced).append_column("records", ones)
+    return summed(counted.replace_schema_metadata(None)), _replaces(table)
+
+
+def summed(paid: pa.Table) -> pa.Table:
+    """One line for each step, model and outcome."""
+    sums = [name for name in paid.column_names if name not in CALL]
+    lines = paid.group_by(CALL, use_threads=False).aggregate([(name, "sum") for name in sums])
+    return lines.select([*CALL, *(f"{name}_sum" for name in sums)]).rename_columns([*CALL, *sums])
 
 
 def rows_where(file: BinaryIO, column: str, wanted: pa.Array | None) -> list[int]:

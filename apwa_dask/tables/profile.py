@@ -24,7 +24,15 @@ from .tokens import estimate_tokens
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MAX_PROFILE_BYTES", "ColumnProfile", "Profile", "TokenLengths", "profile_frame", "profile_source", "sample_rows"]
+__all__ = [
+    "MAX_PROFILE_BYTES",
+    "ColumnProfile",
+    "Profile",
+    "TokenLengths",
+    "profile_frame",
+    "profile_source",
+    "sample_rows",
+]
 
 MAX_PROFILE_BYTES = 8_000
 """Upper bound of ``Profile.to_dict()`` as JSON; details are dropped, samples first, to stay below it."""

@@ -31,6 +31,7 @@ class Limit:
         self.doors: dict[str, Gate] = {}
         self.questions: list[tuple[float, str]] = []
         self.stalled = False
+        self.most = 512
         self._rows: dict[str, list[asyncio.Task[None]]] = {}
 
     def _tell(self, notice: Notice, holders: list[str]) -> None:
@@ -51,7 +52,7 @@ class Limit:
         loop = asyncio.get_running_loop()
         for name in names:
             seed = random.Random(name)
-            self.doors[name] = Gate(KEY, lease=self._way(name), rng=seed, max_concurrency=512)
+            self.doors[name] = Gate(KEY, lease=self._way(name), rng=seed, max_concurrency=self.most)
             self._rows[name] = [loop.create_task(self._row(name, latency_s)) for _ in range(rows)]
 
     async def rest(self, name: str) -> None:
@@ -253,6 +254,25 @@ def test_a_refusal_of_one_reaches_the_others_without_a_renewal(virtual_time: Vir
         assert all(each.paused for each in limit.doors.values())
         assert {each.pauses for each in limit.doors.values()} == {1}
         assert not [at for at in limit.admitted if now + 0.001 < at < now + 10.0]
+        await limit.close()
+
+    virtual_time(story())
+
+
+def test_a_process_that_is_done_gives_its_share_back_within_a_second_or_two(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        limit = Limit(1e6, announce=False)
+        limit.most = 40
+        limit.join("a", "b", rows=40)
+        await limit.until(10.0)
+        assert limit.coordinator.in_flight_share(KEY) == {"a": 20, "b": 20}
+        await limit.rest("a")
+        await limit.until(12.5)
+        assert limit.coordinator.in_flight_share(KEY) == {"a": 1, "b": 39}
+        assert limit.doors["b"].in_flight == 39
+        asked = len([name for _, name in limit.questions if name == "a"])
+        await limit.until(20.0)
+        assert len([name for _, name in limit.questions if name == "a"]) == asked
         await limit.close()
 
     virtual_time(story())
