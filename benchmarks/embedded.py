@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,15 @@ import apwa_dask as apwa  # noqa: E402
 from benchmarks.planner_gold import DATA  # noqa: E402
 
 Row = Mapping[str, Any]
+
+KEPT_AT_LEAST = 0.9
+"""Share of the words outside of the spans that a redacted text still has."""
+SHOWN = (
+    ("Hi, I am Ana Silva, call me on 555-0199.", "Hi, I am [NAME], call me on [PHONE]."),
+    ("When does the shop open?", "When does the shop open?"),
+    ("Ship it to 12 Hill Road, Leeds.", "Ship it to [ADDRESS]."),
+)
+"""Worked answers, as the planner gives them: without any, this model answers ``<text>`` and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class Task:
 
     rows: Callable[[], Iterator[Row]]
     step: Callable[[apwa.Table], apwa.Table]
-    judged: Callable[[Row, Row], tuple[int, int]]
+    judged: Callable[[Any, Row], tuple[int, int]]
     what: str
     sample: int
 
@@ -77,16 +87,25 @@ def _receipt(answer: Row, gold: Row) -> tuple[int, int]:
 
 
 def _spans(answer: Row, gold: Row) -> tuple[int, int]:
-    after = str(answer["redacted"] or gold["text"])
+    """Spans that are gone out of a text that is otherwise there: an answer that drops the text redacts nothing."""
+    after, rest = str(answer["redacted"] or gold["text"]), gold["text"]
     texts = [span["text"] for span in gold["spans"]]
+    for text in texts:
+        rest = rest.replace(text, " ")
+    words = Counter(re.findall(r"\w+", rest))
+    kept = (words & Counter(re.findall(r"\w+", after))).total() / max(words.total(), 1)
+    if kept < KEPT_AT_LEAST:
+        return 0, len(texts)
     return sum(after.count(text) < gold["text"].count(text) for text in texts), len(texts)
 
 
 TASKS: dict[str, Task] = {
     "spam": Task(
         _messages,
-        lambda table: table.map("Is the text message spam?", inputs="text", output={"spam": bool}),
-        lambda answer, gold: (int(bool(answer["spam"]) == gold["gold"]), 1),
+        lambda table: table.filter(
+            "Decide whether the input meets this condition: the text message is spam", inputs="text"
+        ),
+        lambda answer, gold: (int((answer is not None) == gold["gold"]), 1),
         "messages judged as the gold has it",
         40,
     ),
@@ -107,9 +126,10 @@ TASKS: dict[str, Task] = {
             "Replace every piece of personal information in the text by its type in square brackets.",
             inputs="text",
             output={"redacted": str},
+            examples=[({"text": text}, {"redacted": redacted}) for text, redacted in SHOWN],
         ),
         _spans,
-        "spans gone",
+        "spans gone with the rest of the text in place",
         20,
     ),
 }
@@ -119,17 +139,17 @@ def quality(name: str, rows: int | None = None) -> Quality:
     """One task with the embedded model, on its first `rows` rows; a row that failed has nothing right."""
     task = TASKS[name]
     sample = [row for _, row in zip(range(rows or task.sample), task.rows(), strict=False)]
-    table = apwa.from_pandas(pd.DataFrame({"text": [row["text"] for row in sample]}))
+    texts = [row["text"] for row in sample]
+    table = apwa.from_pandas(pd.DataFrame({"row": range(len(texts)), "text": texts}))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as store:
         run = task.step(table).run(model="local", store=store, progress=False).wait()
-        answers = run.result(status=True).to_dict("records")
+        answered = {row["row"]: row for row in run.result().to_dict("records")}
+        failed = {int(name.rpartition(":")[2]) for name in run.failures["row_id"]}
     wall_s = time.monotonic() - began
-    ok = [answer["_apwa_status"] == "ok" for answer in answers]
-    parts = [task.judged(answer, gold) for answer, gold in zip(answers, sample, strict=True)]
-    right = sum(part[0] for part, fine in zip(parts, ok, strict=True) if fine)
-    of = sum(part[1] for part in parts)
-    return Quality(name, len(sample), len(ok) - sum(ok), right, of, task.what, wall_s)
+    parts = [task.judged(answered.get(number), gold) for number, gold in enumerate(sample)]
+    right = sum(part[0] for number, part in enumerate(parts) if number not in failed)
+    return Quality(name, len(sample), len(failed), right, sum(part[1] for part in parts), task.what, wall_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

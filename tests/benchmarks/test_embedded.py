@@ -17,11 +17,15 @@ SPANS = {"text": "Ada wrote to Bo and Ada.", "spans": [{"text": "Ada"}, {"text":
 
 def test_an_answer_is_right_by_its_parts() -> None:
     judge = {name: task.judged for name, task in embedded.TASKS.items()}
-    assert judge["spam"]({"spam": True}, {"gold": False}) == (0, 1)
+    assert judge["spam"]({"text": "win"}, {"gold": False}) == (0, 1)
+    assert judge["spam"](None, {"gold": False}) == (1, 1), "a row that was not kept"
     receipt = {"company": "A. B. SDN", "date": "1/2/2018", "address": "x", "total": "9.10"}
     said = {**receipt, "company": "a b sdn", "address": None}
     assert judge["receipts"](said, {"gold": receipt}) == (3, 4)
     assert judge["redaction"]({"redacted": "[NAME] wrote to Bo and Ada."}, SPANS) == (1, 2)
+    assert judge["redaction"]({"redacted": "<text>"}, SPANS) == (0, 2), (
+        "a text that was dropped is not redacted"
+    )
     assert judge["redaction"]({"redacted": None}, SPANS) == (0, 2), (
         "a text that came back as it was is all leaks"
     )
