@@ -32,8 +32,8 @@ from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Step
 
 __all__ = ["Desk", "Failure", "PipelineResult", "run_pipeline"]
 
-FEED_ROWS = 256
-"""Most rows taken from the partition at a time."""
+FEED_ROWS, FIRST_ROWS = 256, 32
+"""Most rows taken from the partition at a time; the first calls should not wait until many rows are prepared."""
 WINDOW = Window()
 """Of this process."""
 _ORDER = "_apwa_order"
@@ -369,7 +369,7 @@ class _Flow:
 
 def _feed(table: pa.Table, fed: int, seat: Seat) -> pa.Table | None:
     """The next rows of the partition that the window has room for; at least one where nothing is under way."""
-    rows = min(FEED_ROWS, seat.room_rows)
+    rows = min(FEED_ROWS if fed else FIRST_ROWS, seat.room_rows)
     piece = table.slice(fed, max(rows, 1))
     while piece.num_rows > 1 and piece.nbytes > seat.room_bytes:
         piece = piece.slice(0, piece.num_rows // 2)

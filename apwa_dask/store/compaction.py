@@ -78,6 +78,8 @@ class Compactor:
     def _run(self) -> None:
         try:
             self.compact()
+            for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+                pool.release_unused()  # a merge takes what a long run does not need again for long
             # Another process may be at it, with nothing done here: do not ask again at every flush.
             self._not_before_s = time.monotonic() + _PAUSE_S
             self._thread = None

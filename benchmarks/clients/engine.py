@@ -25,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import apwa_dask as apwa
 import apwa_dask.api
 import apwa_dask.execution.run
+import apwa_dask.observe.keeping
 import apwa_dask.observe.progress
+import apwa_dask.store.local_folder
 import apwa_dask.store.runs
 import apwa_dask.tables.sources
 from apwa_dask.models.model import Model

@@ -68,9 +68,9 @@ def test_fault_42_memory_threads_and_files_are_flat_over_many_rows(
     assert files < 64 + 80
 
 
-NOISE_MIB = 24.0
+NOISE_MIB = 16.0
 """What the allocator keeps of short runs, up to 10 MiB from one run to the next; it does not grow, so the
-long soak is held to the slope itself. The short one finds what keeps 3 kB of each row."""
+long soak is held to the slope itself. The short one finds what keeps 2 kB of each row."""
 
 
 def test_fault_43_a_full_disk_stops_the_run_with_words_and_it_goes_on_when_there_is_room(
