@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CLIENTS", "ENGINES", "FLOOR", "PYTHONS_VARIABLE", "Contestant", "named", "pythons"]
+__all__ = ["CLIENTS", "DASK_FLOOR", "ENGINES", "FLOOR", "PYTHONS_VARIABLE", "Contestant", "named", "pythons"]
 
 PYTHONS_VARIABLE = "APWA_BENCH_PYTHONS"
 FLOOR = "raw aiohttp"
-ENGINES = ("engine", "engine on Dask")
+DASK_FLOOR = "raw aiohttp on Dask"
+ENGINES = {"engine": FLOOR, "engine on Dask": DASK_FLOOR}
+"""Forms of the engine, and beside what each is held."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ CLIENTS: Mapping[str, Contestant] = {
         Contestant("raw aiohttp, uvloop", "raw_aiohttp.py", ("uvloop",), same_prompt=True),
         Contestant("engine", "engine.py", same_prompt=True),
         Contestant("engine on Dask", "engine.py", ("dask",), same_prompt=True),
+        Contestant(DASK_FLOOR, "raw_dask.py", same_prompt=True),
         Contestant("AsyncOpenAI loop", "openai_loop.py", slow=True, same_prompt=True),
         Contestant("naive Dask", "naive_dask.py", slow=True, same_prompt=True),
         Contestant("LangChain", "langchain_batch.py", slow=True, peer=True, environment="langchain"),
