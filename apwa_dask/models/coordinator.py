@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from apwa_dask.errors import BudgetError
 from apwa_dask.models.budget import Budget
@@ -73,11 +73,12 @@ class Coordinator:
         mine = lane.holder(holder, now)
         mine.expires_s = now + self._expires_s
         news = lane.learn(report, now)
-        share = lane.share(mine, want.concurrency, want.max_concurrency)
-        permits = lane.permits(mine, want, now)
+        share = lane.shares.lease(holder, want, now)
+        permits = lane.permits(mine, want if share else _without_permits(want), now)
         pause_s = max(0.0, lane.pause_until_s - now)
         if news and self._tell is not None:
             self._tell(Notice(gate_key, pause_s, lane.penalties), [h for h in lane.holders if h != holder])
+        self._call(gate_key, lane, holder, now)
         return Grant(
             concurrency=share,
             requests=permits.requests,
@@ -89,7 +90,7 @@ class Coordinator:
             epoch=lane.epoch,
             pause_s=pause_s,
             penalties=lane.penalties,
-            renew_s=self._renew_s(lane) if permits.ask_in_s is None else permits.ask_in_s,
+            renew_s=self._renew_s(lane, permits.ask_in_s, lane.shares.ask_in_s(holder)),
             expires_s=self._expires_s,
             stop=self._stops.get(gate_key, ""),
             answered=lane.answered,
@@ -98,8 +99,10 @@ class Coordinator:
 
     def release_holder(self, holder: str) -> None:
         """A process is gone: its share returns, and money it had not accounted for counts as spent."""
-        for lane in self._lanes.values():
-            lane.forget(holder)
+        for gate_key, lane in self._lanes.items():
+            if holder in lane.holders:
+                lane.forget(holder)
+                self._call(gate_key, lane, holder, self._clock())
         for account in self._accounts.values():
             for key in [key for key in account.leased if key[0] == holder]:
                 account.spent += account.leased.pop(key)
@@ -111,11 +114,20 @@ class Coordinator:
     def in_flight_share(self, gate_key: str) -> dict[str, int]:
         """Shares as they stand, for a status page."""
         lane = self._lanes.get(gate_key, Lane())
-        return {name: holder.share for name, holder in lane.holders.items()}
+        return {name: part.share for name, part in lane.shares.parts.items()}
 
-    def _renew_s(self, lane: Lane) -> float:
+    def _call(self, gate_key: str, lane: Lane, asking: str, now: float) -> None:
+        """Who holds what others wait for, or waits for what is free, need not wait for its renewal."""
+        if self._tell is None:
+            return
+        pause_s = max(0.0, lane.pause_until_s - now)
+        for name, share in lane.shares.calls(asking, now):
+            self._tell(Notice(gate_key, pause_s, lane.penalties, share), [name])
+
+    def _renew_s(self, lane: Lane, *sooner_s: float | None) -> float:
         """About a second, so that a pause, a penalty or a newcomer reaches all in time."""
-        return min(self._expires_s / 3, max(1.0, len(lane.holders) / HOLDERS_PER_RENEWAL_SECOND))
+        usual_s = min(self._expires_s / 3, max(1.0, len(lane.holders) / HOLDERS_PER_RENEWAL_SECOND))
+        return min((seconds for seconds in sooner_s if seconds is not None), default=usual_s)
 
     # -- money
 
@@ -186,6 +198,11 @@ class LocalLease:
     async def fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         """See `Coordinator.fund`."""
         return self.coordinator.fund(self.holder, account, least, wanted, report)
+
+
+def _without_permits(want: Want) -> Want:
+    """Of a holder without a share: permits would lie idle."""
+    return replace(want, concurrency=0, requests=0, tokens=0, hungry=False, tokens_per_call=0)
 
 
 def _holds(money: Money) -> bool:

@@ -101,6 +101,7 @@ class Gate:
         self._opens = probe and start is None
         self._opening: asyncio.TimerHandle | None = None
         self._cap = 0
+        self._sheds = False
         self._lease = Stock(self, lease) if lease is not None else None
         self._set_cap()
 
@@ -137,6 +138,8 @@ class Gate:
         self._waiters.append((future, tokens))
         self._waiting_tokens += tokens
         self._wake()
+        if self._lease is not None:
+            self._lease.wanted()
         try:
             await future
         except asyncio.CancelledError:
@@ -149,6 +152,9 @@ class Gate:
     def release(self) -> None:
         """Give the slot back, and serve whoever waits."""
         self.in_flight -= 1
+        if self._sheds and self._lease is not None and self.in_flight <= self._lease.share:
+            self._sheds = False
+            self._lease.ask_soon(urgent=True)  # others wait for what came back
         if self._waiters:
             self._wake()
 
@@ -330,6 +336,7 @@ class Gate:
         cap = min(int(self._limit), self.max_concurrency)
         if self._lease is not None:
             cap = min(cap, self._lease.share)
+            self._sheds = self.in_flight > self._lease.share
         if self._probing:
             cap = min(cap, 1)
         self._cap = 0 if self._pause_until > self._loop.time() else cap
@@ -402,6 +409,10 @@ class Gate:
         """Take over what the coordinator sent unasked."""
         if self._lease is not None:
             self._lease.told(notice)
+
+    def shared(self) -> None:
+        """The share became another."""
+        self._set_cap()
 
     def restocked(self) -> None:
         """Permits arrived."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from apwa_dask.models.headers import Window
 from apwa_dask.models.leases import Report, Want
 from apwa_dask.models.pace import Bucket, LearnedRate
+from apwa_dask.models.shares import Shares
 
 __all__ = ["Holder", "Lane", "Permits"]
 
@@ -41,9 +42,6 @@ class Holder:
     """A process at a gate."""
 
     order: int
-    want: int = 0
-    fair: int = 1
-    share: int = 0
     expires_s: float = 0.0
     part: float = 0.0
     """Of the pace; all parts together are at most 1."""
@@ -71,6 +69,7 @@ class Lane:
     """All holders of one gate. Sums are kept up to date: a lease costs the same however many hold one."""
 
     holders: dict[str, Holder] = field(default_factory=dict)
+    shares: Shares = field(default_factory=Shares)
     requests: Bucket | None = None
     tokens: Bucket | None = None
     learned: LearnedRate | None = None
@@ -82,12 +81,9 @@ class Lane:
     _epoch_rates: tuple[float, float] | None = None
     _tokens_per_call: float = 0.0
     _is_wide: bool = False
-    _shared: int = 0
     _parts: float = 0.0
     _hungry: int = 0
     _used: float = 0.0
-    _changes: int = 0
-    _most: int = 0
     _births: int = 0
     _first_s: float = 0.0
     _told_s: float = float("-inf")
@@ -105,7 +101,7 @@ class Lane:
                 self._first_s = now
             known = self.holders[name] = Holder(self._births)
             self._births += 1
-            self._changes = len(self.holders)
+            self.shares.join(name, now)
         return known
 
     def forget(self, name: str) -> None:
@@ -113,9 +109,8 @@ class Lane:
         gone = self.holders.pop(name, None)
         if gone is None:
             return
-        self._shared -= gone.share
+        self.shares.leave(name)
         self._settle(gone, 0.0, hungry=False, use=0.0)
-        self._changes = max(1, len(self.holders))
 
     def _look(self, now: float) -> None:
         self._looked_s = now
@@ -124,36 +119,6 @@ class Lane:
         # Sums of floats drift.
         self._parts = math.fsum(holder.part for holder in self.holders.values())
         self._used = math.fsum(holder.use for holder in self.holders.values())
-
-    # -- calls in flight
-
-    def share(self, mine: Holder, want: int, most: int) -> int:
-        """Max-min fair: small wants are met in full, the others share the rest, and what nobody wants, alike.
-
-        Who wants nothing is given one call: what it holds, nobody else can have before its lease ends.
-
-        A share never reaches into what another holder was granted and may still use, so that the sum stays
-        within `most` at every moment (but for the one call that each holder may always make). What is fair is
-        reckoned anew only after a sixteenth of the holders changed their wants.
-        """
-        self._changes += mine.want != want
-        mine.want = want
-        if self._changes * 16 >= len(self.holders) or most != self._most:
-            self._reckon(most)
-        share = max(1, min(mine.fair, most - (self._shared - mine.share)))
-        self._shared += share - mine.share
-        mine.share = share
-        return share
-
-    def _reckon(self, most: int) -> None:
-        self._changes, self._most, left = 0, most, most
-        holders = sorted(self.holders.items(), key=lambda item: (item[1].want, item[0]))
-        for k, (_, holder) in enumerate(holders):
-            holder.fair = min(holder.want, left // (len(holders) - k))
-            left -= holder.fair
-        busy = [holder for _, holder in holders if holder.want]
-        for holder in busy:
-            holder.fair += left // len(busy)
 
     # -- limits
 
@@ -264,7 +229,7 @@ class Lane:
         return self._is_wide
 
     def _part(self, mine: Holder, want: Want, calls_per_s: float) -> float:
-        """Max-min fair as `share`, of the pace: who does not need its part leaves it to those who wait."""
+        """Max-min fair as `Shares`, of the pace: who does not need its part leaves it to those who wait."""
         fair = 1.0 / len(self.holders)
         use = min(1.0, HEADROOM * want.per_s / calls_per_s) if want.concurrency else 0.0
         self._settle(mine, mine.part, hungry=want.hungry, use=use)

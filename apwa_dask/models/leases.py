@@ -21,6 +21,8 @@ class Want:
     ----------
     concurrency : int
         Calls in flight and waiting.
+    in_flight, share : int
+        Calls in flight now, and how many this process keeps to until it is answered.
     requests, tokens : int
         Permits for the next block; used only where the endpoint has such limits.
     max_concurrency : int
@@ -40,6 +42,8 @@ class Want:
     hungry: bool = False
     per_s: float = 0.0
     tokens_per_call: int = 0
+    in_flight: int = 0
+    share: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What all holders of a gate must hear at once: one of them was refused.
+    """What holders of a gate must hear at once: one of them was refused, or calls in flight change hands.
 
     Parameters
     ----------
@@ -109,11 +113,14 @@ class Notice:
         Nothing may be sent for so long.
     penalties : int
         As in `Grant`.
+    share : int, optional
+        Ask at once, and have no more calls in flight meanwhile.
     """
 
     gate_key: str
     pause_s: float
     penalties: int
+    share: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,6 @@ __all__ = ["Stock"]
 INFINITE = float("inf")
 RETRY_S = 1.0
 
-FIRST_GRANT_S = 1.0
-"""So long a first call waits for the coordinator; then this process goes on alone, one call at a time."""
-
 DRIP_S = 0.05
 """Permits of a pace are counted at most so often: several at once where it is fast."""
 
@@ -41,7 +38,7 @@ class Stock:
     """
 
     def __init__(self, gate: Gate, ask: LeaseFn) -> None:
-        self.share = 1
+        self.share = 0
         self.admitted = self.throttled = 0
         self.pause_s = 0.0
         self.limits = Announced()
@@ -54,10 +51,10 @@ class Stock:
         self._requests_per_s = self._tokens_per_s = 0.0
         self._ripe_at = 0.0
         self._drip: asyncio.TimerHandle | None = None
-        self._alone: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._asked_at, self._asked_sent = self._loop.time(), 0
         self._told_all = False
-        self._told_idle = False
+        self._told_idle = True
         self._epoch = 0
         self._penalties = 0
         self._expires_at = INFINITE
@@ -93,8 +90,6 @@ class Stock:
         burst into a limit just heard of would be refused.
         """
         self.limits = limits
-        if self._expires_at == INFINITE:
-            return  # alone, one call at a time
         if limits.requests is not None and self._requests == INFINITE:
             self._requests = 0.0
             self.ask_soon(urgent=True)
@@ -112,18 +107,20 @@ class Stock:
         if self._task is not None:
             self._urgent = self._urgent or urgent
             return
-        if self._expires_at == INFINITE and self._alone is None:
-            self._alone = self._loop.call_later(FIRST_GRANT_S, self._go_alone)
         self._task = self._loop.create_task(self._question())
 
-    def _go_alone(self) -> None:
-        if self._expires_at == INFINITE and not self._closed:
-            self._requests = INFINITE
-            self._gate.restocked()
+    def wanted(self) -> None:
+        """A call waits for a share, and the coordinator knows of none."""
+        if self._told_idle:
+            self._told_idle = False
+            self.ask_soon(urgent=True)
 
     async def _question(self) -> None:
         report = Report(self.admitted, self.throttled, 0, self.pause_s, self.limits)
         self.admitted, self.throttled, self.pause_s, self.limits = 0, 0, 0.0, Announced()
+        if not self._gate.in_flight and not self._gate.waiting:
+            self.share = 0  # given back with this question, not with the one after it
+            self._gate.shared()
         want = self._want()
         try:
             grant = await self._ask(self._gate.key, want, report)
@@ -161,25 +158,40 @@ class Stock:
             hungry=waiting > 0 and (gate.paused or self._requests < 1 or self._tokens <= 0),
             per_s=per_s,
             tokens_per_call=gate.waiting_tokens // waiting if waiting else 0,
+            in_flight=gate.in_flight,
+            share=self.share,
         )
 
     def _unanswered(self, report: Report) -> None:
         self.admitted += report.admitted
         self.throttled += report.throttled
         self.pause_s = max(self.pause_s, report.pause_s)
-        if self._loop.time() >= self._expires_at:
-            self._requests = 0.0
         self._renew_in(RETRY_S)
 
+    def _expired(self) -> None:
+        """The coordinator counts on us no more: what we held may be with others by now."""
+        self._expiry = None
+        self.share, self._requests = 0, 0.0
+        self._gate.shared()
+
     def told(self, notice: Notice) -> None:
-        """What another holder's refusal means here, ahead of the next grant."""
+        """What another holder's refusal, or its want, means here, ahead of the next grant."""
         penalised = notice.penalties > self._penalties
         self._penalties = max(self._penalties, notice.penalties)
         self._gate.told(notice.pause_s, penalised=penalised)
+        if notice.share is None:
+            return
+        self.share = min(self.share, notice.share)
+        self._gate.shared()
+        self.ask_soon(urgent=True)
 
     def _take_over(self, want: Want, grant: Grant, *, reported_throttle: bool) -> None:
         self.share = grant.concurrency
-        self._expires_at = self._loop.time() + grant.expires_s
+        # From when we asked: the coordinator's time began later, and so ends later.
+        self._expires_at = self._asked_at + grant.expires_s
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = self._loop.call_at(self._expires_at, self._expired)
         # The penalty that our own report caused was paid when it happened.
         penalised = grant.penalties - self._penalties > int(reported_throttle)
         self._penalties = grant.penalties
@@ -201,6 +213,8 @@ class Stock:
         self._told_idle = want.concurrency == 0
         self._renew_in(grant.renew_s)
         self._gate.granted(grant, penalised=penalised)
+        if self._gate.waiting:
+            self.wanted()  # it came while the coordinator heard of none
 
     # -- a pace
 
@@ -318,7 +332,7 @@ class Stock:
         """Cancel the timers and the question under way."""
         self._closed = True
         self._break_promises()
-        for timer in (self._renewal, self._drip, self._alone):
+        for timer in (self._renewal, self._drip, self._expiry):
             if timer is not None:
                 timer.cancel()
         if self._task is not None:
