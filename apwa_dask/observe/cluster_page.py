@@ -8,10 +8,10 @@ listens where that dashboard listens, and is stopped with it.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from apwa_dask.execution.events import Event
@@ -31,12 +31,11 @@ _logger = logging.getLogger(__name__)
 
 def add_page(scheduler: Scheduler) -> Callable[[Event], None] | None:
     """Add the page, and give who must be told of events; None where there is no dashboard to add it to."""
-    if find_spec("bokeh") is None:
+    bokeh = sys.modules.get("bokeh.server.tornado")  # a scheduler with a dashboard has it: half a second of import
+    if bokeh is None:
         return None
-    from bokeh.server.tornado import BokehTornado
-
     applications = getattr(getattr(scheduler, "http_application", None), "applications", ())
-    dask_pages = next((app for app in applications if isinstance(app, BokehTornado)), None)
+    dask_pages = next((app for app in applications if isinstance(app, bokeh.BokehTornado)), None)
     if dask_pages is None:
         return None
     board = Board()
