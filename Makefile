@@ -17,7 +17,7 @@ PANDAS2_TESTS ?= tests/tables tests/plans tests/execution tests/api
 
 AUDIT_VENV := .venv-audit
 
-.PHONY: help demo demo-clean test test-pandas2 lock audit lint format bench workloads chaos machine soak planner notebook errors docs clean
+.PHONY: help demo demo-clean test test-pandas2 lock audit lint format bench workloads chaos machine soak planner notebook schema errors docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,9 @@ lock: $(AUDIT_VENV)/.installed  ## write the locks of the container from pyproje
 audit: $(AUDIT_VENV)/.installed  ## look up every locked version in a database of known vulnerabilities
 	$(AUDIT_VENV)/bin/pip-audit --strict --disable-pip --require-hashes -r docs/deployment/requirements.lock \
 		-r docs/deployment/requirements-build.lock
+
+schema: $(STAMP)  ## write docs/reference/manifest.schema.json from the manifest's types
+	$(BIN)/python docs/write_manifest_schema.py
 
 errors: $(STAMP)  ## write docs/errors.md from the catalogue of error codes
 	$(BIN)/python docs/write_errors.py

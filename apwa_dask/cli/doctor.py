@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from apwa_dask import __version__, config
 from apwa_dask.errors import ApwaError
+from apwa_dask.observe.text import money_text, seconds_text, things_text
 
 __all__ = ["Check", "checks"]
 
@@ -39,8 +40,22 @@ class Check:
     fix: str = ""
 
 
-def checks(*, store: str | None = None, client: Any = None) -> list[Check]:
-    """All checks, in the order to read them. `client`: a connected ``distributed.Client``, or None."""
+def checks(
+    *, store: str | None = None, client: Any = None, model: Any = None, call: bool = False
+) -> list[Check]:
+    """All checks, in the order to read them.
+
+    Parameters
+    ----------
+    store : str, optional
+        As in a run.
+    client : distributed.Client, optional
+        A cluster to compare versions with.
+    model : Model or str, optional
+        As in a run.
+    call : bool
+        Send one tiny question to the model, where an endpoint or a model is named.
+    """
     looked_at: list[Callable[[], Iterable[Check]]] = [
         _versions,
         _settings,
@@ -49,6 +64,8 @@ def checks(*, store: str | None = None, client: Any = None) -> list[Check]:
         lambda: [_loopback()],
         _embedded_model,
     ]
+    if call:
+        looked_at.append(lambda: _one_call(model))
     if client is not None:
         looked_at.append(lambda: _cluster(client))
     return [check for look in looked_at for check in look()]
@@ -218,6 +235,34 @@ def _embedded_model() -> Iterator[Check]:
         )
 
 
+def _one_call(model: Any) -> Iterator[Check]:
+    """Ask the model one word. Where nothing is configured, nothing would be learned."""
+    named = model if model is not None else config.get("model", None)
+    endpoint = config.get("base-url") or os.environ.get("OPENAI_BASE_URL")
+    if named is None and not endpoint and not os.environ.get(config.get("api-key-env")):
+        return
+    from apwa_dask.cli.one_call import answer_of, asked_for
+
+    try:
+        asked = asked_for(model)
+    except ApwaError as error:
+        yield Check("call", "note", f"none was made: {error.what}", error.fix)
+        return
+    try:
+        reply = answer_of(asked)
+    except ApwaError as error:
+        why = f" ({error.why})" if error.why else ""
+        yield Check("call", "fail", f"{asked.name}: {error.what}{why}", error.fix)
+        return
+    tokens = f"{things_text(reply.usage.input, 'token')} in, {reply.usage.output:,} out"
+    cost = "price unknown" if reply.cost_usd is None else money_text(reply.cost_usd)
+    yield Check(
+        "call",
+        "ok",
+        f"{reply.model or asked.name} answers: {seconds_text(reply.latency_s)}, {tokens}, {cost}",
+    )
+
+
 def _cluster(client: Any) -> Iterator[Check]:
     """Versions of client, scheduler and workers; a difference fails in ways that are hard to read."""
 
@@ -235,7 +280,7 @@ def _cluster(client: Any) -> Iterator[Check]:
 
     workers = client.run(versions_of, _MUST_AGREE)
     there = {"scheduler": client.run_on_scheduler(versions_of, _MUST_AGREE), **workers}
-    yield Check("cluster", "ok", f"{len(workers)} workers at {client.scheduler.address}")
+    yield Check("cluster", "ok", f"{things_text(len(workers), 'worker')} at {client.scheduler.address}")
     for name, ours in versions_of(_MUST_AGREE).items():
         yield _agreement(name, ours, {where: found[name] for where, found in there.items()})
 

@@ -16,7 +16,7 @@ from apwa_dask.cli.output import emit_json, frame_rows, note, show_frame
 from apwa_dask.errors import ApwaError
 from apwa_dask.observe.first_rows import first_rows
 from apwa_dask.observe.run_report import local_label
-from apwa_dask.observe.text import count_text, money_text, safe_text
+from apwa_dask.observe.text import count_text, money_text, safe_text, things_text
 
 __all__ = ["conclude", "failure_groups", "follow", "leave", "progress_settings"]
 
@@ -120,7 +120,7 @@ def _say(run: Run, status: Mapping[str, Any], groups: list[dict[str, Any]], writ
             note(f"{name:<8} {safe_text(words)}")
     for group in groups[:_SHOWN_GROUPS]:
         words = safe_text(f"{group['outcome']}: {group['message']}", max_chars=160)
-        note(f"{'failed':<8} {count_text(group['rows'])} rows, {words}")
+        note(f"{'failed':<8} {things_text(group['rows'], 'row')}, {words}")
     if groups:
         more = f"{len(groups) - _SHOWN_GROUPS} more kinds; " if len(groups) > _SHOWN_GROUPS else ""
         note(f"{'':<8} {more}all of them: apwa failures {run.id}; try them again: apwa retry {run.id}")
@@ -129,4 +129,4 @@ def _say(run: Run, status: Mapping[str, Any], groups: list[dict[str, Any]], writ
 def _cost_words(run: Run, status: Mapping[str, Any]) -> str:
     ceiling_usd = run.spec.budget.get("usd")
     ceiling = "" if ceiling_usd is None else f" of at most {money_text(ceiling_usd)}"
-    return f"{money_text(status['cost_usd'])}{ceiling}, {count_text(status['calls'])} calls"
+    return f"{money_text(status['cost_usd'])}{ceiling}, {things_text(status['calls'], 'call')}"

@@ -16,7 +16,7 @@ from apwa_dask.cli import doctor as looking
 from apwa_dask.cli.command import ApwaCommand
 from apwa_dask.cli.exits import Exit
 from apwa_dask.cli.following import leave
-from apwa_dask.cli.options import store_option
+from apwa_dask.cli.options import ModelChoice, model_options, store_option
 from apwa_dask.cli.output import emit_json, note, show_text
 from apwa_dask.cli.place import connected
 from apwa_dask.errors import LocalModelError
@@ -34,12 +34,20 @@ _model_file = click.option(
 
 
 @click.command(cls=ApwaCommand)
+@model_options
 @store_option
 @click.option("--client", metavar="ADDRESS", help="Compare versions with this Dask cluster.")
-def doctor(store: str | None, client: str | None, as_json: bool) -> None:
-    """Look for what is missing or wrong here. Shows no secret, calls no model."""
+@click.option(
+    "--call/--no-call",
+    default=True,
+    help="Whether to ask the model for one word, where an endpoint or a model is named (the default).",
+)
+def doctor(model: ModelChoice, store: str | None, client: str | None, call: bool, as_json: bool) -> None:
+    """Look for what is missing or wrong here; one tiny call at most. Shows no secret."""
     with connected(client) if client else nullcontext() as cluster:
-        found = looking.checks(store=store, client=cluster)
+        found = looking.checks(
+            store=store, client=cluster, model=model.resolve() if call else None, call=call
+        )
     failed = [check for check in found if check.state == "fail"]
     if as_json:
         emit_json({"ok": not failed, "checks": [dataclasses.asdict(check) for check in found]})

@@ -99,7 +99,9 @@ def estimate(
     question_or_plan: str, sources: Sources, model: ModelChoice, store: str | None, as_json: bool
 ) -> None:
     """Say what a plan would cost: calls, tokens, money. No data is sent to the model."""
-    found = _planned(question_or_plan, sources.read(), model, store).estimate(model=model.resolve())
+    found = _planned(question_or_plan, sources.read(), model, store).estimate(
+        model=model.resolve(), store=store
+    )
     if as_json:
         emit_json(found.to_dict())
     else:
@@ -111,23 +113,29 @@ def estimate(
 @source_options
 @model_options
 @click.option("-n", "--rows", default=20, show_default=True, type=click.IntRange(min=1), help="Rows to try.")
+@click.option("--seed", default=0, show_default=True, help="Another seed takes other rows.")
 @store_option
 def preview(
     question_or_plan: str,
     sources: Sources,
     model: ModelChoice,
     rows: int,
+    seed: int,
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Try a plan on a few rows: input beside output. The run that follows does not pay for them again."""
+    """Try a plan on a few rows: input beside output. The run that follows does not pay for them again.
+
+    Then says what the whole run would cost, now that some of it was seen.
+    """
     planned = _planned(question_or_plan, sources.read(), model, store)
     with progress_settings(quiet=as_json):
-        frame = planned.preview(rows, model=model.resolve(), store=store)
+        frame = planned.preview(rows, seed=seed, model=model.resolve(), store=store)
     if as_json:
-        emit_json({"rows": frame_rows(frame)})
+        emit_json({"rows": frame_rows(frame), "estimate": frame.estimate.to_dict()})
     else:
         show_frame(frame, max_rows=rows)
+        note(f"the whole run, after this preview: {frame.estimate}")
 
 
 @click.command(cls=ApwaCommand)
@@ -202,7 +210,7 @@ def _carried_out(
 ) -> Exit:
     """Show plan and price, get consent, run, conclude."""
     chosen = model.resolve()
-    forecast = planned.estimate(model=chosen, **choices.mode())
+    forecast = planned.estimate(model=chosen, store=store, **choices.mode())
     if not quiet:
         note(planned.explain())
         note(forecast)

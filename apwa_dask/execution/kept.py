@@ -253,7 +253,7 @@ class KeptRun:
         cost = "unknown cost" if facts["cost_usd"] is None else f"${facts['cost_usd']:.4f}"
         return (
             f"<Run {self.id} {facts['status']}: {facts['rows_out']} rows, {facts['rows_failed']} failed, "
-            f"{facts['calls']} calls, {cost}>"
+            f"{facts['calls']} {'call' if facts['calls'] == 1 else 'calls'}, {cost}>"
         )
 
     def _repr_html_(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.cells import cell_len, set_cell_size
 
 from apwa_dask.observe.state import ProgressState
-from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text
+from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text, things_text
 
 __all__ = ["live_line", "log_line", "summary_lines"]
 
@@ -73,8 +73,8 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
     ]
     bill = [
         f"cost {_cost(state)}{_estimated(state)}",
-        f"{count_text(state.calls)} calls",
-        f"{count_text(state.input_tokens)} tokens in, {count_text(state.output_tokens)} out",
+        f"{things_text(state.calls, 'call')}",
+        f"{things_text(state.input_tokens, 'token')} in, {count_text(state.output_tokens)} out",
         f"{duration_text(state.throttled_s)} held back by limits" if state.throttled_s >= 1 else "",
     ]
     lines = [f"{name}: {safe_text(state.words)}, " + _joined(counts), "  " + _joined(bill)]

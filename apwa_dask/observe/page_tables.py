@@ -7,7 +7,15 @@ from html import escape
 from apwa_dask.observe.history import Picture
 from apwa_dask.observe.latency import QUANTILES, quantile_s
 from apwa_dask.observe.page_parts import table_html
-from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text, seconds_text
+from apwa_dask.observe.text import (
+    count_text,
+    duration_text,
+    money_text,
+    rate_text,
+    safe_text,
+    seconds_text,
+    things_text,
+)
 
 __all__ = ["slowest_table", "steps_table", "summary_html", "workers_table"]
 
@@ -38,7 +46,7 @@ def summary_html(picture: Picture, now_s: float) -> str:
         (
             "Tokens",
             count_text(state.input_tokens + state.output_tokens),
-            f"{count_text(state.calls)} calls",
+            f"{things_text(state.calls, 'call')}",
         ),
     ]
     return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + f"</div>{_NOTE}"

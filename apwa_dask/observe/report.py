@@ -16,7 +16,7 @@ from apwa_dask.observe.grids import cell_text
 from apwa_dask.observe.history import Picture
 from apwa_dask.observe.plan_graph import GraphNode, plan_graph
 from apwa_dask.observe.report_charts import charts_of, latency_rows
-from apwa_dask.observe.text import count_text, duration_text, money_text, safe_text
+from apwa_dask.observe.text import count_text, duration_text, money_text, safe_text, things_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -223,7 +223,7 @@ def _tiles(facts: ReportFacts) -> list[tuple[str, str, str]]:
         ("From the journal", count_text(facts.rows_cached), "not paid again"),
         ("Rows of the result", count_text(facts.rows_out), ""),
         ("Cost", money_text(facts.cost_usd), ceiling),
-        ("Time", took, f"{count_text(facts.calls)} calls"),
+        ("Time", took, f"{things_text(facts.calls, 'call')}"),
     ]
 
 

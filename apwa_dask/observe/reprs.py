@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apwa_dask.observe.grids import facts_html, facts_text, grid_html, grid_text, section_html
-from apwa_dask.observe.text import count_text, money_text
+from apwa_dask.observe.text import count_text, money_text, things_text
 
 if TYPE_CHECKING:
     from apwa_dask.plans.plan import Plan
@@ -82,7 +82,7 @@ def _run_facts(status: Mapping[str, Any]) -> dict[str, str]:
     return {
         "rows": f"{count_text(status['rows_in'])} in, {count_text(status['rows_out'])} out",
         "failed": count_text(status["rows_failed"]),
-        "cost": f"{money_text(status['cost_usd'])} for {count_text(status['calls'])} calls{_prices(status)}",
+        "cost": f"{money_text(status['cost_usd'])} for {things_text(status['calls'], 'call')}{_prices(status)}",
         **({"tokens": _tokens(status)} if status.get("input_tokens") else {}),
         **({"left": _left(status)} if status.get("rows_left") else {}),
         "stages": f"{status['stages_done']} of {status['stages']}",

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["count_text", "duration_text", "money_text", "rate_text", "safe_text", "seconds_text", "shortened"]
+__all__ = [
+    "count_text",
+    "duration_text",
+    "money_text",
+    "rate_text",
+    "safe_text",
+    "seconds_text",
+    "shortened",
+    "things_text",
+]
 
 _SEQUENCE = re.compile(
     r"""
@@ -68,6 +77,11 @@ def shortened(text: str, max_chars: int) -> str:
 def count_text(n: int) -> str:
     """A number of things: ``1,234``."""
     return f"{n:,}"
+
+
+def things_text(n: int, noun: str) -> str:
+    """A number and what it counts, in the singular for one: ``1 call``, ``1,234 calls``."""
+    return f"{count_text(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def rate_text(per_s: float) -> str:

@@ -45,7 +45,9 @@ def _title(profile: Profile) -> str:
     rows = "unknown number of" if profile.rows is None else f"{about}{profile.rows:,}"
     tokens = "" if profile.est_tokens is None else f", about {profile.est_tokens:,} tokens"
     seen = "" if profile.sampled_rows == profile.rows else f" (statistics from {profile.sampled_rows:,} rows)"
-    return f"{_line(profile.name)}: {rows} rows, {profile.npartitions:,} partitions{tokens}{seen}"
+    row_word = "row" if profile.rows == 1 else "rows"
+    pieces = "1 partition" if profile.npartitions == 1 else f"{profile.npartitions:,} partitions"
+    return f"{_line(profile.name)}: {rows} {row_word}, {pieces}{tokens}{seen}"
 
 
 def _rest(profile: Profile) -> list[str]:

@@ -63,6 +63,11 @@ class FakeEstimate:
         return "Estimate: 3 calls"
 
 
+class FakePreview(pd.DataFrame):
+    _metadata = ("estimate",)
+    estimate = FakeEstimate(Range(0.10, 0.12, 0.15))
+
+
 @dataclasses.dataclass
 class FakeStory:
     row: str | int
@@ -147,15 +152,15 @@ class FakePlanned:
     def explain(self) -> str:
         return "1. map_1: severity \x1b]0;owned\x07of each row"
 
-    def estimate(self, *, model: Any = None, mode: Any = None) -> FakeEstimate:
+    def estimate(self, *, model: Any = None, mode: Any = None, store: str | None = None) -> FakeEstimate:
         return FakeEstimate(self.api.cost_usd)
 
     def to_yaml(self) -> str:
         return "version: 1\nsources: [reviews]\n"
 
-    def preview(self, n: int, *, model: Any = None, store: str | None = None) -> pd.DataFrame:
-        self.api.calls.append(("preview", {"n": n, "model": model, "store": store}))
-        return RESULT.head(n)
+    def preview(self, n: int, *, seed: int = 0, model: Any = None, store: str | None = None) -> pd.DataFrame:
+        self.api.calls.append(("preview", {"n": n, "seed": seed, "model": model, "store": store}))
+        return FakePreview(RESULT.head(n))
 
     def run(self, **options: Any) -> FakeRun:
         self.api.calls.append(("run", options))

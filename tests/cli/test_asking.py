@@ -184,7 +184,7 @@ def test_failed_rows_above_the_share_allowed_end_in_two_with_the_result_still_wr
     fake_api.failed_rows = 1
     done = apwa(*ASK, "-o", str(tmp_path / "out.csv"))
     assert done.exit_code == 2
-    assert "1 rows, truncated: the answer reached 512 tokens" in done.stderr
+    assert "1 row, truncated: the answer reached 512 tokens" in done.stderr
     assert "apwa retry calm-otter" in done.stderr
     assert len(fake_api.named("export")) == 1
     assert apwa(*ASK, "--max-failed", "0.5").exit_code == 0
@@ -271,3 +271,11 @@ def test_a_file_of_prices_that_says_something_else_is_wrong_usage(apwa, fake_api
     assert result.exit_code != 0
     assert "name-of-model: [0.15, 0.60]" in " ".join(result.stderr.split())
     assert not fake_api.named("run")
+
+
+def test_a_preview_takes_rows_and_seed_and_tells_the_estimate_it_narrowed(apwa, fake_api):
+    done = apwa("preview", "Which are complaints?", "reviews.csv", "-n", "2", "--seed", "7")
+    assert done.exit_code == 0
+    (asked,) = fake_api.named("preview")
+    assert (asked["n"], asked["seed"]) == (2, 7)
+    assert "the whole run, after this preview: Estimate: 3 calls" in done.stderr

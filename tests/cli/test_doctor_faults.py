@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 
 import apwa_dask
 from apwa_dask.cli.doctor import checks
-from apwa_dask.testing import ScriptedServer
+from apwa_dask.testing import Fault, Script, ScriptedServer
 
 KEY = "sk-CANARY-doctor-0123456789"
 
@@ -53,6 +53,48 @@ def test_u24_an_endpoint_that_is_there_and_a_key_that_is_set_are_found(tmp_path)
     assert code == 0, said
     assert found["endpoint port"]["state"] == found["key"]["state"] == found["store"]["state"] == "ok"
     assert KEY not in said
+
+
+def test_u24_one_call_is_made_where_a_model_is_named_and_what_it_cost_is_told(tmp_path):
+    endpoint = {"OPENAI_API_KEY": KEY, "OPENAI_MODEL": "m"}
+    with ScriptedServer() as server:
+        code, found, said = doctor(tmp_path, OPENAI_BASE_URL=server.base_url, **endpoint)
+        assert server.calls == 1
+        assert (code, found["call"]["state"]) == (0, "ok"), said
+        assert "tokens in" in found["call"]["detail"]
+        _, found, _ = doctor(tmp_path, "--no-call", OPENAI_BASE_URL=server.base_url, **endpoint)
+        assert server.calls == 1
+        assert "call" not in found
+    assert KEY not in said
+
+
+def test_u24_a_key_that_the_endpoint_refuses_is_found_with_one_call(tmp_path):
+    with ScriptedServer(Script(faults=(Fault("status", status=401),))) as server:
+        code, found, said = doctor(
+            tmp_path, OPENAI_BASE_URL=server.base_url, OPENAI_API_KEY=KEY, OPENAI_MODEL="m"
+        )
+        assert server.calls == 1
+    assert code == 1
+    assert found["call"]["state"] == "fail"
+    assert "OPENAI_API_KEY" in found["call"]["detail"] + found["call"]["fix"]
+    assert KEY not in said
+
+
+def test_u24_an_endpoint_in_trouble_is_asked_once(tmp_path):
+    with ScriptedServer(Script(faults=(Fault("status", status=503),))) as server:
+        code, found, _ = doctor(tmp_path, "--model", "m", OPENAI_BASE_URL=server.base_url)
+        assert server.calls == 1
+    assert code == 1
+    assert found["call"]["state"] == "fail"
+
+
+def test_u24_without_a_model_no_call_is_made_and_it_is_said_how_to(tmp_path):
+    with ScriptedServer() as server:
+        code, found, _ = doctor(tmp_path, OPENAI_BASE_URL=server.base_url)
+        assert server.calls == 0
+    assert code == 0
+    assert found["call"]["state"] == "note"
+    assert "OPENAI_MODEL" in found["call"]["fix"]
 
 
 def test_u24_a_missing_key_is_found(tmp_path):

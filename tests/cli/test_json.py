@@ -17,7 +17,7 @@ COMMANDS = {
     "plan": ("plan", "Which are complaints?", "reviews.csv"),
     "explain": ("explain", "Which are complaints?", "reviews.csv"),
     "estimate": ("estimate", "Which are complaints?", "reviews.csv"),
-    "preview": ("preview", "Which are complaints?", "reviews.csv", "-n", "2"),
+    "preview": ("preview", "Which are complaints?", "reviews.csv", "-n", "2", "--seed", "7"),
     "profile": ("profile", "reviews.csv"),
     "runs": ("runs",),
     "status": ("status", "calm-otter"),
@@ -48,6 +48,7 @@ def _machine(monkeypatch, tmp_path):
     found = [
         doctor.Check("python", "ok", "3.13 on Linux"),
         doctor.Check("key", "note", "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=..."),
+        doctor.Check("call", "ok", "m answers: 84 ms, 14 tokens in, 2 out, <$0.0001"),
     ]
     endpoint = SimpleNamespace(base_url="http://127.0.0.1:1/v1", api_key="k", model_name="m", pid=os.getpid())
     ended = SimpleNamespace(wait=lambda _timeout: True)

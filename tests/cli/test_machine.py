@@ -220,7 +220,7 @@ def test_doctor_agrees_with_a_cluster_of_this_environment(tmp_path):
     ):
         found = checks(store=str(tmp_path), client=client)
     cluster_checks = {check.name: check for check in found if check.name.startswith("cluster")}
-    assert cluster_checks["cluster"].detail.startswith("1 workers at tcp://127.0.0.1")
+    assert cluster_checks["cluster"].detail.startswith("1 worker at tcp://127.0.0.1")
     assert {check.state for check in cluster_checks.values()} == {"ok"}
     assert {"cluster apwa_dask", "cluster dask", "cluster pyarrow"} <= set(cluster_checks)
 

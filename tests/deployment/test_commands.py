@@ -56,7 +56,7 @@ def test_doctor_finds_the_cluster_of_the_page(plain, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert checks["cluster"]["detail"] == f"1 workers at {plain.address}"
+    assert checks["cluster"]["detail"] == f"1 worker at {plain.address}"
 
 
 def test_a_worker_whose_lifetime_ends_in_the_middle_of_a_run_costs_nothing(

@@ -130,7 +130,7 @@ def test_reprs_of_sources_read_nothing(tmp_path) -> None:
     path.unlink()
     for shown in (sources, sources["a"], sources["a"].manifest, sources.report, profile):
         assert len(repr(shown)) < 2000
-    assert "1 rows" in profile._repr_html_()
+    assert "1 row," in profile._repr_html_()
 
 
 @pytest.mark.parametrize(
