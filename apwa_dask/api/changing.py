@@ -182,8 +182,7 @@ def _failures(run: Run) -> dict[str, int]:
 
 def _known(plan: Plan) -> dict[str, Any]:
     """Tools and model aliases that the plan has already; a planner gets no others."""
-    aliases = {step.contract.model for step in plan.llm_steps if step.contract.model is not None}
-    return {"tools": [find_capability(name) for name in plan.tools], "models": aliases}
+    return {"tools": [find_capability(name) for name in plan.tools], "models": set(plan.models)}
 
 
 def _drafted(

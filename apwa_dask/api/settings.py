@@ -73,10 +73,7 @@ def subscribers_for(progress: Any) -> tuple[Any, ...]:
 
 def check_plan(plan: Plan, catalog: Mapping[str, pa.Schema]) -> None:
     """Validate a plan whose model aliases get their models only when it runs."""
-    aliases = {step.contract.model for step in plan.llm_steps if step.contract.model is not None}
-    validate(
-        plan, catalog, tools=frozenset(known_capabilities() if plan.tools else ()), models=frozenset(aliases)
-    )
+    validate(plan, catalog, tools=frozenset(known_capabilities() if plan.tools else ()), models=plan.models)
 
 
 def profile_of(source: engine.Source, samples: int) -> Profile:

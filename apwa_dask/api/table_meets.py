@@ -34,6 +34,7 @@ class TableMeets(TableBase):
         condition: str | None = None,
         similar: Sequence[str] | str = (),
         similar_right: Sequence[str] | str | None = None,
+        embed: str | None = None,
         suffix: str = "_right",
         unit: str = "row",
         model: str | None = None,
@@ -60,6 +61,9 @@ class TableMeets(TableBase):
         similar, similar_right : sequence of str
             Text columns: only the ``nearest`` (default 5) right rows of each row are candidates, by shared parts
             of words. `similar_right` are the same columns when omitted.
+        embed : str, optional
+            Alias of a model of embeddings (``run(models={alias: Model(...)})``): the nearest texts are then those of
+            the nearest vectors, by cosine. Each distinct text is paid for once; up to 64 share a request.
         caps : int
             ``nearest``, ``max_pairs_per_row`` (default 100), ``max_pairs`` (default 1,000,000).
 
@@ -83,6 +87,7 @@ class TableMeets(TableBase):
             condition=condition,
             similar_left=near,
             similar_right=near if similar_right is None else names_of(similar_right),
+            embed=embed,
             suffix=suffix,
             **caps,
         )
@@ -154,6 +159,7 @@ class TableMeets(TableBase):
         on: Sequence[str] | str = (),
         condition: str | None = None,
         similar: Sequence[str] | str = (),
+        embed: str | None = None,
         model: str | None = None,
         unit: str = "row",
         id: str | None = None,
@@ -165,7 +171,7 @@ class TableMeets(TableBase):
         ----------
         instruction : str
             When two rows are the same.
-        on, condition, similar
+        on, condition, similar, embed
             The block of candidate pairs, as in `join`; columns of the other row end in ``_other`` in a condition.
         caps : int
             ``nearest`` (default 5), ``max_pairs_per_row`` (default 100), ``max_pairs`` (default 1,000,000).
@@ -179,6 +185,7 @@ class TableMeets(TableBase):
             on=names_of(on),
             condition=condition,
             similar=names_of(similar),
+            embed=embed,
             **caps,
         )
         return self._with(step)

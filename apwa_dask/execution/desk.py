@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apwa_dask.agents.agent import Agent, Conversation
+from apwa_dask.agents.agent import Conversation
 from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.driver import RunTool, converse
+from apwa_dask.agents.embedding import RowAgent
 from apwa_dask.agents.unit import Unit
 from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
@@ -163,7 +164,7 @@ class StageDesk:
         wake()
 
 
-async def _run_tool(agent: Agent, call: ToolCall, unit: Unit) -> ToolResult:
+async def _run_tool(agent: RowAgent, call: ToolCall, unit: Unit) -> ToolResult:
     """A tool may block or compute: it runs in a thread, never on the loop."""
     with resting():
         return await asyncio.to_thread(agent.run_tool, call, unit)

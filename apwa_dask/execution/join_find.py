@@ -15,6 +15,7 @@ from apwa_dask.execution.compile import ROW_ID
 from apwa_dask.execution.frame_exchange import POSITION
 from apwa_dask.execution.frame_merge import key_texts
 from apwa_dask.execution.join_near import nearest_of
+from apwa_dask.execution.join_vectors import nearest_by_vectors
 from apwa_dask.plans.expressions import columns_of, mask
 from apwa_dask.plans.infer import joined_names
 from apwa_dask.plans.lowering import Pairs
@@ -49,7 +50,7 @@ def found_in(step: Pairs, left: pa.Table, right: pa.Table) -> Found:
         return _found([])
     groups = _groups(step, left, right)
     if step.similar_left:
-        near = nearest_of(step, left, right, groups)
+        near = (nearest_by_vectors if step.embeds else nearest_of)(step, left, right, groups)
         pieces: Iterator[Found] = iter([near])
     else:
         pieces = _product(step, groups)

@@ -26,7 +26,7 @@ from apwa_dask.execution.join_find import Found, found_in
 from apwa_dask.execution.opaque import opaque
 from apwa_dask.plans.expressions import columns_of
 from apwa_dask.plans.infer import joined_names, visible
-from apwa_dask.plans.lowering import Pairs, left_place, right_place
+from apwa_dask.plans.lowering import Pairs, left_place, right_place, vector_of
 from apwa_dask.plans.steps import CANDIDATES, LABELS_AT_MOST
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
@@ -123,9 +123,11 @@ def _sides(step: Pairs, schemas: Sequence[pa.Schema]) -> tuple[Side, Side]:
     names = [list(visible(schema).names) for schema in schemas]
     renamed = joined_names(step.left_names, names[1], step.suffix)
     wanted = {*step.shown, *(columns_of(step.condition) if step.condition else ())}
+    # vectors travel in place of the texts that they were made of
+    near = ((vector_of(step.of),),) * 2 if step.embeds else (step.similar_left, step.similar_right)
     kept = (
-        {*step.left_on, *step.similar_left, *(name for name in names[0] if name in wanted)},
-        {*step.right_on, *step.similar_right, *(old for old, new in renamed.items() if new in wanted)},
+        {*step.left_on, *near[0], *(name for name in names[0] if name in wanted)},
+        {*step.right_on, *near[1], *(old for old, new in renamed.items() if new in wanted)},
     )
     if step.is_within:
         kept = (kept[0] | kept[1], kept[0] | kept[1])

@@ -29,7 +29,7 @@ from apwa_dask.execution.frame_exchange import (
 from apwa_dask.execution.join_pairs import plain
 from apwa_dask.execution.opaque import opaque
 from apwa_dask.plans.infer import joined_names, visible
-from apwa_dask.plans.lowering import Joined, left_place, right_place
+from apwa_dask.plans.lowering import Joined, left_place, right_place, vector_of, without_vector
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
 __all__ = ["joined_frame"]
@@ -62,6 +62,8 @@ def joined_frame(
         Row ids are those of the left table (``semi``, ``anti``), else both ids with ``~`` between.
     """
     pairs, left, right = frames
+    left, right = (frame.drop(columns=vector_of(step.of), errors="ignore") for frame in (left, right))
+    schemas = [schemas[0], *(without_vector(each, step.of) for each in schemas[1:])]
     edges = opaque(mapped(_edges, pairs, meta=empty_frame(_EDGES), step=step, schema=schemas[0]))
     mine = _sent(edges, _LEFT, left.npartitions)
     if step.how in ("semi", "anti"):

@@ -38,6 +38,7 @@ from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
 from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.steps import Join, Resolve
 from apwa_dask.plans.validate import validate
 from apwa_dask.store.folder import open_folder
 from apwa_dask.store.runs import RunFolder, RunStore
@@ -234,6 +235,23 @@ def _alarms_of(spec: RunSpec) -> dict[str, Any]:
     return {"max_failure_rate": spec.max_failure_rate, "early_stop": spec.early_stop}
 
 
+def _check_embeds(step_id: str, model: Model | None, settings: Settings) -> None:
+    """Vectors come from an endpoint that has them, and before the questions that a batch could hold."""
+    if settings.batch is not None:
+        raise ConfigError(
+            f"the block of {step_id!r} embeds texts, which are asked for live",
+            fix="run it live (leave out mode='batch', --batch), or leave embed out of the step",
+            code="CONFIG-BATCH",
+        )
+    if model is not None and model.is_local:
+        raise ConfigError(
+            f"the embedded model has no embeddings for the block of {step_id!r}",
+            fix="give embed= a model of embeddings at an endpoint; or leave it out: the nearest texts are then found "
+            "by shared parts of words",
+            code="CONFIG-MODEL",
+        )
+
+
 # -- preparing a folder
 
 
@@ -246,6 +264,9 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
         )
     if settings.max_failure_rate is not None:
         checked_rate(settings.max_failure_rate)
+    for step in plan.llm_steps:
+        if isinstance(step, Join | Resolve) and step.embed is not None:
+            _check_embeds(step.id, settings.models.get(step.embed), settings)
     if settings.batch is not None:
         for step in plan.llm_steps:
             check_model(settings.models[step.contract.model or ""])

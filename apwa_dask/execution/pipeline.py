@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from apwa_dask.agents.agent import Agent, Conversation
+from apwa_dask.agents.agent import Conversation
+from apwa_dask.agents.embedding import RowAgent
 from apwa_dask.agents.outcome import Outcome
 from apwa_dask.execution.collector import spared_collector
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
@@ -105,7 +106,7 @@ class PipelineResult:
 
 def run_pipeline(
     steps: Sequence[Step],
-    agents: Mapping[str, Agent],
+    agents: Mapping[str, RowAgent],
     table: pa.Table,
     schema: pa.Schema,
     desk: Desk,
@@ -161,7 +162,7 @@ def run_pipeline(
 
 
 class _Flow:
-    def __init__(self, steps: Sequence[Step], agents: Mapping[str, Agent], desk: Desk) -> None:
+    def __init__(self, steps: Sequence[Step], agents: Mapping[str, RowAgent], desk: Desk) -> None:
         self.steps, self.agents, self.desk = steps, agents, desk
         self.finished: list[Row] = []
         self.failures: list[Failure] = []

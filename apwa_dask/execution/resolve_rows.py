@@ -23,7 +23,7 @@ from apwa_dask.execution.frame_exchange import (
     with_positions,
 )
 from apwa_dask.execution.opaque import opaque
-from apwa_dask.plans.lowering import Clustered, left_place, right_place
+from apwa_dask.plans.lowering import Clustered, left_place, right_place, vector_of, without_vector
 from apwa_dask.plans.steps import CANONICAL, CLUSTER, EVIDENCE
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
 
@@ -54,6 +54,8 @@ def clustered_frame(
     step: Clustered, pairs: dd.DataFrame, rows: dd.DataFrame, schemas: Sequence[pa.Schema], schema: pa.Schema
 ) -> dd.DataFrame:
     """The table's rows, where they were, with their clusters. Only verdicts (two positions each) are gathered."""
+    rows = rows.drop(columns=vector_of(step.of), errors="ignore")
+    schemas = [schemas[0], without_vector(schemas[1], step.of)]
     meta = empty_frame(_PAIRS)
     verdicts = fold(mapped(_verdicts, pairs, meta=meta, step=step, schema=schemas[0]), _as_is, meta)
     members = opaque(mapped(_members, verdicts, meta=empty_frame(_MEMBERS)))

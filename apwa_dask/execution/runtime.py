@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from apwa_dask.agents.agent import Agent
+from apwa_dask.agents.embedding import EmbedAgent, RowAgent
 from apwa_dask.agents.reduce import ReduceAgent
 from apwa_dask.errors import ConfigError
 from apwa_dask.execution import loop as private
@@ -33,6 +34,7 @@ from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.lent import lent_tables
 from apwa_dask.execution.meter import Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
+from apwa_dask.execution.packing import PackingCaller
 from apwa_dask.execution.pulse import LeaseMeter, Pulses
 from apwa_dask.execution.secrets import Secrets
 from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
@@ -45,7 +47,7 @@ from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.leases import LeaseFn, MoneyFn, Notice
 from apwa_dask.plans.infer import infer
-from apwa_dask.plans.lowering import lowered
+from apwa_dask.plans.lowering import Embed, lowered
 from apwa_dask.plans.steps import LLMStep, Reduce
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
@@ -254,7 +256,8 @@ class RunContext:
     def _new_caller(self) -> JournaledCaller:
         namespace = self.spec.namespace
         in_flight = self.runtime.in_flight(self.store, namespace)
-        given = (self.client, self.journal, self.control, namespace, self._on_flight, in_flight)
+        client = PackingCaller(self.client)
+        given = (client, self.journal, self.control, namespace, self._on_flight, in_flight)
         options: dict[str, Any] = {
             "store_prompts": self.spec.store_prompts,
             "asked_again": AskedAgain.of(self.folder),
@@ -376,7 +379,7 @@ class StageContext:
         return self.run.runtime.worker_name
 
     @cached_property
-    def agents(self) -> dict[str, Agent]:
+    def agents(self) -> dict[str, RowAgent]:
         """One agent for each row-local step that calls a model (a reduce has an agent of its own)."""
         return {
             step.id: self._agent(step)
@@ -384,8 +387,10 @@ class StageContext:
             if isinstance(step, LLMStep) and not isinstance(step, Reduce)
         }
 
-    def _agent(self, step: LLMStep) -> Agent:
+    def _agent(self, step: LLMStep) -> RowAgent:
         model = self.spec.model_for(step.contract.model)
+        if isinstance(step, Embed):
+            return EmbedAgent(step, model)
         return Agent(step, model, self.run.schemas[step.input], self.spec.grants, lent_tables(self, step))
 
     @cached_property

@@ -33,6 +33,7 @@ _GIVEN = frozenset(
         "fraction",
         "headings",
         "max_levels",
+        "embed",
         "max_pairs",
         "max_pairs_per_row",
     }

@@ -14,7 +14,7 @@ from apwa_dask.errors import ApwaError, BudgetError, ConfigError
 from apwa_dask.models.budget import Wallet
 from apwa_dask.models.checkup import question
 from apwa_dask.models.endpoints import Endpoints, Lane
-from apwa_dask.models.fatal import fatal_error, unreachable_error
+from apwa_dask.models.fatal import fatal_error, no_embeddings_error, unreachable_error
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.hedge import post_hedged
 from apwa_dask.models.leases import Money
@@ -32,6 +32,8 @@ TURN_S = 0.5
 """A retry over the endpoint's retry budget looks again after so long."""
 BUDGETED = (Retry.TRANSIENT, Retry.DEADLINE)
 """Failures that an endpoint in trouble causes. A refused rate is waited out, a bad answer is the row's own."""
+ABSENT = (405, 501)
+"""How servers say, beside 404, that they have no embeddings."""
 NOTHING = Money()
 SILENCE = Completion(None, "")
 
@@ -244,12 +246,18 @@ class Client:
             return body
         spent.take_off(template)
         sent_s = loop.time()
-        if route.lateness is None:
+        if route.embeds:
+            raw = await lane.transport.post_embeddings(body, lane.model.timeout_s)
+        elif route.lateness is None:
             raw = await lane.transport.post(body, lane.model.timeout_s)
         else:
             raw = await post_hedged(route, request, spent, self.wallet, body)
         now_s = loop.time()
         verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=lane.secrets)
+        if route.embeds and raw.status in ABSENT:
+            verdict = dataclasses.replace(
+                verdict, outcome=OutcomeClass.FATAL, retry=Retry.NONE, fatal="endpoint"
+            )
         spent.land(route.usage(verdict, len(body)))
         spent.latency_s = now_s - sent_s
         spent.connected = raw.trouble != "connect"
@@ -288,6 +296,8 @@ class Client:
     async def _stop(self, lane: Lane, request: Request, verdict: Verdict) -> ApwaError:
         """The error of a refusal for good. The slot is still held: nobody probes while models are listed."""
         verdict = dataclasses.replace(verdict, words=_safe(verdict.words, request))
+        if request.template.kind == "embeddings" and verdict.fatal in ("model", "endpoint"):
+            return self._give_up(lane, no_embeddings_error(lane.model, verdict))
         return self._give_up(lane, await fatal_error(lane, verdict))
 
     def _give_up(self, lane: Lane, error: ApwaError) -> ApwaError:

@@ -13,7 +13,7 @@ from apwa_dask.models.outcomes import Verdict
 if TYPE_CHECKING:
     from apwa_dask.models.endpoints import Lane
 
-__all__ = ["fatal_error", "unreachable_error"]
+__all__ = ["fatal_error", "no_embeddings_error", "unreachable_error"]
 
 LIST_TIMEOUT_S = 5.0
 _RESUME = "all answers so far; the rows without one are still pending, and a resume tries them"
@@ -69,6 +69,20 @@ async def fatal_error(lane: Lane, verdict: Verdict) -> ProviderError:
         fix="base_url must be the part before /chat/completions; redirects are not followed",
         saved=_RESUME,
         code="PROVIDER-ENDPOINT",
+    )
+
+
+def no_embeddings_error(model: Model, verdict: Verdict) -> ProviderError:
+    """The error for an endpoint that has no embeddings, or none of this model."""
+    return ProviderError(
+        "the endpoint does not embed texts with this model",
+        where=f"model {model.name!r} at {model.endpoint_identity}/embeddings",
+        why=verdict.words,
+        fix="embed= names a model of embeddings at an endpoint that has /embeddings (a local server may need a "
+        "flag for it); or leave embed out: the nearest texts are then found by shared parts of words, "
+        "without a model",
+        saved=_RESUME,
+        code="PROVIDER-EMBEDDINGS",
     )
 
 

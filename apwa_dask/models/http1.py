@@ -232,9 +232,9 @@ class Http1Transport:
         self.max_body_bytes = max_body_bytes
         common = _head(self._url, api_key)
         models = endpoint_url(base_url, "/models")
-        self._post = (
-            b"POST " + _target(self._url) + common + b"Content-Type: application/json\r\nContent-Length: "
-        )
+        said = common + b"Content-Type: application/json\r\nContent-Length: "
+        self._post = b"POST " + _target(self._url) + said
+        self._post_embeddings = b"POST " + _target(endpoint_url(base_url, "/embeddings")) + said
         self._get_models = b"GET " + _target(models) + common + b"\r\n"
         self._ssl = ssl.create_default_context() if self._url.scheme == "https" else None
         self._resting: deque[_Connection] = deque()
@@ -246,6 +246,10 @@ class Http1Transport:
     async def post(self, body: bytes, timeout_s: float) -> Raw:
         """Send a chat completion and read the response, within `timeout_s` on the wall clock."""
         return await self._exchange(b"%b%d\r\n\r\n" % (self._post, len(body)), body, timeout_s)
+
+    async def post_embeddings(self, body: bytes, timeout_s: float) -> Raw:
+        """Send texts to be embedded; else as `post`."""
+        return await self._exchange(b"%b%d\r\n\r\n" % (self._post_embeddings, len(body)), body, timeout_s)
 
     async def get_models(self, timeout_s: float) -> Raw:
         """The endpoint's list of models, for an error message."""

@@ -17,6 +17,7 @@ import orjson
 from apwa_dask.models.headers import retry_after_s, should_retry
 from apwa_dask.models.redact import safe_identifier, safe_words
 from apwa_dask.models.types import OutcomeClass, ToolCall, Usage
+from apwa_dask.models.vectors import vector_text
 
 __all__ = ["Completion", "Fatal", "Retry", "StepDown", "Trouble", "Verdict", "classify"]
 
@@ -170,6 +171,8 @@ def _success(headers: Mapping[str, str], body: bytes | None, secrets: tuple[str,
     if not isinstance(document, dict):
         return _unreadable(body)
     choices = document.get("choices")
+    if choices is None and isinstance(document.get("data"), list):
+        return _embedded(document)
     if not choices:
         return _without_choices(document, headers, secrets)
     try:
@@ -177,6 +180,20 @@ def _success(headers: Mapping[str, str], body: bytes | None, secrets: tuple[str,
     except (AttributeError, KeyError, TypeError, IndexError):
         return _silent("the answer has not the shape of a chat completion", _usage(document.get("usage")))
     return _spoken(completion, choices[0]["message"].get("refusal"))
+
+
+def _embedded(document: dict[str, Any]) -> Verdict:
+    """An answer of ``/embeddings``: its text is a vector a line."""
+    usage = _usage(document.get("usage"))
+    try:
+        vectors = sorted(document["data"], key=lambda entry: int(entry["index"]))
+        text = "\n".join(vector_text(entry["embedding"]) for entry in vectors)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return _silent("the answer has not the shape of embeddings", usage)
+    if not text:
+        return _silent("the answer has no vectors", usage)
+    completion = Completion(text, "", usage=usage, model=document.get("model") or "")
+    return Verdict(OutcomeClass.OK, completion=completion, sent=True)
 
 
 def _spoken(completion: Completion, refusal: object) -> Verdict:

@@ -50,8 +50,13 @@ class Route:
     def __init__(self, template: Template, lane: Lane) -> None:
         self.template, self.lane = template, lane
         ceiling = template.max_output_tokens
-        self.output = OutputEstimate(guess_output_tokens(template.schema, ceiling), ceiling)
-        self.lateness = Lateness() if template.model.hedge and not template.tools else None
+        self.embeds = template.kind == "embeddings"
+        if self.embeds:  # a vector is no tokens
+            self.output = OutputEstimate(0, 0)
+        else:
+            self.output = OutputEstimate(guess_output_tokens(template.schema, ceiling), ceiling)
+        hedges = template.model.hedge and not template.tools and not self.embeds
+        self.lateness = Lateness() if hedges else None
         self._constant_bytes = len(template.prefix) + len(template.suffix)
         self._adapted_for: Adaptation | None = None
         self._adapted = template
@@ -122,6 +127,8 @@ class Route:
         if not verdict.sent:
             return Usage()
         tokens_in = self.lane.ratio.tokens(size_bytes)
+        if self.embeds:
+            return Usage(tokens_in, 0, estimated=True)
         if completion is not None and completion.text:
             return Usage(tokens_in, len(completion.text) // 4 + 1, estimated=True)
         return Usage(tokens_in, self.output.tokens, estimated=True)

@@ -82,6 +82,13 @@ class SdkTransport:
         call = create(model=model, messages=messages, extra_body=fields, extra_headers=self._headers)
         return await self._exchange(call, timeout_s)
 
+    async def post_embeddings(self, body: bytes, timeout_s: float) -> Raw:
+        fields = orjson.loads(body)
+        model, texts = fields.pop("model"), fields.pop("input")
+        create = self._client.embeddings.with_streaming_response.create
+        call = create(model=model, input=texts, extra_body=fields, extra_headers=self._headers)
+        return await self._exchange(call, timeout_s)
+
     async def get_models(self, timeout_s: float) -> Raw:
         listing = self._client.models.with_streaming_response.list(extra_headers=self._headers)
         return await self._exchange(listing, timeout_s)

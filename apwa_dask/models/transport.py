@@ -46,6 +46,10 @@ class Transport(Protocol):
         """Send a chat completion and read the response, within `timeout_s` on the wall clock."""
         ...
 
+    async def post_embeddings(self, body: bytes, timeout_s: float) -> Raw:
+        """Send texts to be embedded; else as `post`."""
+        ...
+
     async def get_models(self, timeout_s: float) -> Raw:
         """The endpoint's list of models, for an error message."""
         ...
@@ -75,6 +79,7 @@ class AiohttpTransport:
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._chat = endpoint_url(base_url, "/chat/completions")
+        self._embeddings = endpoint_url(base_url, "/embeddings")
         self._models = endpoint_url(base_url, "/models")
         self._max_body_bytes = max_body_bytes
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": USER_AGENT}
@@ -101,6 +106,9 @@ class AiohttpTransport:
 
     async def post(self, body: bytes, timeout_s: float) -> Raw:
         return await self._exchange("POST", self._chat, body, timeout_s)
+
+    async def post_embeddings(self, body: bytes, timeout_s: float) -> Raw:
+        return await self._exchange("POST", self._embeddings, body, timeout_s)
 
     async def get_models(self, timeout_s: float) -> Raw:
         return await self._exchange("GET", self._models, None, timeout_s)

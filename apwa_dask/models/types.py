@@ -21,6 +21,7 @@ from apwa_dask.models.model import Model
 __all__ = [
     "KEY_VERSION",
     "Caller",
+    "Kind",
     "Message",
     "OutcomeClass",
     "Purpose",
@@ -30,6 +31,9 @@ __all__ = [
     "ToolCall",
     "Usage",
 ]
+
+Kind = Literal["chat", "embeddings"]
+"""What is asked of the endpoint: the path and the shape of the body follow from it."""
 
 KEY_VERSION = 1
 """Part of every fingerprint: raise it when the meaning of a stored answer changes."""
@@ -114,6 +118,8 @@ class Template:
         Ceiling of the answer; the endpoint's own default when None.
     tools : tuple of mapping
         Function tools in the wire format, with their versions under ``"x-version"`` (hashed, not sent).
+    kind : str
+        ``chat``, or ``embeddings``: then each message is one text, and the answer is its vector.
     """
 
     model: Model
@@ -122,6 +128,7 @@ class Template:
     schema_name: str = "answer"
     max_output_tokens: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    kind: Kind = "chat"
 
     def with_output_tokens(self, tokens: int) -> Template:
         """The same template with another ceiling (after a truncated answer)."""
@@ -134,7 +141,8 @@ class Template:
     @cached_property
     def prefix(self) -> bytes:
         """Bytes before the row's messages."""
-        head = b'{"model":' + orjson.dumps(self.model.name) + b',"messages":['
+        name = b"messages" if self.kind == "chat" else b"input"
+        head = b'{"model":' + orjson.dumps(self.model.name) + b',"%b":[' % name
         return head + b"".join(message.encode() + b"," for message in self.messages)
 
     @cached_property
@@ -149,6 +157,8 @@ class Template:
     @cached_property
     def parameters(self) -> tuple[tuple[str, Any], ...]:
         """All body fields but model and messages, as sent."""
+        if self.kind == "embeddings":
+            return tuple({"encoding_format": "base64", **self.model.extra}.items())
         sent: list[tuple[str, Any]] = []
         mode = self.model.structured
         if self.schema is not None and mode == "json_schema" and self.model.is_local:
@@ -184,6 +194,8 @@ class Template:
             "max_output_tokens": self.max_output_tokens,
             "parameters": self.model.canonical_parameters(),
         }
+        if self.kind != "chat":  # answers that were kept before there were others stay known
+            canonical["kind"] = self.kind
         return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).digest()
 
 
@@ -201,7 +213,10 @@ class Request:
     def _parts(self) -> list[bytes]:
         """The tail as JSON, encoded once: fingerprints and body are made of the same bytes."""
         if len(self._encoded) != len(self.tail):
-            self._encoded[:] = [message.encode() for message in self.tail]
+            bare = self.template.kind == "embeddings"
+            self._encoded[:] = [
+                orjson.dumps(message.content) if bare else message.encode() for message in self.tail
+            ]
         return self._encoded
 
     def body(self) -> bytes:

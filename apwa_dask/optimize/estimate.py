@@ -20,6 +20,7 @@ from apwa_dask.agents.toolbox import Toolbox
 from apwa_dask.models.model import Model
 from apwa_dask.models.prices import price_of
 from apwa_dask.models.types import Template
+from apwa_dask.models.vectors import MOST_TEXTS
 from apwa_dask.optimize.flow import Flow, after, of_source, pairs_of, pairs_within
 from apwa_dask.optimize.lengths import (
     TOKENS_ERROR,
@@ -107,6 +108,8 @@ def estimate(
         flows[step.id] = after(step, inputs)
         learned = prior if lesson is None else lesson.applied(prior)
         found[step.id] = learned if learned is prior else _with_cost(learned, model)
+        if isinstance(step, (Join, Resolve)) and step.embed is not None:
+            found[step.id] = _with_vectors(step, found[step.id], inputs, models.get(step.embed))
     return found
 
 
@@ -134,12 +137,40 @@ def _judged(
     tables = dict(zip(step.inputs_from, schemas, strict=True))
     alone = Plan(sources=tuple(tables), steps=(step,))
     pairs: Any
+    # free of vectors, which are no part of what the model reads
+    alone = alone.model_copy(update={"steps": (step.model_copy(update={"embed": None}),)})
     pairs, judge = lowered(alone, tables).steps[:2]
     assert isinstance(judge, LLMStep)
     asked = pairs_of(step, inputs) if isinstance(step, Join) else pairs_within(step, inputs[0])
     asked = asked if known is None else replace(asked, rows=known)
     schemas = [schemas[0], schemas[-1]]
     return _model_step(judge, asked, pairs.columns_after(schemas), model)
+
+
+def _with_vectors(
+    step: Join | Resolve, judged: StepEstimate, inputs: Sequence[Flow], model: Model | None
+) -> StepEstimate:
+    """The step with what the vectors of its texts take: up to `MOST_TEXTS` distinct texts a request, no output."""
+    sides = [step.similar_left, step.similar_right] if isinstance(step, Join) else [step.similar]
+    parts = [judged.calls, judged.input_tokens, judged.cost_usd]
+    for flow, names in zip(inputs, sides, strict=True):
+        if flow.rows is None or model is None:
+            return replace(judged, calls=None, input_tokens=None, cost_usd=None)
+        distinct = flow.distinct(names)
+        low, expected = (
+            at if distinct is None else min(at, distinct) for at in (flow.rows.low, flow.rows.expected)
+        )
+        rows = Range(low, expected, flow.rows.high)
+        calls = Range(ceil(rows.low / MOST_TEXTS), ceil(rows.expected / MOST_TEXTS), rows.high)
+        given = times(rows, flow.tokens(names), _VOCABULARY)
+        price = price_of(model)
+        cost = None if price is None else times(given, Range.exactly(price.input_usd / 1e6))
+        added = [calls, given, cost]
+        parts = [
+            None if of is None or more is None else of + more for of, more in zip(parts, added, strict=True)
+        ]
+    calls_, given_, cost_ = parts
+    return replace(judged, calls=calls_, input_tokens=given_, cost_usd=cost_)
 
 
 Work = tuple[Range, Range, Range]

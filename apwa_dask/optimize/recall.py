@@ -77,7 +77,7 @@ def recall_plans(plan: Plan, step_id: str, rows: int, seed: int, max_pairs: int)
     sample = Sample(id=f"{step.id[:56]}_sample", input=step.input, n=rows, seed=seed)
     before = plan.steps[: plan.steps.index(step)]
     blocked = step.model_copy(update={"input": sample.id, "how": "inner"})
-    free = {"left_on": (), "right_on": (), "similar_left": (), "similar_right": ()}
+    free = {"left_on": (), "right_on": (), "similar_left": (), "similar_right": (), "embed": None}
     caps = {"condition": "TRUE", "max_pairs_per_row": max_pairs, "max_pairs": max_pairs}
     everything = blocked.model_copy(update={**free, **caps})
     whole, narrow = (

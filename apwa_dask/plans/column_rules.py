@@ -262,6 +262,7 @@ def _join(step: Join, inputs: Sequence[Lineage], found: Findings) -> None:
             if _has(step.id, place, name, schema, found) and not is_text(schema.field(name).type):
                 of, texts = schema.field(name).type, _columns_where(schema, is_text)
                 found.add(step.id, place, f"{name!r} is {of}, no text; texts: {texts}")
+    _check_embed(step.id, step.embed, step.similar_left, "similar_left and similar_right", found)
     if bool(step.similar_left) != bool(step.similar_right):
         found.add(step.id, "similar_right", "give the texts to compare on both sides, or on none")
     pair = pair_of(step, inputs)
@@ -331,6 +332,7 @@ def _resolve(step: Resolve, inputs: Sequence[Lineage], found: Findings) -> None:
         if _has(step.id, "similar", name, schema, found) and not is_text(schema.field(name).type):
             of, texts = schema.field(name).type, _columns_where(schema, is_text)
             found.add(step.id, "similar", f"{name!r} is {of}, no text; texts: {texts}")
+    _check_embed(step.id, step.embed, step.similar, "similar", found)
     if not (step.on or step.condition or step.similar):
         found.add(
             step.id, "on", "a resolve needs a block: on, a condition, or similar; else all rows meet all rows"
@@ -350,6 +352,13 @@ def _resolve(step: Resolve, inputs: Sequence[Lineage], found: Findings) -> None:
             found.add(step.id, "output", f"column {name!r} exists already; rename it in a select before")
     if "match" in step.contract.inputs:
         found.add(step.id, "inputs", "match is the step's own; rename the column in a select before")
+
+
+def _check_embed(
+    step_id: str, embed: str | None, texts: tuple[str, ...], fields: str, found: Findings
+) -> None:
+    if embed is not None and not texts:
+        found.add(step_id, "embed", f"it compares texts: name their columns in {fields}, or leave embed out")
 
 
 def _check_condition(step_id: str, condition: str, pair: pa.Schema, found: Findings) -> None:

@@ -154,12 +154,16 @@ def _block(step: Join) -> str:
     if step.condition:
         parts.append(f"rows where {step.condition}")
     if step.similar_left:
-        parts.append(f"the {step.nearest} nearest by {_names(step.similar_left)}")
+        parts.append(f"the {step.nearest} nearest by {_likeness(step.embed)}{_names(step.similar_left)}")
     if not parts:
         return "each row with the whole short table, in one question"
     return (
         f"{' and '.join(parts)} (at most {step.max_pairs_per_row:,} pairs a row, {step.max_pairs:,} in all)"
     )
+
+
+def _likeness(embed: str | None) -> str:
+    return f"vectors of {embed} of " if embed is not None else ""
 
 
 def _rank(step: Rank) -> str:
@@ -172,7 +176,8 @@ def _rank(step: Rank) -> str:
 def _resolve(step: Resolve) -> str:
     parts = [f"equal {_names(step.on)}"] if step.on else []
     parts += [f"rows where {step.condition}"] if step.condition else []
-    parts += [f"the {step.nearest} nearest by {_names(step.similar)}"] if step.similar else []
+    near = f"the {step.nearest} nearest by {_likeness(step.embed)}{_names(step.similar)}"
+    parts += [near] if step.similar else []
     caps = f"at most {step.max_pairs_per_row:,} pairs a row, {step.max_pairs:,} in all"
     reads = _names(step.contract.inputs)
     return f"resolve {step.input}: clusters among {' and '.join(parts)} ({caps}); a model reads {reads} of both rows"

@@ -144,7 +144,7 @@ def explain(
     problems: tuple[str, ...] = ()
     warnings: tuple[Warning, ...] = ()
     if catalog is not None:
-        named = {step.contract.model for step in plan.llm_steps if step.contract.model} | set(models)
+        named = plan.models | set(models)
         used = {tool for step in plan.llm_steps for tool in step.contract.tools} if not tools else set(tools)
         wrong, warnings = problems_of(plan, catalog, tools=used, models=named)
         problems = tuple(str(problem) for problem in wrong)

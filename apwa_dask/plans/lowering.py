@@ -17,7 +17,7 @@ import pyarrow as pa
 from apwa_dask.plans.contract import Contract
 from apwa_dask.plans.infer import CLUSTER_FIELDS, Catalog, infer, joined_names, joined_schema
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.schema import Schema
+from apwa_dask.plans.schema import Field, Schema
 from apwa_dask.plans.steps import (
     CANDIDATE,
     CANDIDATES,
@@ -33,6 +33,7 @@ from apwa_dask.plans.steps import (
 
 __all__ = [
     "Clustered",
+    "Embed",
     "Joined",
     "Pairs",
     "Pool",
@@ -44,6 +45,8 @@ __all__ = [
     "lowered",
     "place_of",
     "right_place",
+    "vector_of",
+    "without_vector",
 ]
 
 
@@ -55,6 +58,26 @@ def left_place(step_id: str) -> str:
 def right_place(step_id: str) -> str:
     """Column of the right row's position, or of the listed rows' positions."""
     return f"{step_id}.right"
+
+
+def vector_of(step_id: str) -> str:
+    """Column of the vectors by which the nearest rows are found."""
+    return f"{step_id}.vector"
+
+
+class Embed(Map):
+    """A vector for each row: base64 of little-endian float32, null for a row without text.
+
+    A model step like any other, so that each distinct text is journaled, tried again, counted and priced.
+    """
+
+    id: str
+    input: str
+    of: str
+
+    def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
+        """The table's columns and the vector."""
+        return pa.schema([*inputs[0], pa.field(vector_of(self.of), pa.string())])
 
 
 class Pairs(LoweredStep):
@@ -70,6 +93,8 @@ class Pairs(LoweredStep):
     similar_left: tuple[str, ...] = ()
     similar_right: tuple[str, ...] = ()
     nearest: int = 5
+    embeds: bool = False
+    """Likeness is the cosine of the vectors in the column `vector_of` of both tables."""
     max_pairs_per_row: int = 100
     max_pairs: int = 1_000_000
     suffix: str = "_right"
@@ -125,7 +150,8 @@ class Joined(LoweredStep):
 
     def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
         """As the join declares them."""
-        return joined_schema(self.how, self.suffix, inputs[1], inputs[2])
+        left, right = (without_vector(schema, self.of) for schema in inputs[1:])
+        return joined_schema(self.how, self.suffix, left, right)
 
 
 def place_of(step_id: str) -> str:
@@ -193,7 +219,7 @@ class Clustered(LoweredStep):
 
     def columns_after(self, inputs: Sequence[pa.Schema]) -> pa.Schema:
         """The table's columns, then the cluster's."""
-        return pa.schema([*inputs[1], *CLUSTER_FIELDS])
+        return pa.schema([*without_vector(inputs[1], self.of), *CLUSTER_FIELDS])
 
 
 def calls_at_most(rows: float, k: int, width: int) -> int:
@@ -209,6 +235,13 @@ def plain_field(field: pa.Field) -> pa.Field:
     """The column with categories by their values."""
     of = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, of)
+
+
+def without_vector(schema: pa.Schema, step_id: str) -> pa.Schema:
+    """The columns that the table had before it was embedded."""
+    return pa.schema(
+        [field for field in schema if field.name != vector_of(step_id)], metadata=schema.metadata
+    )
 
 
 def pair_schema(left: pa.Schema, right: pa.Schema, suffix: str) -> pa.Schema:
@@ -260,10 +293,17 @@ def _moved(step: Any, moved: Mapping[str, str]) -> dict[str, Any]:
 
 def _join(step: Join, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
     is_listed = not step.is_blocked
+    left, right, embeds = step.input, step.right, []
+    if step.embed is not None:
+        embeds = [
+            _embed(step.id, "left", step.input, step.embed, step.similar_left),
+            _embed(step.id, "right", step.right, step.embed, step.similar_right),
+        ]
+        left, right = (embed.id for embed in embeds)
     pairs = Pairs(
         id=f"{step.id}.pairs",
-        input=step.input,
-        right=step.right,
+        input=left,
+        right=right,
         of=step.id,
         left_on=step.left_on,
         right_on=step.right_on,
@@ -271,6 +311,7 @@ def _join(step: Join, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
         similar_left=step.similar_left,
         similar_right=step.similar_right,
         nearest=step.nearest,
+        embeds=step.embed is not None,
         max_pairs_per_row=step.max_pairs_per_row,
         max_pairs=step.max_pairs,
         suffix=step.suffix,
@@ -285,14 +326,23 @@ def _join(step: Join, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
     rows = Joined(
         id=f"{step.id}.rows",
         input=step.id,
-        left=step.input,
-        right=step.right,
+        left=left,
+        right=right,
         of=step.id,
         how=step.how,
         suffix=step.suffix,
         is_listed=is_listed,
     )
-    return pairs, _judge(step.id, pairs.id, contract), rows
+    return *embeds, pairs, _judge(step.id, pairs.id, contract), rows
+
+
+def _embed(step_id: str, side: str, reads: str, model: str, columns: tuple[str, ...]) -> Embed:
+    # not validated: its names hold points, so that no column of a plan has them
+    output = Schema.model_construct(fields=(Field.model_construct(name=vector_of(step_id), nullable=True),))
+    contract = Contract.model_construct(instruction="", inputs=columns, output=output, model=model)
+    return Embed.model_construct(
+        id=f"{step_id}.{side}_texts", input=reads, reason="", contract=contract, op="map", of=step_id
+    )
 
 
 def _judge(step_id: str, reads: str, contract: Contract) -> Map:
@@ -335,10 +385,14 @@ def _rank(step: Rank, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
 
 
 def _resolve(step: Resolve, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]:
+    rows, embeds = step.input, []
+    if step.embed is not None:
+        embeds = [_embed(step.id, "row", step.input, step.embed, step.similar)]
+        rows = embeds[0].id
     pairs = Pairs(
         id=f"{step.id}.pairs",
-        input=step.input,
-        right=step.input,
+        input=rows,
+        right=rows,
         of=step.id,
         left_on=step.on,
         right_on=step.on,
@@ -346,6 +400,7 @@ def _resolve(step: Resolve, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]
         similar_left=step.similar,
         similar_right=step.similar,
         nearest=step.nearest,
+        embeds=step.embed is not None,
         max_pairs_per_row=step.max_pairs_per_row,
         max_pairs=step.max_pairs,
         suffix=OTHER,
@@ -354,7 +409,8 @@ def _resolve(step: Resolve, schemas: Mapping[str, pa.Schema]) -> tuple[Any, ...]
         is_within=True,
     )
     judge = _judge(step.id, pairs.id, step.contract.model_copy(update={"inputs": step.shown}))
-    return pairs, judge, Clustered(id=f"{step.id}.rows", input=step.id, left=step.input, of=step.id)
+    clustered = Clustered(id=f"{step.id}.rows", input=step.id, left=rows, of=step.id)
+    return *embeds, pairs, judge, clustered
 
 
 _LOWER: dict[type, Any] = {Join: _join, Rank: _rank, Resolve: _resolve}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from apwa_dask.plans.steps import LLMStep, Name, Step
+from apwa_dask.plans.steps import Join, LLMStep, Name, Resolve, Step
 
 if TYPE_CHECKING:
     from apwa_dask.plans.diff import PlanDiff
@@ -55,6 +55,13 @@ class Plan(BaseModel):
         return tuple(sorted({name for step in self.llm_steps for name in step.contract.tools}))
 
     @property
+    def models(self) -> frozenset[str]:
+        """Aliases of all models that its steps name."""
+        named = {step.contract.model for step in self.llm_steps}
+        named |= {step.embed for step in self.steps if isinstance(step, Join | Resolve)}
+        return frozenset(alias for alias in named if alias is not None)
+
+    @property
     def llm_steps(self) -> tuple[LLMStep, ...]:
         """The steps that call a model."""
         return tuple(step for step in self.steps if isinstance(step, LLMStep))
@@ -73,6 +80,8 @@ class Plan(BaseModel):
             step.pop("reason", None)
             if not step.get("contract", {}).get("tables", True):
                 del step["contract"]["tables"]  # as in plans that were written before there were any
+            if step.get("embed", "") is None:
+                del step["embed"]
         return data
 
     @property

@@ -165,6 +165,8 @@ class Join(LLMStep):
     similar_left: tuple[str, ...] = ()
     similar_right: tuple[str, ...] = ()
     nearest: int = Field(default=5, ge=1, le=100)
+    embed: Name | None = None
+    """Alias of a model of embeddings, by which the nearest texts are found; by shared parts of words without one."""
     max_pairs_per_row: int = Field(default=100, ge=1)
     max_pairs: int = Field(default=1_000_000, ge=1)
     suffix: str = Field(default="_right", min_length=1)
@@ -234,6 +236,8 @@ class Resolve(LLMStep):
     condition: str | None = Field(default=None, min_length=1)
     similar: tuple[str, ...] = ()
     nearest: int = Field(default=5, ge=1, le=100)
+    embed: Name | None = None
+    """Alias of a model of embeddings, by which the nearest texts are found; by shared parts of words without one."""
     max_pairs_per_row: int = Field(default=100, ge=1)
     max_pairs: int = Field(default=1_000_000, ge=1)
 

@@ -13,7 +13,7 @@ from apwa_dask.plans.findings import Findings, Lineage, Problem, Warning
 from apwa_dask.plans.infer import Catalog, visible
 from apwa_dask.plans.loading import load, plan_error
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.steps import Filter, FlatMap, LLMStep, Map, Reduce, Where
+from apwa_dask.plans.steps import Filter, FlatMap, Join, LLMStep, Map, Reduce, Resolve, Where
 
 __all__ = ["Problem", "Warning", "load", "plan_error", "problems_of", "validate"]
 
@@ -168,6 +168,14 @@ def _check_agent(step: LLMStep, tools: Collection[str], models: Collection[str],
         known = candidates(contract.model, sorted(models), noun="models")
         found.add(
             step.id, "model", f"no model {contract.model!r}; {known}; leave it out for the run's default"
+        )
+    if isinstance(step, Join | Resolve) and step.embed is not None and step.embed not in models:
+        known = candidates(step.embed, sorted(models), noun="models")
+        found.add(
+            step.id,
+            "embed",
+            f"no model {step.embed!r}; {known}; give the run a model of embeddings under this alias, or leave embed "
+            "out: the nearest texts are then found without a model",
         )
     if contract.tools and (contract.unit != "row" or not isinstance(step, _OF_ONE_ROW)):
         found.add(

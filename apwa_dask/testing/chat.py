@@ -15,14 +15,16 @@ import orjson
 
 from apwa_dask.testing.answers import Answer, answer_for, chat_request, count_tokens
 from apwa_dask.testing.completions import completion_body
+from apwa_dask.testing.embeddings import embeddings_body, embeddings_request
 from apwa_dask.testing.faults import Strike, refused, spoiled_answer, spoiled_reply, struck
 from apwa_dask.testing.limits import Limiter, Verdict, retry_hint
 from apwa_dask.testing.log import Call, CallBook
 from apwa_dask.testing.script import ChatRequest, Fault, Lognormal, Script
 from apwa_dask.testing.wire import Header, Reply, Request, error_reply, html_reply, json_reply
 
-__all__ = ["Client", "Desk", "Exchange", "key_refusal"]
+__all__ = ["EMBEDDINGS", "Client", "Desk", "Exchange", "key_refusal"]
 
+EMBEDDINGS = "/v1/embeddings"
 Clock = Callable[[], float]
 P99_SIGMAS = 2.326347874  # the 99th percentile of the standard normal distribution
 
@@ -109,7 +111,8 @@ class Desk:
             exchange.reply(refusal)
             return
         try:
-            asked = chat_request(orjson.loads(request.body))
+            read = embeddings_request if request.path == EMBEDDINGS else chat_request
+            asked = read(orjson.loads(request.body))
         except (KeyError, TypeError, ValueError, AttributeError) as why:
             exchange.reply(error_reply(400, f"We could not parse the body of your request: {why!r}"))
             return
@@ -221,7 +224,9 @@ class Desk:
 
     def _attempt(self, asked: ChatRequest) -> int:
         """Count a conversation's attempts. Re-asks append messages: its first user message names it."""
-        messages: list[dict[str, Any]] = asked.body["messages"]
+        messages: list[dict[str, Any]] = asked.body.get("messages") or [
+            {"role": "user", "content": asked.text}
+        ]
         first_user = next((i for i, message in enumerate(messages) if message.get("role") == "user"), 0)
         head = orjson.dumps([asked.model, messages[: first_user + 1]])
         key = hashlib.blake2b(head, digest_size=12).digest()
@@ -263,6 +268,8 @@ class Desk:
         self, call: Call, asked: ChatRequest, fault: Fault | None, extra: tuple[Header, ...]
     ) -> Reply:
         """Make the tokens, and with them the bill."""
+        if "input" in asked.body:
+            return self._embedded(call, asked, fault, extra)
         answer = answer_for(self.script, asked)
         if answer is None:
             call.fault = "unmatched"
@@ -283,6 +290,19 @@ class Desk:
             answer,
             n=call.n,
             created=int(self.wall()),
+            model=_resolved(self.script, fault, asked),
+            prompt_tokens=call.prompt_tokens if self.script.usage else None,
+        )
+        return json_reply(200, body, extra) if fault is None else spoiled_reply(fault, body, extra)
+
+    def _embedded(
+        self, call: Call, asked: ChatRequest, fault: Fault | None, extra: tuple[Header, ...]
+    ) -> Reply:
+        """Make the vectors; only the texts are billed."""
+        call.billed = True
+        body = embeddings_body(
+            asked,
+            dimensions=self.script.dimensions,
             model=_resolved(self.script, fault, asked),
             prompt_tokens=call.prompt_tokens if self.script.usage else None,
         )

@@ -247,6 +247,8 @@ class Script:
         Model named in the responses, when it is not the one asked for.
     supports_json_schema : bool
         False: ``response_format`` of type ``json_schema`` gets 400.
+    dimensions : int
+        Of the vectors that ``/embeddings`` answers with; 0: the server has no such path.
     context_tokens : int, optional
         Prompt plus reserved output beyond this gets 400 ``context_length_exceeded``.
     usage : bool
@@ -281,6 +283,7 @@ class Script:
     models: tuple[str, ...] = ()
     resolved_model: str | None = None
     supports_json_schema: bool = True
+    dimensions: int = 64
     context_tokens: int | None = None
     usage: bool = True
     cancel_is_free: bool = False

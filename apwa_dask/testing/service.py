@@ -10,7 +10,7 @@ import orjson
 
 from apwa_dask.errors import ConfigError
 from apwa_dask.testing.batches import Batches
-from apwa_dask.testing.chat import Client, Desk, bearer, key_refusal
+from apwa_dask.testing.chat import EMBEDDINGS, Client, Desk, bearer, key_refusal
 from apwa_dask.testing.log import Call
 from apwa_dask.testing.script import Script
 from apwa_dask.testing.wire import Reply, Request, error_reply, json_reply
@@ -36,6 +36,7 @@ class Service:
         self.batches = Batches(self.desk)
         self.calls: dict[tuple[str, str], Callable[[Request, Client], None]] = {
             ("POST", "/v1/chat/completions"): self.desk.serve,
+            ("POST", EMBEDDINGS): self.desk.serve,
         }
         self.reads: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/models"): self._models,
@@ -51,6 +52,8 @@ class Service:
         """Handle a request: a read is answered at once, a call now or later."""
         route = (request.method, request.path.partition("?")[0])
         take_call = self.calls.get(route)
+        if route[1] == EMBEDDINGS and not self.desk.script.dimensions:
+            take_call = None
         if take_call is not None:
             take_call(request, client)
             return
