@@ -60,7 +60,7 @@ class Shares:
     def join(self, name: str, now: float) -> None:
         """A process comes, with nothing yet."""
         self.parts[name] = Part(since_s=now)
-        self._changes = len(self.parts)
+        self._changes += 1
 
     def leave(self, name: str) -> None:
         """What it held returns."""
@@ -70,7 +70,7 @@ class Shares:
         self._held -= gone.held
         self._busy -= gone.want > 0
         self._short.pop(name, None)
-        self._changes = max(1, len(self.parts))
+        self._changes += 1
 
     def lease(self, name: str, want: Want, now: float) -> int:
         """Max-min fair: small wants are met in full, the others share the rest, and what nobody wants, alike.
