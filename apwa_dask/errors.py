@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 __all__ = [
     "ApwaError",
     "BudgetError",
+    "BudgetWarning",
     "ConfigError",
     "LocalModelError",
     "PlanError",
@@ -127,6 +128,10 @@ class BudgetError(ApwaError):
     """The run reached, or would pass, its ceiling."""
 
     code = "BUDGET"
+
+
+class BudgetWarning(UserWarning):
+    """A run that may cost much has no ceiling."""
 
 
 class StoreError(ApwaError):

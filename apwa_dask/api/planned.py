@@ -13,6 +13,7 @@ from apwa_dask import config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.capabilities import powers_of
 from apwa_dask.api import previewing
+from apwa_dask.api.ceilings import warn_without_ceiling
 from apwa_dask.api.learning import Notebook, lessons_key, source_mark
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
@@ -199,7 +200,8 @@ class PlannedQuery:
         client : distributed.Client, optional
             Where to run; otherwise threads of this process, or `scheduler` ``"sync"``.
         budget : float or Budget, optional
-            Ceiling in USD, or ``Budget(usd=, tokens=, calls=)``.
+            Ceiling in USD, or ``Budget(usd=, tokens=, calls=)``. Without one, an estimate above the setting
+            ``apwa.budget-required-above-usd`` is a `BudgetWarning`; nobody is asked.
         max_concurrency : int, optional
             Calls in flight per endpoint, over all processes.
         hedge : bool, optional
@@ -243,6 +245,7 @@ class PlannedQuery:
         settings = with_alarms(settings, max_failure_rate, early_stop)
         subscribers = subscribers_for(progress)
         plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
+        warn_without_ceiling(settings.estimate, settings.budget)
         run = engine.launch(plan, self.sources, settings, executor_for(client, scheduler), subscribers)
         return run.start()
 
@@ -273,6 +276,7 @@ class PlannedQuery:
             estimate=self._forecast(model, None, store, options.get("storage_options")),
         )
         settings = with_alarms(settings, options.get("max_failure_rate"), options.get("early_stop"))
+        warn_without_ceiling(settings.estimate, settings.budget)
         executors = executors_of_lazy(options.get("client"))
         return engine.lazy(self.plan, self.sources, settings, executors, status=status)
 

@@ -45,6 +45,7 @@ from apwa_dask.execution.stages import StageGraphs, check_consumed
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
+from apwa_dask.store.names import default_store
 from apwa_dask.store.runs import RunFolder
 
 __all__ = ["Run"]
@@ -201,7 +202,8 @@ class Run(KeptRun):
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._join(deadline)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(self._how_to_go_on())
             self._interrupted()
             raise
         if self._error is not None:
@@ -213,10 +215,16 @@ class Run(KeptRun):
         try:
             self.leave("interrupted")
             self._join(None)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(self._how_to_go_on())
             self.executor.abandon(self.id)
             self._finished.wait(ABANDON_S)
             raise
+
+    def _how_to_go_on(self) -> str:
+        """For a handle that nobody holds: ``table.run(...).result()``, or a cell that was interrupted."""
+        elsewhere = "" if self.store == default_store() else f", {self.store!r}"
+        return f"Nothing that was paid is lost: apwa.attach({self.id!r}{elsewhere}).resume() goes on."
 
     def _join(self, deadline: float | None) -> None:
         if self._thread is None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.error_catalogue import LOST, catalogue
-from apwa_dask.errors import PlanError
+from apwa_dask.errors import BudgetWarning, PlanError
 from apwa_dask.execution.events import Event, State
 from apwa_dask.observe.lines import live_line, summary_lines
 from apwa_dask.observe.state import ProgressState
@@ -58,6 +59,42 @@ def test_u13_a_dear_run_without_a_ceiling_ends_with_the_number_needed_and_asks_n
     done = apwa_run(dear_plan, server, "--budget", "500")
     assert done.returncode == 0, done.stderr
     assert server.calls == 40
+
+
+def test_u13_in_python_a_dear_run_without_a_ceiling_warns_at_the_callers_line_and_asks_nobody(
+    scripted_server, store
+):
+    server = scripted_server()
+    dear = apwa.Model("m", base_url=server.base_url, api_key_env="", price=apwa.Price(1000, 1000))
+    table = apwa.from_pandas(pd.DataFrame({"text": [f"row {k}" for k in range(40)]}))
+    asked = table.map("rate it", inputs="text", output={"a": int})
+    with pytest.warns(BudgetWarning, match=r"up to \$\d.*budget=") as seen:
+        asked.run(model=dear, store=store, progress=False).wait()
+    assert [Path(warning.filename) for warning in seen] == [Path(__file__)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked.run(model=dear, store=store, budget=500, progress=False).wait()
+        asked.run(model=dear, store=store, budget=apwa.Budget(calls=100), progress=False).wait()
+
+
+def test_an_interrupted_wait_says_how_a_run_that_nobody_holds_goes_on(scripted_server, model_at, store):
+    server = scripted_server()
+    table = apwa.from_pandas(pd.DataFrame({"text": ["a", "b"]}))
+    run = table.map("rate it", inputs="text", output={"a": int}).run(
+        model=model_at(server), store=store, progress=False
+    )
+
+    def interrupt(_deadline: float | None) -> None:
+        run._join = type(run)._join.__get__(run)
+        raise KeyboardInterrupt
+
+    run._join = interrupt
+    with pytest.raises(KeyboardInterrupt) as met:
+        run.result()
+    (note,) = met.value.__notes__
+    again = re.search(r"apwa\.attach\('([^']+)', '([^']+)'\)\.resume\(\)", note)
+    assert again is not None, note
+    assert len(apwa.attach(*again.groups()).resume().result()) == 2
 
 
 def test_u14_a_pause_is_told_with_its_reason_and_until_when(scripted_server, model_at, store):
