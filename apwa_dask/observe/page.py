@@ -148,7 +148,7 @@ class RunPage:
         self.rows.show(
             {
                 "done": (times_s, series.summed("rows")),
-                "of the journal": (times_s, series.summed("cached")),
+                "from the journal": (times_s, series.summed("cached")),
                 "failed": (times_s, series.summed("failed")),
             }
         )
