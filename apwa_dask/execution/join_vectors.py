@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pyarrow as pa
 
 from apwa_dask.errors import RunError
 from apwa_dask.execution.frame_exchange import POSITION
-from apwa_dask.models.vectors import floats_of
 from apwa_dask.plans.lowering import Pairs, vector_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,14 @@ __all__ = ["nearest_by_vectors", "top_of", "vectors_of"]
 LEFT_AT_ONCE = 512
 RIGHT_AT_ONCE = 4_096
 """A block of likenesses has at most so many rows and columns: 8 MiB, however long both tables are."""
+_STEPS = 10_000
+"""Cosines are told apart by their fourth digit."""
+_COLUMN_BITS, _PLACE_BITS = 12, 40
+_LAST_COLUMN, _LAST_PLACE = (1 << _COLUMN_BITS) - 1, (1 << _PLACE_BITS) - 1
+_APART, _NOWHERE = np.iinfo(np.int32).min, np.iinfo(np.int64).min
+"""Less than any rank, in a block and among all places: rows that do not meet."""
+VECTOR_BYTES_AT_MOST = 1024**3
+"""Of one side's vectors in one task."""
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Places = np.ndarray[Any, np.dtype[np.int64]]
@@ -80,32 +88,35 @@ def top_of(some: Vectors, others: Vectors, k: int, apart: tuple[Places, Places] 
     ndarray of int64, shape (n, min(k, m))
     """
     k = min(k, len(others))
-    best = np.full((len(some), k), -np.inf, dtype=np.float32)
-    places = np.full((len(some), k), -1, dtype=np.int64)
+    best = np.full((len(some), k), _NOWHERE, dtype=np.int64)
     for start in range(0, len(others), RIGHT_AT_ONCE):
         block = others[start : start + RIGHT_AT_ONCE]
-        # float32 products differ in their last digits between machines' libraries: rounded, ties are ties
-        likeness = np.round(some @ block.T, 4)
+        ranks = _ranks(some @ block.T)
         if apart is not None:
-            likeness[apart[0][:, None] == apart[1][None, start : start + len(block)]] = -np.inf
-        near = _top_of_block(likeness, min(k, len(block)))
-        values = np.hstack([best, np.take_along_axis(likeness, near, axis=1)])
-        found = np.hstack([places, near + start])
-        # earlier blocks stand first, and a stable sort keeps them there
-        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-        best, places = np.take_along_axis(values, order, axis=1), np.take_along_axis(found, order, axis=1)
-    places[np.isneginf(best)] = -1
-    return places
+            ranks[apart[0][:, None] == apart[1][None, start : start + len(block)]] = _APART
+        if len(block) > k:
+            ranks = np.partition(ranks, len(block) - k, axis=1)[:, len(block) - k :]
+        # a place counts down within its block, and earlier blocks are ahead of later ones
+        found = np.where(ranks == _APART, _NOWHERE, _within_all(ranks.astype(np.int64), start))
+        best = np.sort(np.hstack([best, found]), axis=1)[:, ::-1][:, :k]
+    return np.where(best == _NOWHERE, -1, _LAST_PLACE - (best & _LAST_PLACE))
 
 
-def _top_of_block(likeness: Vectors, k: int) -> Places:
-    """Columns of the k largest values of each row, best first, equal ones by place."""
-    bound = -np.partition(-likeness, k - 1, axis=1)[:, k - 1]
-    chosen = np.empty((len(likeness), k), dtype=np.int64)
-    for row, least in enumerate(bound):
-        reached = np.flatnonzero(likeness[row] >= least)
-        chosen[row] = reached[np.argsort(-likeness[row, reached], kind="stable")[:k]]
-    return chosen
+def _ranks(likeness: Vectors) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """One number for likeness and column: greater is more alike, and of equally alike ones the earlier column.
+
+    float32 products differ in their last digits between machines' libraries: rounded, ties are ties.
+    """
+    rounded = np.rint(likeness * _STEPS).astype(np.int32)
+    rounded <<= _COLUMN_BITS
+    rounded |= np.arange(_LAST_COLUMN, _LAST_COLUMN - likeness.shape[1], -1, dtype=np.int32)
+    return rounded
+
+
+def _within_all(ranks: Places, start: int) -> Places:
+    """The ranks of a block that begins at this place, as ranks among all places."""
+    columns = _LAST_COLUMN - (ranks & _LAST_COLUMN)
+    return ((ranks >> _COLUMN_BITS) << _PLACE_BITS) | (_LAST_PLACE - (columns + start))
 
 
 def vectors_of(column: pa.ChunkedArray) -> tuple[Vectors, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -114,15 +125,16 @@ def vectors_of(column: pa.ChunkedArray) -> tuple[Vectors, np.ndarray[Any, np.dty
     Raises
     ------
     RunError
-        Vectors of one column have different lengths.
+        Vectors of one column have different lengths, or are more than `VECTOR_BYTES_AT_MOST`.
     """
     has = np.asarray(column.is_valid())
     size = 0
     vectors = np.zeros((len(column), 0), dtype=np.float32)
     for row in np.flatnonzero(has):
-        vector = np.frombuffer(floats_of(column[int(row)].as_py()), dtype="<f4")
+        vector = np.frombuffer(base64.b64decode(column[int(row)].as_py()), dtype="<f4")
         if not size:
             size = len(vector)
+            _check_size(len(column), size)
             vectors = np.zeros((len(column), size), dtype=np.float32)
         if len(vector) != size:
             raise RunError(
@@ -135,3 +147,15 @@ def vectors_of(column: pa.ChunkedArray) -> tuple[Vectors, np.ndarray[Any, np.dty
     has &= norms[:, 0] > 0
     vectors /= np.where(norms > 0, norms, 1)
     return vectors, has
+
+
+def _check_size(rows: int, size: int) -> None:
+    if rows * size * 4 <= VECTOR_BYTES_AT_MOST:
+        return
+    raise RunError(
+        f"{rows:,} vectors of {size:,} dimensions do not fit one task",
+        why="a block without keys compares each row with all rows of the other table",
+        fix='ask for shorter vectors, where the endpoint has them: Model(..., extra={"dimensions": 512}); or give keys '
+        "(left_on and right_on, on): columns that are equal in rows that belong together",
+        code="RUN-BLOCK",
+    )

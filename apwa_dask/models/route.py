@@ -85,7 +85,8 @@ class Route:
         except (TypeError, ValueError):
             return UNENCODABLE
         window = self.lane.context_tokens
-        if window is None or len(body) / BYTES_PER_TOKEN_AT_MOST <= window:
+        together = self.embeds and len(request.tail) > 1  # the window is each text's own
+        if window is None or together or len(body) / BYTES_PER_TOKEN_AT_MOST <= window:
             return body
         words = f"a prompt of {len(body)} bytes cannot fit a window of {window} tokens: no call made"
         return Verdict(OutcomeClass.TOO_LARGE, words=words)
