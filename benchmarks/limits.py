@@ -5,7 +5,8 @@ processes a run keeps it busy; the server's own log tells how much of the limit 
 refused. Then the limit halves and doubles in the middle of a run, and the log tells how soon the rate followed.
 
 Bars: at least 95 % of the limit used, at most 1 % of the calls refused, no growth of refusals with the number of
-workers; with `--learned`, where nothing is announced, at least 80 % and at most 5 %; after a change the rate is within 10 % of the new limit in less than 60 seconds.
+workers; with `--learned`, where nothing is announced, at least 80 % and at most 5 %; after a change the rate is within
+10 % of the new limit in less than 60 seconds.
 """
 
 from __future__ import annotations
