@@ -62,8 +62,8 @@ class TableMeets(TableBase):
             Text columns: only the ``nearest`` (default 5) right rows of each row are candidates, by shared parts
             of words. `similar_right` are the same columns when omitted.
         embed : str, optional
-            Alias of a model of embeddings (``run(models={alias: Model(...)})``): the nearest texts are then those of
-            the nearest vectors, by cosine. Each distinct text is paid for once; up to 64 share a request.
+            Alias of a model of embeddings (``run(model={"": ..., alias: Model(...)})``): the nearest texts are then
+            those of the nearest vectors, by cosine. Each distinct text is paid for once; up to 64 share a request.
         caps : int
             ``nearest``, ``max_pairs_per_row`` (default 100), ``max_pairs`` (default 1,000,000).
 

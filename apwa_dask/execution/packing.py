@@ -108,10 +108,15 @@ class PackingCaller:
                     waiting.set_exception(copy.copy(error))
             return
         for waiting, reply in zip(pack.replies, replies, strict=True):
-            if not waiting.done():
+            if waiting.done():
+                continue
+            if isinstance(reply, BaseException):
+                waiting.set_exception(reply)
+            else:
                 waiting.set_result(reply)
 
-    async def _asked(self, pack: _Pack) -> list[Reply]:
+    async def _asked(self, pack: _Pack) -> Sequence[Reply | BaseException]:
+        """What each text came to: where they were asked about alone, an error of one leaves the others' answers."""
         if len(pack.requests) == 1:
             return [await self._client.call(pack.requests[0], pack.purpose)]
         first = pack.requests[0]
@@ -126,8 +131,8 @@ class PackingCaller:
                 *(self._client.call(request, pack.purpose) for request in pack.requests),
                 return_exceptions=True,
             )
-            spent = divided(replace(reply, text=None), [_tokens(request) for request in pack.requests])
-            return [_with(of, before) for of, before in zip(_raised(alone), spent, strict=True)]
+            spent = divided(reply, [_tokens(request) for request in pack.requests])
+            return [_with(of, before) for of, before in zip(alone, spent, strict=True)]
         return divided(reply, [_tokens(request) for request in pack.requests])
 
 
@@ -153,8 +158,10 @@ def divided(reply: Reply, weights: Sequence[int]) -> list[Reply]:
     return shares
 
 
-def _with(reply: Reply, before: Reply) -> Reply:
+def _with(reply: Reply | BaseException, before: Reply) -> Reply | BaseException:
     """A text's own reply, with its share of the request that failed before."""
+    if isinstance(reply, BaseException):
+        return reply
     known = reply.cost_usd is not None and before.cost_usd is not None
     return replace(
         reply,
@@ -162,14 +169,6 @@ def _with(reply: Reply, before: Reply) -> Reply:
         cost_usd=(reply.cost_usd or 0.0) + (before.cost_usd or 0.0) if known else None,
         attempts=reply.attempts + before.attempts,
     )
-
-
-def _raised(replies: Sequence[Reply | BaseException]) -> list[Reply]:
-    """The replies; raises what one of the calls raised."""
-    for reply in replies:
-        if isinstance(reply, BaseException):
-            raise reply
-    return [reply for reply in replies if isinstance(reply, Reply)]
 
 
 def _tokens(request: Request) -> int:

@@ -159,7 +159,7 @@ def test_every_operation_is_in_the_reference_with_its_fields_and_words() -> None
 
 def test_every_field_of_every_step_is_written_by_the_planner_or_left_out_on_purpose() -> None:
     caps = {"max_pairs", "max_pairs_per_row", "max_levels", "headings"}
-    ours = {"id", "input", "reason", "op", "contract", "seed", "suffix", "fraction", *caps}
+    ours = {"id", "input", "reason", "op", "contract", "seed", "suffix", "fraction", "embed", *caps}
     for op, step in OPERATIONS.items():
         left_out = set(step.model_fields) - set(planned_fields(op))
         assert left_out <= ours, op
