@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sys
@@ -12,6 +13,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 from distributed.chaos import KillWorker
+from distributed.core import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-chaos")]
 
@@ -22,7 +24,7 @@ LIFE_S = DEATH_EVERY_S * WORKERS
 """On average. A worker that lives no longer than its start takes never works at all."""
 SEED = int(os.environ.get("APWA_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 TIMEOUT_S = float(os.environ.get("APWA_CHAOS_TIMEOUT_S", "240"))
-CONCURRENCY, LATENCY_S, PARTITION_ROWS = 32, 0.2, 100
+CONCURRENCY, LATENCY_S, PARTITION_ROWS = 32 if ROWS <= 10_000 else 64, 0.2, 100
 
 
 class SeededKillWorker(KillWorker):
@@ -36,7 +38,15 @@ class SeededKillWorker(KillWorker):
 
     async def setup(self, worker: Any) -> None:
         """Note the birth, draw the time of death."""
-        random.seed(f"{self.seed}/{worker.name}/{self._born(str(worker.name))}")
+        self.seeded = f"{self.seed}/{worker.name}/{self._born(str(worker.name))}"
+        self.waiting = asyncio.create_task(self._live(worker))
+
+    async def _live(self, worker: Any) -> None:
+        """A nanny gives up a worker that dies before it has started, and nobody starts it again."""
+        while worker.status is not Status.running:  # noqa: ASYNC110 - nothing to wait on
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)  # until its nanny knows
+        random.seed(self.seeded)
         await super().setup(worker)
 
     def _born(self, name: str) -> int:
@@ -85,10 +95,11 @@ def test_a_run_survives_workers_that_die_every_few_seconds(
     again = invariants.paid_again(server.log())
     with capfd.disabled():
         print(f"chaos: {deaths} deaths, {server.calls} calls, {again} of them paid again")
-    uninterrupted = table.run(
-        model=model, store=f"{store}-whole", scheduler="threads", progress=False
-    ).result(status=True)
     server_log = server.log()
+    quick = model_at(server, max_concurrency=256)
+    uninterrupted = table.run(
+        model=quick, store=f"{store}-whole", scheduler="threads", progress=False
+    ).result(status=True)
     assert server_log.distinct_texts == ROWS
     result = run.result(status=True)
     invariants.i1_every_row_has_one_status(run, ROWS)
