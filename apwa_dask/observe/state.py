@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from apwa_dask.execution.events import (
+    EndpointPulse,
     Event,
     Forecast,
     PartitionDone,
@@ -86,6 +87,9 @@ class ProgressState:
     cost_unknown: bool = False
     throttled_s: float = 0.0
     in_flight_by_worker: Mapping[str, int] = field(default_factory=dict)
+    """Calls begun and not ended, in the queue of an endpoint or on the wire."""
+    on_wire_by_endpoint: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Of all runs of a process, by worker and endpoint."""
     failures: Mapping[str, int] = field(default_factory=dict)
     last_failure: str = ""
     forecast_usd: float | None = None
@@ -114,8 +118,13 @@ class ProgressState:
 
     @property
     def in_flight(self) -> int:
-        """Calls in flight over all processes, as last reported."""
-        return sum(self.in_flight_by_worker.values())
+        """Calls in flight over all processes, as last reported; those that wait for a slot are not."""
+        on_wire: dict[str, int] = {}
+        for (worker, _), calls in self.on_wire_by_endpoint.items():
+            on_wire[worker] = on_wire.get(worker, 0) + calls
+        return sum(
+            min(calls, on_wire.get(worker, calls)) for worker, calls in self.in_flight_by_worker.items()
+        )
 
     @property
     def is_over(self) -> bool:
@@ -161,6 +170,9 @@ class ProgressState:
         match event:
             case Progress():
                 return self._progressed(event)
+            case EndpointPulse():
+                place = (event.worker, event.endpoint)
+                return replace(self, on_wire_by_endpoint={**self.on_wire_by_endpoint, place: event.in_flight})
             case PartitionDone():
                 return self._partition_done(event)
             case StageStarted():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apwa_dask.execution.events import (
+    EndpointPulse,
     Event,
     PartitionDone,
     Progress,
@@ -130,3 +131,17 @@ def test_an_event_of_a_later_version_changes_nothing():
 
     state = after(*started())
     assert state.apply(Later("r", 1001)) == state
+
+
+def test_calls_that_wait_for_a_slot_are_not_in_flight():
+    events = (
+        *started(),
+        Progress("r", 1001, worker="a", in_flight=32),
+        EndpointPulse("r", 1001, worker="a", endpoint="m at h", in_flight=16, waiting=16),
+        Progress("r", 1001, worker="b", in_flight=4),
+        EndpointPulse(
+            "r", 1001, worker="b", endpoint="m at h", in_flight=9
+        ),  # five of them are another run's
+        Progress("r", 1001, worker="c", in_flight=3),  # has not told of its endpoint yet
+    )
+    assert after(*events).in_flight == 16 + 4 + 3
