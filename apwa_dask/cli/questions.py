@@ -212,7 +212,7 @@ def _carried_out(
     chosen = model.resolve()
     forecast = planned.estimate(model=chosen, store=store, **choices.mode())
     if not quiet:
-        note(planned.explain())
+        note(planned.explain(model=chosen))
         note(forecast)
     budget_usd = agreed_budget(forecast, choices.budget, yes=yes)
     with place_of(place) as where, progress_settings(quiet=quiet):

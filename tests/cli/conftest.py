@@ -149,7 +149,7 @@ class FakeRun:
 class FakePlanned:
     api: FakeApi
 
-    def explain(self) -> str:
+    def explain(self, *, model: Any = None) -> str:
         return "1. map_1: severity \x1b]0;owned\x07of each row"
 
     def estimate(self, *, model: Any = None, mode: Any = None, store: str | None = None) -> FakeEstimate:
