@@ -35,13 +35,15 @@ def summary_html(picture: Picture, now_s: float) -> str:
     ceiling = "no ceiling" if state.budget_usd is None else f"of {money_text(state.budget_usd)}"
     rate = state.rate_per_s if not state.is_over else None
     eta = state.eta_s
+    # begun calls wait for a slot too: the workers tell which are on the wire
+    on_wire = min(state.in_flight, sum(worker.in_flight for worker in picture.workers) or state.in_flight)
     tiles = [
         ("Run", state.run_id, state.model),
         ("State", state.words, duration_text(state.elapsed_s(now_s))),
         ("Rows", count_text(state.rows_done), total),
         ("Failed", count_text(state.rows_failed), ""),
         ("Rate", "" if rate is None else rate_text(rate), "" if eta is None else _left(*eta)),
-        ("In flight", count_text(state.in_flight), "calls"),
+        ("In flight", count_text(on_wire), "calls"),
         ("Cost", money_text(None if state.cost_unknown else state.cost_usd), ceiling),
         (
             "Tokens",
