@@ -43,10 +43,10 @@ demo-clean:  ## forget the demo's answers, so that it calls the model again
 	rm -rf $(DEMO)
 
 test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST) $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST) $(TESTS)
 
 test-pandas2: $(PANDAS2_STAMP)  ## the rooms that touch frames, under pandas 2
-	$(PANDAS2_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST) $(wildcard $(PANDAS2_TESTS))
+	$(PANDAS2_VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST) $(wildcard $(PANDAS2_TESTS))
 
 machine: $(STAMP)  ## a longer random search over runs, kills, resumes, retries and edits (EXAMPLES=300)
 	APWA_EXAMPLES=$(or $(EXAMPLES),300) $(BIN)/python -m pytest tests/execution/test_state_machine.py tests/execution/test_planted_defects.py

@@ -177,6 +177,15 @@ def _array(column: pd.Series, kind: pa.DataType) -> pa.Array:
         return pa.Array.from_pandas(column, type=kind)
     except UnicodeEncodeError:
         return pa.Array.from_pandas(column.astype(object).map(writable, na_action="ignore"), type=kind)
+    except pa.ArrowTypeError:
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise
+        # of an object column only its first values say that it holds text
+        return pa.Array.from_pandas(column.astype(object).map(_as_text, na_action="ignore"), type=kind)
+
+
+def _as_text(value: object) -> object:
+    return writable(value) if isinstance(value, str) else str(value)
 
 
 def writable(value: object) -> object:

@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 import apwa_dask as apwa
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployment-adaptive")]
+pytestmark = pytest.mark.slow
 SIZES = (160, 8, 8, 8)
 """One long partition: the workers of the others have nothing more to do, and are taken away while it goes on."""
 

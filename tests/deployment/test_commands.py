@@ -19,7 +19,7 @@ from distributed import Client, PipInstall
 import apwa_dask as apwa
 from apwa_dask import config
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployment-commands")]
+pytestmark = pytest.mark.slow
 ROWS = 320
 
 

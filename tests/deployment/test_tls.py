@@ -18,7 +18,7 @@ from distributed import Client, Security
 
 from apwa_dask.testing import grep_canary
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployment-tls")]
+pytestmark = pytest.mark.slow
 ROWS = 24
 
 

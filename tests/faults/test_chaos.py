@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from distributed.chaos import KillWorker
 from distributed.core import Status
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-chaos")]
+pytestmark = pytest.mark.slow
 
 ROWS = int(os.environ.get("APWA_CHAOS_ROWS", "2000"))
 WORKERS = int(os.environ.get("APWA_CHAOS_WORKERS", "2"))

@@ -12,7 +12,7 @@ import pytest
 import apwa_dask as apwa
 from apwa_dask.testing import Fault
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-clients")]
+pytestmark = pytest.mark.slow
 
 ROWS, PARTS, CONCURRENCY = 240, 6, 8
 WATCHFUL = str(Path(__file__).with_name("watch_clients_closely.py"))

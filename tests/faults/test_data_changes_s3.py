@@ -13,7 +13,7 @@ import apwa_dask as apwa
 from apwa_dask.errors import SourceError
 from apwa_dask.testing import Fault, On, Script, ScriptedServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-cluster")]
+pytestmark = pytest.mark.slow
 ROWS = 10
 
 

@@ -8,7 +8,7 @@ import pytest
 import apwa_dask as apwa
 from apwa_dask.testing import Fault, Lognormal, On, ServerLog
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-cluster")]
+pytestmark = pytest.mark.slow
 
 WORKERS = 2
 

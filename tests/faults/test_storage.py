@@ -201,7 +201,10 @@ class Disk:
 
     def __init__(self, patches: pytest.MonkeyPatch) -> None:
         self.number, self.failures, self.every = 0, 0, 0
-        self._write, self._count, self._lock = os.write, 0, threading.Lock()
+        self._write, self._lock = os.write, threading.Lock()
+        self._of_thread = (
+            threading.local()
+        )  # so that no thread meets all the failures, whatever the others do
         patches.setattr(local_folder.os, "write", self.write)
         patches.setattr(trouble.time, "sleep", lambda _: None)
 
@@ -210,9 +213,9 @@ class Disk:
         self.number, self.every = number, every
 
     def write(self, descriptor: int, data: Any) -> int:
+        count = self._of_thread.count = getattr(self._of_thread, "count", 0) + 1
         with self._lock:
-            self._count += 1
-            if self.number and self._count % self.every == 0:
+            if self.number and count % self.every == 0:
                 self.failures += 1
                 raise OSError(self.number, os.strerror(self.number))
         return self._write(descriptor, data)

@@ -11,7 +11,7 @@ import apwa_dask as apwa
 from apwa_dask.errors import RunError
 from apwa_dask.store.killpoints import KILL_AT_VARIABLE
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-cluster")]
+pytestmark = pytest.mark.slow
 
 ROWS, PARTS, CONCURRENCY, WORKERS = 240, 12, 8, 2
 NEAR_A_POINT = 3 * CONCURRENCY

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-layout")]
+pytestmark = pytest.mark.slow
 
 TINY = int(os.environ.get("APWA_TINY_PARTITIONS", "1000"))
 """Partitions of a row each. All that is counted is proportional to them; ``make soak`` takes 10,000."""

@@ -60,7 +60,6 @@ def test_fault_40_a_death_or_two_condemn_nobody():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("faults-poison")
 @pytest.mark.parametrize("death", ["segfault"])
 def test_fault_40_on_a_cluster_the_rest_is_done_and_the_row_is_a_dead_letter(
     processes, scripted_server, store, tmp_path, invariants, monkeypatch, death
@@ -99,7 +98,6 @@ def test_fault_40_on_a_cluster_the_rest_is_done_and_the_row_is_a_dead_letter(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("faults-poison")
 def test_fault_40_without_a_cluster_each_resume_comes_nearer_until_the_row_is_found(
     processes, scripted_server, store, tmp_path, invariants
 ):

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 import apwa_dask as apwa
 from apwa_dask.testing import Rule
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-poison")]
+pytestmark = pytest.mark.slow
 
 GROUPS, ROWS_EACH, DEADLY = 8, 3, 5
 PRELOAD = str(Path(__file__).with_name("deadly_answers.py"))

@@ -16,7 +16,7 @@ from apwa_dask.agents import capabilities
 from apwa_dask.errors import ConfigError
 from apwa_dask.testing import Rule
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults-refused")]
+pytestmark = pytest.mark.slow
 
 OTHER_VERSION = str(Path(__file__).with_name("another_version.py"))
 ROWS = 40

@@ -11,7 +11,7 @@ import pytest
 from apwa_dask.store.journal import Journal
 from apwa_dask.testing import Fault, Script
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kernels")]
+pytestmark = pytest.mark.slow
 
 ROWS, CONCURRENCY = 200, 4
 

@@ -15,11 +15,6 @@ ALL = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 LOCAL = ("/home/", "/root/", "/tmp/", "/work/", "apwa-notebook-")
 
 
-def notebook(name: str):
-    """Tests of one notebook share a process, so that it runs once."""
-    return [pytest.mark.slow, pytest.mark.xdist_group(f"notebook-{name}")]
-
-
 def number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     assert found is not None, text
@@ -52,7 +47,7 @@ def test_u21_the_kept_outputs_are_complete_and_readable_and_name_no_machine(name
     assert len(text) < 300_000
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=notebook(name)) for name in ALL])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in ALL])
 def test_u21_every_cell_runs_in_a_kernel_and_none_writes_to_stderr(execute, name):
     run = execute(name)
     assert run.outputs
@@ -61,7 +56,7 @@ def test_u21_every_cell_runs_in_a_kernel_and_none_writes_to_stderr(execute, name
 
 class TestRedaction:
     name = "02_redaction.ipynb"
-    pytestmark = notebook(name)
+    pytestmark = pytest.mark.slow
 
     def test_u11_the_kernel_dies_in_the_middle_and_only_what_was_not_written_is_asked_again(self, run):
         assert "redaction: stopped" in run.shown("apwa.runs(store)")
@@ -83,7 +78,7 @@ class TestRedaction:
 
 class TestExtraction:
     name = "03_extraction.ipynb"
-    pytestmark = notebook(name)
+    pytestmark = pytest.mark.slow
 
     def test_five_files_become_six_typed_rows_and_the_damaged_one_is_named(self, run):
         assert "5 files: 4 ok, 1 failed" in run.shown("pages.report")
@@ -104,7 +99,7 @@ class TestExtraction:
 
 class TestSummaries:
     name = "04_summaries.ipynb"
-    pytestmark = notebook(name)
+    pytestmark = pytest.mark.slow
 
     def test_no_decision_is_lost_on_the_way_up_and_every_prompt_fits(self, run):
         shown = run.shown("told =")
@@ -128,7 +123,7 @@ class TestSummaries:
 
 class TestCatalogues:
     name = "05_catalogues.ipynb"
-    pytestmark = notebook(name)
+    pytestmark = pytest.mark.slow
 
     def test_the_block_asks_about_few_pairs_and_finds_all(self, run):
         assert "pairs asked about: 180 of 4200" in run.shown("matches = plan.run")
@@ -147,7 +142,7 @@ class TestCatalogues:
 
 class TestCluster:
     name = "06_cluster.ipynb"
-    pytestmark = notebook(name)
+    pytestmark = pytest.mark.slow
 
     def test_the_dashboard_has_the_page(self, run):
         assert "the page answers: 200" in run.shown('"/apwa"')
@@ -163,7 +158,7 @@ class TestCluster:
 
 class TestCapabilities:
     name = "07_capabilities.ipynb"
-    pytestmark = notebook(name)
+    pytestmark = pytest.mark.slow
 
     def test_four_rows_fail_in_four_ways_and_two_are_answered(self, run):
         shown = run.shown("answered.run(")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebook-01_quickstart.ipynb")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from apwa_dask.errors import ConfigError
 from apwa_dask.execution.hand_over import lend
 from apwa_dask.testing import grep_canary
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("s3-cluster")]
+pytestmark = pytest.mark.slow
 
 FRAME = pd.DataFrame({"text": [f"note {k}" for k in range(60)]})
 FROM_ELSEWHERE = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL")
