@@ -25,7 +25,9 @@ from apwa_dask.errors import ConfigError, RunError
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "apwa_dask"
 CODE = re.compile(r"[A-Z]+(?:-[A-Z]+)*")
-KINDS = {name for name in errors.__all__ if name != "candidates"}
+KINDS = {
+    name for name in errors.__all__ if name != "candidates" and not issubclass(getattr(errors, name), Warning)
+}
 ENTRIES = {entry.code: entry for group in catalogue() for entry in group.entries}
 
 
