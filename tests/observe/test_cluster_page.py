@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 
 import pytest
 from distributed import Scheduler
@@ -26,9 +27,11 @@ def test_a_scheduler_without_a_dashboard_gets_no_page():
     assert with_scheduler(cluster_page.add_page, dashboard=False, dashboard_address="127.0.0.1:0") is None
 
 
-def test_without_bokeh_there_is_no_page(monkeypatch):
-    monkeypatch.setattr(cluster_page, "find_spec", lambda name: None)
+def test_where_no_dashboard_has_brought_bokeh_along_it_is_not_imported(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "bokeh"]:
+        monkeypatch.delitem(sys.modules, name)
     assert cluster_page.add_page(None) is None
+    assert not any(name.partition(".")[0] == "bokeh" for name in sys.modules)
 
 
 def test_a_dashboard_that_takes_no_page_is_noted_and_the_plugin_works_on(monkeypatch, caplog):
