@@ -91,7 +91,7 @@ def test_s18_commands_use_tls_by_the_configuration_that_the_page_prints(tls, use
         timeout=120,
     )
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert checks["cluster"]["detail"] == f"1 workers at {tls.page.address}"
+    assert checks["cluster"]["detail"] == f"1 worker at {tls.page.address}"
     assert {check["state"] for name, check in checks.items() if name.startswith("cluster")} == {"ok"}
     assert done.returncode == 0, done.stderr
 
