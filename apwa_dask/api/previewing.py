@@ -98,7 +98,7 @@ def _sampled(planned: PlannedQuery, n: int, seed: int) -> PlannedQuery:
     if isinstance(source, engine.PandasSource):
         rows = source.frame.iloc[at]
     elif isinstance(source, engine.FrameSource):
-        rows = _frame_rows(source, seed).iloc[at]
+        rows = _with_texts_of(pool.take(pa.array(at, pa.int64())), _frame_rows(source, seed).iloc[at])
     else:
         rows = to_pandas(pool.take(pa.array(at, pa.int64())))
     return replace(planned, sources={**planned.sources, alias: engine.PandasSource(rows)})
@@ -111,6 +111,16 @@ def _pool(source: engine.Source, seed: int) -> pa.Table:
     flat = frame.reset_index(drop=True)
     flat.columns = [str(name) for name in flat.columns]
     return to_arrow(flat, source.schema)
+
+
+def _with_texts_of(taken: pa.Table, rows: pd.DataFrame) -> pd.DataFrame:
+    """Text as the run will read it: an object column of a frame may hold anything."""
+    objects = {
+        str(name): pd.Series(taken.column(str(name)).to_pylist(), index=rows.index, dtype=object)
+        for name, dtype in rows.dtypes.items()
+        if pd.api.types.is_object_dtype(dtype) and pa.types.is_string(taken.schema.field(str(name)).type)
+    }
+    return rows.assign(**objects) if objects else rows
 
 
 def _frame_rows(source: engine.FrameSource, seed: int) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from apwa_dask.execution.frame_exchange import (
 )
 from apwa_dask.execution.frame_local import apply_local
 from apwa_dask.execution.frame_merge import merge
+from apwa_dask.execution.plain_strings import plain_strings
 from apwa_dask.plans.expressions import HIDDEN
 from apwa_dask.plans.steps import Aggregate, Concat, Distinct, Limit, Merge, Sample, Sort
 from apwa_dask.tables.dtypes import empty_frame, to_arrow, to_pandas
@@ -64,7 +64,7 @@ def apply_barrier(
     left table, then the right. Sort, limit, distinct, sample and concat keep row ids; aggregate numbers its
     groups ``g0``, ``g1``, ...; merge joins the two ids with ``~``.
     """
-    with dask.config.set({"dataframe.convert-string": False}):
+    with plain_strings():
         return _BUILD[type(step)](step, frame, others, schema)
 
 

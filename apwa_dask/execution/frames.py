@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import dask
 import dask.dataframe as dd
 import pandas as pd
 import pyarrow as pa
 
+from apwa_dask.execution.plain_strings import plain_strings
 from apwa_dask.tables.dtypes import empty_frame
 
 __all__ = ["RECORD", "from_partitions", "over_frame"]
@@ -55,7 +55,7 @@ def from_partitions(
         Small picklable values.
     """
     frame = empty_frame(meta) if isinstance(meta, pa.Schema) else meta
-    with dask.config.set({"dataframe.convert-string": False}):
+    with plain_strings():
         return dd.from_map(
             task,
             range(max(npartitions, 1)),
@@ -72,7 +72,7 @@ def over_frame(
     task: Callable[..., pd.DataFrame], source: dd.DataFrame, meta: pd.DataFrame, label: str, **settings: Any
 ) -> dd.DataFrame:
     """One task for each partition of a caller's frame; ``task(frame, ordinals, **settings)``."""
-    with dask.config.set({"dataframe.convert-string": False}):
+    with plain_strings():
         ordinals = dd.from_map(
             _ordinal, range(source.npartitions), meta=_ordinal(0).iloc[:0], label="apwa-ordinal"
         )

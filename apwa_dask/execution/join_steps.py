@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import dask
 import dask.dataframe as dd
 import pyarrow as pa
 
 from apwa_dask.execution.compile import INDEX_PREFIX
 from apwa_dask.execution.join_pairs import pairs_frame
 from apwa_dask.execution.join_rows import joined_frame
+from apwa_dask.execution.plain_strings import plain_strings
 from apwa_dask.execution.rank_rows import pool_frame, ranked_frame
 from apwa_dask.execution.resolve_rows import clustered_frame
 from apwa_dask.plans.lowering import Clustered, Joined, Pairs, Pool, Ranked
@@ -35,7 +35,7 @@ def apply_lowered(
         Declared schema of the result.
     """
     schemas = [_without_index(of, set(schema.names)) for of in schemas]
-    with dask.config.set({"dataframe.convert-string": False}):
+    with plain_strings():
         if isinstance(step, Pairs):
             return pairs_frame(step, frames[0], frames[1], schemas, schema)
         if isinstance(step, Pool):

@@ -22,6 +22,7 @@ from apwa_dask.models.leases import Money
 from apwa_dask.models.prices import is_listed, prices_as_of
 from apwa_dask.store.commit import CommitRecord
 from apwa_dask.store.journal import Journal
+from apwa_dask.store.names import default_store
 from apwa_dask.store.runs import RunFolder, RunStatus
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class KeptRun:
     @property
     def id(self) -> str:
         return self.folder.run_id
+
+    @property
+    def how_to_go_on(self) -> str:
+        """For a handle that nobody holds: ``table.run(...).result()``, or a cell that was interrupted."""
+        elsewhere = "" if self.store == default_store() else f", {self.store!r}"
+        return f"Nothing that was paid is lost: apwa.attach({self.id!r}{elsewhere}).resume() goes on."
 
     def status(self) -> dict[str, Any]:
         """State and counts, from storage: the same in every process."""

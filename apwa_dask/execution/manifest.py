@@ -247,11 +247,11 @@ def _input(run: KeptRun, alias: str, source: SourceSpec) -> InputFacts:
 
 def source_manifest(run: KeptRun, alias: str) -> Manifest | None:
     """The list of a source's partitions as the run's folder keeps it; None for a caller's frame."""
-    from apwa_dask.execution.runtime import manifest_url, runtime
+    from apwa_dask.execution.runtime import runtime
 
     if run.spec.sources[alias].kind != "manifest":
         return None
-    return Manifest.load(manifest_url(run.folder, alias), runtime().options_of(run.store))
+    return Manifest.load(run.folder.source_manifest_url(alias), runtime().options_of(run.store))
 
 
 def _model(model: Model, resolved: list[str], models: int) -> ModelFacts:

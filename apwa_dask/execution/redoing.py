@@ -17,7 +17,7 @@ from apwa_dask.errors import ConfigError, SourceError, StoreError, candidates
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage
-from apwa_dask.execution.runtime import manifest_url, runtime
+from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
 from apwa_dask.store.commit import CommitRecord, LedgerLine
 from apwa_dask.store.runs import RunFolder, RunStore
@@ -172,7 +172,7 @@ def redo(run: Run, *, retry_failed: bool = False) -> Run:
 def _manifests(run: Run) -> dict[str, Manifest]:
     options = runtime().options_of(run.store)
     return {
-        alias: Manifest.load(manifest_url(run.folder, alias), options)
+        alias: Manifest.load(run.folder.source_manifest_url(alias), options)
         for alias, source in run.spec.sources.items()
         if source.kind == "manifest"
     }

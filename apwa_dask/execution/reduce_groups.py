@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from apwa_dask.execution.compile import Stage
 from apwa_dask.execution.frame_exchange import POSITION, exchange, fold, mapped, with_ordinals
 from apwa_dask.execution.frame_merge import key_texts
 from apwa_dask.execution.opaque import opaque
+from apwa_dask.execution.plain_strings import plain_strings
 from apwa_dask.execution.reduce import NOTES_COLUMN, GroupTree, check_rows, partial_schema, waiting
 from apwa_dask.execution.runtime import context_of
 from apwa_dask.execution.spec import StageRef
@@ -64,7 +64,7 @@ def grouped_frame(frame: dd.DataFrame, stage: Stage, ref: StageRef) -> dd.DataFr
     """
     (step,) = stage.steps
     assert isinstance(step, Reduce)
-    with dask.config.set({"dataframe.convert-string": False}):
+    with plain_strings():
         meta = empty_frame(partial_schema(stage, step))
         partials = _merged(with_ordinals(_chunk, frame, meta=meta, ref=ref), meta, ref)
         return _answered(opaque(_exchanged(partials, meta, ref)), stage, ref)

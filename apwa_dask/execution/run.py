@@ -45,7 +45,6 @@ from apwa_dask.execution.stages import StageGraphs, check_consumed
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
-from apwa_dask.store.names import default_store
 from apwa_dask.store.runs import RunFolder
 
 __all__ = ["Run"]
@@ -148,9 +147,8 @@ class Run(KeptRun):
         if done and on_change == "refuse":
             return self
         if budget is not None:
-            ceiling = Budget.of(budget).as_dict()
-            self.folder.append_history("budget", **ceiling)
-            self.spec = replace(self.spec, budget=ceiling)
+            self.spec = replace(self.spec, budget=Budget.of(budget).as_dict())
+            self.folder.append_history("budget", **self.spec.budget)
         self.executor.admit(self.spec.plan.tools, self._frames)
         if max_failure_rate is not None or early_stop is not None:
             self._set_alarms(max_failure_rate, early_stop)
@@ -180,8 +178,7 @@ class Run(KeptRun):
     def _halt(self, why: str, *, cancel: bool) -> Run:
         self._stopping = why
         self._emit(State(self.id, time.time(), words=f"stopping: {why}"))
-        batches = self._batches
-        if batches is not None:
+        if (batches := self._batches) is not None:
             batches.stop(why, cancel=cancel)
         self.executor.stop(self.id, why)
         return self
@@ -203,7 +200,7 @@ class Run(KeptRun):
         try:
             self._join(deadline)
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note(self._how_to_go_on())
+            interrupt.add_note(self.how_to_go_on)
             self._interrupted()
             raise
         if self._error is not None:
@@ -216,15 +213,10 @@ class Run(KeptRun):
             self.leave("interrupted")
             self._join(None)
         except KeyboardInterrupt as interrupt:
-            interrupt.add_note(self._how_to_go_on())
+            interrupt.add_note(self.how_to_go_on)
             self.executor.abandon(self.id)
             self._finished.wait(ABANDON_S)
             raise
-
-    def _how_to_go_on(self) -> str:
-        """For a handle that nobody holds: ``table.run(...).result()``, or a cell that was interrupted."""
-        elsewhere = "" if self.store == default_store() else f", {self.store!r}"
-        return f"Nothing that was paid is lost: apwa.attach({self.id!r}{elsewhere}).resume() goes on."
 
     def _join(self, deadline: float | None) -> None:
         if self._thread is None:

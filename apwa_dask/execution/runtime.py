@@ -279,7 +279,7 @@ class RunContext:
         with self._lock:
             if alias not in self._manifests:
                 self._manifests[alias] = Manifest.load(
-                    manifest_url(self.folder, alias), self.runtime.options_of(self.store)
+                    self.folder.source_manifest_url(alias), self.runtime.options_of(self.store)
                 )
             return self._manifests[alias]
 
@@ -342,11 +342,6 @@ class RunContext:
             before, self._paused = self._paused, words
         if words != before:
             self.runtime.emit(State(self.folder.run_id, time.time(), words=words or "running"))
-
-
-def manifest_url(folder: RunFolder, alias: str) -> str:
-    """Where a run keeps the manifest of a source."""
-    return f"{folder.url}/docs/source-{alias}.json"
 
 
 class StageContext:

@@ -31,7 +31,9 @@ _logger = logging.getLogger(__name__)
 
 def add_page(scheduler: Scheduler) -> Callable[[Event], None] | None:
     """Add the page, and give who must be told of events; None where there is no dashboard to add it to."""
-    bokeh = sys.modules.get("bokeh.server.tornado")  # a scheduler with a dashboard has it: half a second of import
+    bokeh = sys.modules.get(
+        "bokeh.server.tornado"
+    )  # a scheduler with a dashboard has it: half a second of import
     if bokeh is None:
         return None
     applications = getattr(getattr(scheduler, "http_application", None), "applications", ())

@@ -75,6 +75,10 @@ class RunFolder(Parts):
     def __repr__(self) -> str:
         return f"RunFolder({self.url!r})"
 
+    def source_manifest_url(self, alias: str) -> str:
+        """Where the manifest of a source is kept."""
+        return f"{self.url}/docs/source-{alias}.json"
+
     def room(self, name: str) -> Folder:
         """A folder of the run's own for one purpose."""
         return self._folder.child(safe_name(name, "folder"))

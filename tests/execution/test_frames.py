@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from typing import Any
 
+import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import apwa_dask as apwa
+from apwa_dask.execution.plain_strings import plain_strings
 from apwa_dask.testing import Fault, Script, ScriptedServer
 
 OUTPUT = {"severity": int, "why": str, "sure": bool, "score": float, "tags": list[str]}
@@ -213,3 +216,26 @@ def test_rows_of_mixed_objects_are_refused_with_the_columns_name(store):
 
     with pytest.raises(apwa.ApwaError, match="mixed"):
         apwa.from_pandas(frame)
+
+
+def test_threads_that_build_graphs_at_once_leave_the_setting_of_strings_as_it_was() -> None:
+    first_is_in, second_has_tried = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with plain_strings():
+            first_is_in.set()
+            second_has_tried.wait(5)
+
+    def second() -> None:
+        first_is_in.wait(5)
+        second_has_tried.set()
+        with plain_strings():
+            thread.join(5)
+
+    before = dask.config.get("dataframe.convert-string", None)
+    thread = threading.Thread(target=first)
+    other = threading.Thread(target=second)
+    thread.start()
+    other.start()
+    other.join(10)
+    assert dask.config.get("dataframe.convert-string", None) == before
