@@ -45,10 +45,13 @@ _PACKAGES = (
     "pyarrow",
     "duckdb",
     "pydantic",
+    "httptools",
     "aiohttp",
     "openai",
     "fsspec",
 )
+_WHERE_USED = {"aiohttp", "openai"}
+"""Most runs do without them."""
 
 
 class _Frozen(BaseModel):
@@ -142,7 +145,8 @@ def versions() -> dict[str, str]:
         try:
             # Reading a distribution's metadata takes milliseconds; what is imported says it at once.
             module = sys.modules.get(name.replace("-", "_"))
-            found[name] = getattr(module, "__version__", None) or version(name)
+            if module is not None or name not in _WHERE_USED:
+                found[name] = getattr(module, "__version__", None) or version(name)
         except PackageNotFoundError:
             continue
     return found
