@@ -25,6 +25,10 @@ class StartServer(Protocol):
     ) -> ScriptedServer: ...
 
 
+_known: set[str] = set()
+"""Addresses of servers in this process, past ones too."""
+
+
 @pytest.fixture
 def scripted_server() -> Iterator[StartServer]:
     """A factory of scripted servers, all stopped when the test ends."""
@@ -32,7 +36,13 @@ def scripted_server() -> Iterator[StartServer]:
 
         def start(script: Script | None = None, *, in_process: bool = False, **fields: Any) -> ScriptedServer:
             whole = (script or Script()).but(**fields)
-            return stack.enter_context(ScriptedServer(whole, in_process=in_process))
+            server = stack.enter_context(ScriptedServer(whole, in_process=in_process))
+            while server.base_url in _known:
+                # A process remembers endpoints by address: at one that was answered before, no call is the first.
+                # The server that has it keeps it, so that the next gets another.
+                server = stack.enter_context(ScriptedServer(whole, in_process=in_process))
+            _known.add(server.base_url)
+            return server
 
         yield start
 
