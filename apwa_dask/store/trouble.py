@@ -15,6 +15,11 @@ __all__ = ["is_transient", "store_error", "with_retries"]
 
 T = TypeVar("T")
 
+ATTEMPTS = 5
+BASE_S = 0.1
+CAP_S = 5.0
+"""Of one request to the store: how often it is made, and how long apart (full jitter, doubled each time)."""
+
 _TRANSIENT_ERRNOS = frozenset(
     getattr(errno, name)
     for name in (
@@ -76,20 +81,13 @@ def store_error(error: BaseException, what: str, where: str) -> StoreError:
     )  # fmt: skip
 
 
-def with_retries(
-    operation: Callable[[], T],
-    *,
-    attempts: int = 5,
-    base_s: float = 0.1,
-    cap_s: float = 5.0,
-    sleep: Callable[[float], None] = time.sleep,
-) -> T:
+def with_retries(operation: Callable[[], T]) -> T:
     """The result of `operation`, tried again on transient errors with full-jitter back-off."""
-    for attempt in range(1, attempts):
+    for attempt in range(1, ATTEMPTS):
         try:
             return operation()
         except Exception as error:
             if not is_transient(error):
                 raise
-            sleep(random.uniform(0, min(cap_s, base_s * 2**attempt)))
+            time.sleep(random.uniform(0, min(CAP_S, BASE_S * 2**attempt)))
     return operation()

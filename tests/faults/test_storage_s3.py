@@ -17,7 +17,7 @@ from apwa_dask.store.runs import RunStore
 
 pytestmark = pytest.mark.slow
 KINDS = {0: "SlowDown", 5: "InternalError", 10: "lost answer", 15: "slow"}
-ROWS, PARTS, IN_FLIGHT = 24, 4, 2
+ROWS, PARTS, IN_FLIGHT = 48, 8, 2
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(ROWS)], "k": range(ROWS)})
 
 
@@ -34,7 +34,7 @@ def proxy(s3_proxy, s3_options) -> Iterator[Any]:
 @pytest.fixture
 def options(s3_options, proxy, monkeypatch) -> dict[str, Any]:
     """Through the proxy, and without the retries of the client below: ours have to do."""
-    monkeypatch.setattr(trouble.time, "sleep", lambda _: None)
+    monkeypatch.setattr(trouble, "BASE_S", 0.0)
     plain = {"retries": {"max_attempts": 0}, "read_timeout": 20}
     return {**s3_options, "endpoint_url": proxy.url, "config_kwargs": plain}
 
@@ -44,6 +44,13 @@ def whole(scripted_server, model_at, tmp_path) -> pd.DataFrame:
     """What comes out when nothing goes wrong."""
     run = table().run(model=model_at(scripted_server()), store=str(tmp_path / "whole"), progress=False)
     return run.result(status=True)
+
+
+def started(server: Any, model: Any, store: str, options: dict[str, Any]) -> Any:
+    """A run of which some calls have been answered, and most have not."""
+    run = table().run(model=model, store=store, storage_options=options, progress=False)
+    server.wait_until(lambda stats: stats.calls >= 8)
+    return run
 
 
 def objects(bucket: str, options: dict[str, Any]) -> list[bytes]:
@@ -77,15 +84,9 @@ def test_fault_53_an_s3_that_stumbles_costs_no_row_and_no_call(
 def test_fault_53_expired_s3_credentials_stop_the_run_in_words_and_new_ones_pay_for_the_rest(
     scripted_server, model_at, canary_key, invariants, whole, bucket, s3_options, proxy, options
 ):
-    server = scripted_server(latency_s=0.05)
+    server = scripted_server(latency_s=0.15)
     store = f"{bucket}/store"
-    run = table().run(
-        model=model_at(server, max_concurrency=IN_FLIGHT),
-        store=store,
-        storage_options=options,
-        progress=False,
-    )
-    server.wait_until(lambda stats: stats.calls >= 8)
+    run = started(server, model_at(server, max_concurrency=IN_FLIGHT), store, options)
     proxy.plan = lambda number, path: "ExpiredToken"
 
     with pytest.raises(StoreError) as caught:
@@ -109,13 +110,7 @@ def test_fault_53_an_s3_that_is_gone_for_good_stops_the_run_and_loses_nothing_th
 ):
     server = scripted_server(latency_s=0.3)
     store = f"{bucket}/store"
-    run = table().run(
-        model=model_at(server, max_concurrency=IN_FLIGHT),
-        store=store,
-        storage_options=options,
-        progress=False,
-    )
-    server.wait_until(lambda stats: stats.calls >= 8)
+    run = started(server, model_at(server, max_concurrency=IN_FLIGHT), store, options)
     proxy.plan = lambda number, path: "InternalError"
 
     with pytest.raises(StoreError) as caught:
@@ -135,13 +130,7 @@ def test_fault_52_on_s3_what_is_done_is_never_decided_from_a_cached_listing(
     """The caller's own options turn a listings cache on, and another process has worked meanwhile."""
     server = scripted_server(latency_s=0.02)
     store, caching = f"{bucket}/store", {**s3_options, "use_listings_cache": True}
-    run = table().run(
-        model=model_at(server, max_concurrency=IN_FLIGHT),
-        store=store,
-        storage_options=caching,
-        progress=False,
-    )
-    server.wait_until(lambda stats: stats.calls >= 8)
+    run = started(server, model_at(server, max_concurrency=IN_FLIGHT), store, caching)
     run.stop().wait()
     watcher = RunStore(store, {**caching, "skip_instance_cache": True}).open(run.id)
     before = {stage.index: len(watcher.committed(stage.index)) for stage in run.stages}
