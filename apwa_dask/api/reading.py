@@ -64,14 +64,29 @@ def read(
 
 
 def from_pandas(frame: pd.DataFrame, *, npartitions: int = 1, name: str = "table") -> Table:
-    """A table over a pandas frame; index, order and dtypes come back as they were."""
+    """A table over a pandas frame; index, order and dtypes come back as they were.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+    npartitions : int
+        At most: as with `dask.dataframe.from_pandas` there may be fewer. Beyond 500, partitions of less than 64
+        rows are joined, because a task and its files cost more than such rows do. Where an agent answers for
+        partitions (``unit="partition"``), there are as many as asked for.
+    name : str
+        Of the table in plans.
+    """
     table = Table({name: engine.PandasSource(_checked(frame, frame), npartitions)}, (), name)
     table.schema  # noqa: B018 - a column that no table can hold is refused here
     return table
 
 
 def from_dask(frame: dd.DataFrame, *, name: str = "table") -> Table:
-    """A table over a Dask frame; its partitions and its graph stay as they are."""
+    """A table over a Dask frame; its partitions and its graph stay as they are.
+
+    Each partition is a task with a few files of its own, some milliseconds: give thousands of partitions of a few
+    rows through ``frame.repartition(npartitions=...)`` first.
+    """
     _checked(frame._meta, frame)
     return Table({name: engine.FrameSource(frame)}, (), name)
 

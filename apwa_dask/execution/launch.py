@@ -45,6 +45,7 @@ from apwa_dask.store.runs import RunFolder, RunStore
 from apwa_dask.tables.changes import changes_of
 from apwa_dask.tables.dtypes import arrow_schema_of, to_arrow
 from apwa_dask.tables.manifest import Manifest
+from apwa_dask.tables.packing import FEW_ROWS, MANY_PARTITIONS
 from apwa_dask.tables.sources import read_sources
 
 __all__ = [
@@ -287,7 +288,9 @@ def _prepare(
     staged: dict[str, FileSource] = {}
     for alias in plan.sources:
         source = sources[alias]
-        specs[alias], manifest = _spec_of(settings, run_id, alias, source)
+        specs[alias], manifest = _spec_of(
+            settings, run_id, alias, source, coalesce=not _answers_for_partitions(plan)
+        )
         if manifest is not None:
             staged[alias] = manifest
     spec = RunSpec(
@@ -322,13 +325,13 @@ def _pinned(model: Model, settings: Settings) -> Model:
 
 
 def _spec_of(
-    settings: Settings, run_id: str, alias: str, source: Source
+    settings: Settings, run_id: str, alias: str, source: Source, *, coalesce: bool
 ) -> tuple[SourceSpec, FileSource | None]:
     if isinstance(source, FileSource):
-        manifest = source.manifest
+        manifest = source.manifest.coalesced() if coalesce else source.manifest
         return SourceSpec(
             "manifest", manifest.schema, manifest.npartitions, manifest.rows, fingerprint=manifest.fingerprint
-        ), source
+        ), replace(source, manifest=manifest)
     if isinstance(source, FrameSource):
         meta = source.frame._meta
         return SourceSpec(
@@ -341,7 +344,7 @@ def _spec_of(
             _fingerprint(source),
         ), None
     # what lies in the run's own folder is nobody's to change
-    manifest = replace(_write_frame(settings, run_id, alias, source), asked=None)
+    manifest = replace(_write_frame(settings, run_id, alias, source, coalesce=coalesce), asked=None)
     spec = SourceSpec(
         "manifest",
         source.schema,
@@ -363,14 +366,25 @@ def _index_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(levels).reset_index(drop=True)
 
 
-def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSource) -> Manifest:
+def _answers_for_partitions(plan: Plan) -> bool:
+    """Whether an agent sees a partition as its table: then which rows make one is part of the question."""
+    return any(step.contract.unit == "partition" for step in plan.llm_steps)
+
+
+def _write_frame(
+    settings: Settings, run_id: str, alias: str, source: PandasSource, *, coalesce: bool
+) -> Manifest:
     """The frame as Parquet files in the run's folder, index columns included: a row group for each partition."""
     flat = source.frame.reset_index(drop=True)
     flat.columns = [str(name) for name in flat.columns]
     flat = pd.concat([_index_columns(source.frame), flat], axis=1)
     schema = arrow_schema_of(flat)
     table = to_arrow(flat, schema)
-    rows = -(-max(table.num_rows, 1) // max(source.npartitions, 1))
+    asked = max(source.npartitions, 1)
+    rows = -(-max(table.num_rows, 1) // asked)
+    if coalesce:
+        rows = max(rows, min(FEW_ROWS, rows * (asked // MANY_PARTITIONS)))
+    npartitions = -(-max(table.num_rows, 1) // rows)
     folder = (
         open_folder(settings.store, settings.store_options)
         .child("runs")
@@ -378,7 +392,7 @@ def _write_frame(settings: Settings, run_id: str, alias: str, source: PandasSour
         .child(f"source-{alias}")
     )
     names: list[str] = []
-    rows_of_file = rows * -(-max(source.npartitions, 1) // FILES_OF_FRAME)
+    rows_of_file = rows * -(-npartitions // FILES_OF_FRAME)
     for start in range(0, max(table.num_rows, 1), rows_of_file):
         names.append(f"{len(names):06d}.parquet")
         data = io.BytesIO()

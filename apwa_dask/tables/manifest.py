@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..errors import SourceError
 from .asked import Asked
 from .locate import Opener, identity
+from .packing import coalesce
 from .pieces import FileInfo, Layout, Partition, Piece, Slice
 
 __all__ = ["Manifest"]
@@ -84,6 +85,13 @@ class Manifest:
         ]
         schema = base64.b64encode(self.schema.serialize().to_pybytes()).decode()
         return hashlib.sha256(orjson.dumps([read, schema, self.documents])).hexdigest()
+
+    def coalesced(self) -> Manifest:
+        """The same rows in the same order, with very many tiny partitions joined (`packing.coalesce`)."""
+        partitions = coalesce(self.partitions)
+        return (
+            self if len(partitions) == self.npartitions else dataclasses.replace(self, partitions=partitions)
+        )
 
     def _layout_of(self, piece: Piece) -> dict[str, Any]:
         return dataclasses.asdict(self.layouts[self.files[piece.file].layout])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .pieces import Cut, Limits, Partition, Piece
 
-__all__ = ["pack"]
+__all__ = ["FEW_ROWS", "MANY_PARTITIONS", "coalesce", "pack"]
+
+FEW_ROWS = 64
+"""A partition below it costs more to start, to commit and to schedule than its rows cost to ask."""
+MANY_PARTITIONS = 256
+"""So many are enough for every worker to have some; only beyond it do small neighbours share one."""
+_COALESCED_TOKENS = 500_000
 
 
 def pack(cuts_of_files: Iterable[tuple[int, Iterable[Cut]]], limits: Limits) -> tuple[Partition, ...]:
@@ -43,3 +49,36 @@ def pack(cuts_of_files: Iterable[tuple[int, Iterable[Cut]]], limits: Limits) -> 
     if pieces or not partitions:
         close()
     return tuple(partitions)
+
+
+def coalesce(partitions: Sequence[Partition]) -> tuple[Partition, ...]:
+    """Let neighbours of a few rows share a partition, where there are very many; the rows keep their order.
+
+    Parameters
+    ----------
+    partitions : sequence of Partition
+        Not changed where they are at most `MANY_PARTITIONS`.
+
+    Returns
+    -------
+    tuple of Partition
+        At least `MANY_PARTITIONS`. A shared one has at most `FEW_ROWS` rows.
+    """
+    most = len(partitions) // MANY_PARTITIONS
+    if most < 2:
+        return tuple(partitions)
+    groups: list[list[Partition]] = []
+    rows = tokens = 0
+    for partition in partitions:
+        rows, tokens = rows + partition.rows, tokens + partition.est_tokens
+        full = rows > FEW_ROWS or tokens > _COALESCED_TOKENS
+        if not groups or full or len(groups[-1]) == most:
+            groups.append([])
+            rows, tokens = partition.rows, partition.est_tokens
+        groups[-1].append(partition)
+    return tuple(_joined(ordinal, group) for ordinal, group in enumerate(groups))
+
+
+def _joined(ordinal: int, group: Sequence[Partition]) -> Partition:
+    pieces = tuple(piece for partition in group for piece in partition.pieces)
+    return Partition(ordinal, pieces, sum(one.rows for one in group), sum(one.est_tokens for one in group))

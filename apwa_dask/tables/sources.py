@@ -106,7 +106,9 @@ def read_sources(
     storage_options : mapping, optional
         fsspec options.
     partition_rows, partition_tokens : int
-        Upper bounds of a partition, in rows and in estimated text tokens; one longer row is alone.
+        Upper bounds of a partition, in rows and in estimated text tokens; one longer row is alone. Where this
+        gives more than 500 partitions of a few rows, a run joins neighbours (up to 64 rows), unless an agent
+        answers for partitions.
     encoding, delimiter : str, optional
         Of text and delimited files, where the guess would be wrong.
     header : bool, optional

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from apwa_dask.errors import SourceError
 from apwa_dask.tables import ROW_ID, read_partition, read_sources
+from apwa_dask.tables.packing import FEW_ROWS, MANY_PARTITIONS, coalesce
+from apwa_dask.tables.pieces import Partition, Piece, Slice
 
 ROWS = 137
 FORMATS = ["parquet", "arrow", "arrows", "csv", "tsv", "json", "jsonl"]
@@ -169,3 +171,54 @@ def test_any_text_survives_any_cut(rows, partition_rows, kind, line_end, tmp_pat
     assert all(part.schema.equals(manifest.schema) for part in read)
     found = [(row["number"], row["text"] or "") for part in read for row in part.to_pylist()]
     assert found == rows
+
+
+def _partitions(rows: list[int]) -> list[Partition]:
+    return [
+        Partition(k, (Piece(k, Slice("all"), count, 0),), count, 10 * count) for k, count in enumerate(rows)
+    ]
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=40), st.integers(1, 120))
+@settings(max_examples=60, deadline=None)
+def test_joined_partitions_hold_the_same_pieces_in_their_order_and_only_tiny_neighbours(pattern, times):
+    given_ones = _partitions(pattern * times)
+
+    joined = coalesce(given_ones)
+
+    assert [piece for one in joined for piece in one.pieces] == [one.pieces[0] for one in given_ones]
+    assert [one.ordinal for one in joined] == list(range(len(joined)))
+    assert len(joined) >= min(len(given_ones), MANY_PARTITIONS)
+    for one in joined:
+        assert one.rows == sum(piece.rows for piece in one.pieces)
+        assert one.est_tokens == 10 * one.rows
+        assert len(one.pieces) == 1 or one.rows <= FEW_ROWS
+
+
+def test_ten_thousand_partitions_of_a_row_become_some_hundreds_and_a_giant_among_them_stays_alone():
+    rows = [1] * 5_000 + [100_000] + [1] * 5_000
+
+    joined = coalesce(_partitions(rows))
+
+    assert len(joined) == 259
+    assert [one.rows for one in joined if len(one.pieces) == 1] == [100_000]
+
+
+def test_few_partitions_stay_as_they_were_asked_for():
+    given_ones = _partitions([1] * (2 * MANY_PARTITIONS - 1))
+    assert coalesce(given_ones) == tuple(given_ones)
+
+
+def test_rows_of_a_file_cut_into_single_rows_are_read_as_before_once_they_are_joined(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"k": {k}}}\n' for k in range(1_500)))
+    manifest = next(iter(read_sources(str(path), partition_rows=1).values())).manifest
+
+    joined = manifest.coalesced()
+
+    assert (manifest.npartitions, joined.npartitions) == (1_500, 300)
+    tables = [read_partition(joined, k, row_ids=True) for k in range(joined.npartitions)]
+    assert [value for table in tables for value in table["k"].to_pylist()] == list(range(1_500))
+    ids = [value for table in tables for value in table[ROW_ID].to_pylist()]
+    assert ids[:3] == [read_partition(manifest, k, row_ids=True)[ROW_ID][0].as_py() for k in range(3)]
+    assert len(set(ids)) == 1_500
