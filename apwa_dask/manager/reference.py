@@ -9,7 +9,14 @@ from pydantic import BaseModel
 from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.plans.steps import LLMStep
 
-__all__ = ["CONTRACT_FIELDS", "UNITS", "operator_reference", "planned_fields"]
+__all__ = [
+    "CONTRACT_FIELDS",
+    "CONTRACT_LEFT_OUT",
+    "LEFT_OUT",
+    "UNITS",
+    "operator_reference",
+    "planned_fields",
+]
 
 CONTRACT_FIELDS = ("instruction", "inputs", "output")
 """Of a contract, what a planner writes; the rest is the user's to set."""
@@ -21,24 +28,26 @@ UNITS: dict[str, tuple[str, ...]] = {
 }
 """What one agent may work on, where a planner has a choice; a row in every other operation."""
 
-_GIVEN = frozenset(
-    {
-        "id",
-        "input",
-        "reason",
-        "op",
-        "contract",
-        "seed",
-        "suffix",
-        "fraction",
-        "headings",
-        "max_levels",
-        "embed",
-        "max_pairs",
-        "max_pairs_per_row",
-    }
-)
-"""Fields that a planner does not write: made by us, or left at their defaults."""
+LEFT_OUT: dict[str, str] = {
+    "id": "made from the operation and the step's number",
+    "op": "chosen with the operation",
+    "input": "every operation has it, written before its own fields",
+    "reason": "every operation has it, written before its own fields",
+    "contract": "written as its fields",
+    "seed": "one seed for all: the same question gives the same draw",
+    "suffix": "clashing columns of every plan are named alike",
+    "embed": "names a model that the user pays: the user's to set",
+    "max_pairs": "a ceiling on cost: the user's to set",
+    "max_pairs_per_row": "a ceiling on cost: the user's to set",
+}
+"""Fields of steps that a planner does not write, and why."""
+
+CONTRACT_LEFT_OUT: dict[str, str] = {
+    "model": "names a model that the user pays: the user's to set",
+    "examples": "right answers are known to the user, who sets them",
+    "limits": "ceilings on cost: the user's to set",
+}
+"""The same of a contract. ``tools`` and ``tables`` are written where tools are registered."""
 
 
 def operator_reference() -> str:
@@ -51,6 +60,7 @@ def operator_reference() -> str:
             *frame,
             "Operations in which a language model reads rows, slow and paid:",
             *model,
+            "A field that may be null stays null unless the question asks for it.",
         ]
     )
 
@@ -65,7 +75,7 @@ def _fields(step: type[BaseModel]) -> Iterator[str]:
         has_output = not hasattr(step, "verdict")
         yield from (name for name in CONTRACT_FIELDS if name != "output" or has_output)
         yield from ("unit" for op in (step.model_fields["op"].default,) if op in UNITS)
-    yield from (name for name in step.model_fields if name not in _GIVEN)
+    yield from (name for name in step.model_fields if name not in LEFT_OUT)
 
 
 def _line(op: str, step: type[BaseModel]) -> str:

@@ -16,7 +16,8 @@ from apwa_dask.manager import draft_async
 from apwa_dask.manager.briefing import MOST_CHARACTERS, describe_tables
 from apwa_dask.manager.guided.examples import constant_messages
 from apwa_dask.manager.narrowed import plan_schema
-from apwa_dask.manager.reference import operator_reference, planned_fields
+from apwa_dask.manager.reference import CONTRACT_LEFT_OUT, LEFT_OUT, operator_reference, planned_fields
+from apwa_dask.plans.contract import Contract
 from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.plans.steps import LLMStep
 from apwa_dask.tables import profile_frame
@@ -157,12 +158,59 @@ def test_every_operation_is_in_the_reference_with_its_fields_and_words() -> None
     assert all((f"- {op}(" in paid) == issubclass(step, LLMStep) for op, step in OPERATIONS.items())
 
 
-def test_every_field_of_every_step_is_written_by_the_planner_or_left_out_on_purpose() -> None:
-    caps = {"max_pairs", "max_pairs_per_row", "max_levels", "headings"}
-    ours = {"id", "input", "reason", "op", "contract", "seed", "suffix", "fraction", "embed", *caps}
+COMMON = {"reason", "op", "input"}
+
+
+def offered() -> dict[str, dict[str, Any]]:
+    """Fields that the schema has for each operation, with tools registered."""
+    tables = {"a": pa.schema([("x", pa.int64())]), "b": pa.schema([("y", pa.string())])}
+    found: dict[str, dict[str, Any]] = {}
+    for branch in plan_schema(tables, ["calculator"])["properties"]["steps"]["items"]["anyOf"]:
+        found.setdefault(branch["properties"]["op"]["enum"][0], {}).update(branch["properties"])
+    return found
+
+
+def test_every_field_of_every_step_is_offered_or_left_out_for_a_reason() -> None:
+    schema, reference = offered(), operator_reference()
     for op, step in OPERATIONS.items():
-        left_out = set(step.model_fields) - set(planned_fields(op))
-        assert left_out <= ours, op
+        line = next(line for line in reference.splitlines() if line.startswith(f"- {op}("))
+        told = set(line[line.index("(") + 1 : line.index(")")].split(", "))
+        assert told <= set(schema[op]), op
+        for name in set(step.model_fields) - COMMON:
+            assert (name in told) != (name in LEFT_OUT), f"{op}.{name}"
+        assert set(schema[op]) >= COMMON
+
+
+def test_no_reason_is_kept_for_a_field_that_is_gone() -> None:
+    fields = {name for step in OPERATIONS.values() for name in step.model_fields}
+    assert set(LEFT_OUT) <= fields
+    assert all(LEFT_OUT.values())
+    assert all(CONTRACT_LEFT_OUT.values())
+    assert set(CONTRACT_LEFT_OUT) <= set(Contract.model_fields)
+
+
+def test_every_field_of_a_contract_is_offered_or_left_out_for_a_reason() -> None:
+    schema = offered()
+    for name in Contract.model_fields:
+        offering = [op for op in schema if name in schema[op]]
+        assert bool(offering) != (name in CONTRACT_LEFT_OUT), name
+
+
+def test_lately_added_fields_are_among_those_offered() -> None:
+    schema = offered()
+    assert schema["chunk"]["headings"] == {"type": "boolean"}
+    for op, name in (("reduce", "max_levels"), ("sample", "n"), ("sample", "fraction")):
+        assert {"type": "null"} in schema[op][name]["anyOf"], "nobody has to invent a bound"
+
+
+def test_what_a_step_may_lack_may_be_null_in_the_schema() -> None:
+    """A strict decoder has to write every field: without null it would have to invent one."""
+    schema = offered()
+    for op, step in OPERATIONS.items():
+        for name in planned_fields(op):
+            field = step.model_fields.get(name)
+            if field is not None and field.default is None and not field.is_required():
+                assert {"type": "null"} in schema[op][name].get("anyOf", []), f"{op}.{name}"
 
 
 def test_the_schema_offers_every_operation_in_strict_form() -> None:
