@@ -20,6 +20,7 @@ from apwa_dask.execution import launch as engine
 from apwa_dask.execution.run import Run
 from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
+from apwa_dask.models.prices import require_prices
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import (
     Step,
@@ -131,6 +132,8 @@ def ask(
     named = {
         name: options.pop(name) for name in list(options) if isinstance(options[name], (Table, TableSet))
     }
+    # the drafting would be paid before the run could refuse
+    require_prices([models_of(model)[""]], Budget.of(budget).usd)
     where = {name: options[name] for name in ("store", "storage_options") if name in options}
     drafting: PlanMode = "adaptive" if adaptive else "static"
     planned = plan(query, *tables, model=model, mode=drafting, revisions=revisions, **where, **named)

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
 from apwa_dask import config
-from apwa_dask.cli.contracts import Estimate
+from apwa_dask.cli.contracts import Estimate, Planned
 from apwa_dask.errors import BudgetError, ConfigError
 from apwa_dask.observe.text import money_text
 
-__all__ = ["agreed_budget", "can_ask"]
+__all__ = ["agreed_budget", "can_ask", "check_prices"]
 
 
 def can_ask() -> bool:
     """Somebody sits at both ends."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def check_prices(model: Any, budget_usd: float | None, planned: Planned | None = None) -> None:
+    """Refuse ``--budget`` where it could not be kept, before anything is planned, asked or run.
+
+    Parameters
+    ----------
+    model : Model, str or mapping, optional
+        As in a run.
+    budget_usd : float or None
+        The ceiling as given.
+    planned : Planned, optional
+        Only the models that it calls are looked at; without one, the model that would draft it.
+
+    Raises
+    ------
+    BudgetError
+        A price is unknown.
+    """
+    if budget_usd is None:
+        return
+    from apwa_dask.execution.priced import asked_models
+    from apwa_dask.models.defaults import resolve_models
+    from apwa_dask.models.prices import require_prices, with_prices
+
+    found = resolve_models(config.get("model", None) if model is None else model)
+    models = {alias: with_prices(one, config.get("prices")) for alias, one in found.items()}
+    require_prices([models[""]] if planned is None else asked_models(planned.plan, models), budget_usd)
 
 
 def agreed_budget(estimate: Estimate, budget_usd: float | None, *, yes: bool) -> float | None:

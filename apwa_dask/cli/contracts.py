@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from apwa_dask.models.model import Model
     from apwa_dask.plans.explain import Range
+    from apwa_dask.plans.plan import Plan
 
 __all__ = ["Api", "Estimate", "Planned", "Run", "RunInfo", "RunSpec", "Table", "Tables", "api"]
 
@@ -89,6 +90,8 @@ class Run(Protocol):
 class Planned(Protocol):
     """A plan bound to its tables."""
 
+    @property
+    def plan(self) -> Plan: ...
     def explain(self, *, model: Any = None) -> Any: ...
     def estimate(self, *, model: Any = None, mode: Any = None, store: str | None = None) -> Estimate: ...
     def to_yaml(self) -> str: ...

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from apwa_dask.cli.command import ApwaCommand
-from apwa_dask.cli.consent import agreed_budget
+from apwa_dask.cli.consent import agreed_budget, check_prices
 from apwa_dask.cli.contracts import Planned, Tables, api
 from apwa_dask.cli.exits import Exit
 from apwa_dask.cli.following import conclude, follow, leave, progress_settings
@@ -190,6 +190,7 @@ def ask(
     as_json: bool,
 ) -> None:
     """Ask QUESTION of FILES: plan, estimate, run, and show the table that answers it."""
+    check_prices(model.resolve(), choices.budget)
     planned = _drafted(question, sources.read(), model, store)
     if plan_out is not None:
         _write_plan(planned, plan_out)
@@ -210,6 +211,7 @@ def _carried_out(
 ) -> Exit:
     """Show plan and price, get consent, run, conclude."""
     chosen = model.resolve()
+    check_prices(chosen, choices.budget, planned)
     forecast = planned.estimate(model=chosen, store=store, **choices.mode())
     if not quiet:
         note(planned.explain(model=chosen))

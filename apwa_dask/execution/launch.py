@@ -27,6 +27,7 @@ from apwa_dask.execution.foresight import LazyForesight
 from apwa_dask.execution.lent import check_lent
 from apwa_dask.execution.manifest import ESTIMATE
 from apwa_dask.execution.outlook import Outlook
+from apwa_dask.execution.priced import asked_models
 from apwa_dask.execution.redoing import note_new_files, refuse_lazy_changes
 from apwa_dask.execution.results import lazy_frame
 from apwa_dask.execution.run import Run, Subscriber
@@ -37,6 +38,7 @@ from apwa_dask.models.batch_terms import BatchTerms, check_model
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
+from apwa_dask.models.prices import require_prices
 from apwa_dask.plans.plan import Plan
 from apwa_dask.plans.steps import Join, Resolve
 from apwa_dask.plans.validate import validate
@@ -265,6 +267,7 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
         )
     if settings.max_failure_rate is not None:
         checked_rate(settings.max_failure_rate)
+    require_prices(asked_models(plan, settings.models), (settings.budget or {}).get("usd"))
     for step in plan.llm_steps:
         if isinstance(step, Join | Resolve) and step.embed is not None:
             _check_embeds(step.id, settings.models.get(step.embed), settings)

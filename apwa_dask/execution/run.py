@@ -38,6 +38,7 @@ from apwa_dask.execution.foresight import Foresight
 from apwa_dask.execution.kept import KeptRun
 from apwa_dask.execution.manifest import estimated_usd, manifest_of
 from apwa_dask.execution.outlook import with_left
+from apwa_dask.execution.priced import asked_models
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
 from apwa_dask.execution.results import answered_by, result_frame, whole_result
 from apwa_dask.execution.runtime import runtime
@@ -45,6 +46,7 @@ from apwa_dask.execution.stages import StageGraphs, check_consumed
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
+from apwa_dask.models.prices import require_prices
 from apwa_dask.store.runs import RunFolder
 
 __all__ = ["Run"]
@@ -147,6 +149,7 @@ class Run(KeptRun):
         if done and on_change == "refuse":
             return self
         if budget is not None:
+            require_prices(asked_models(self.spec.plan, self.spec.models), Budget.of(budget).usd)
             self.spec = replace(self.spec, budget=Budget.of(budget).as_dict())
             self.folder.append_history("budget", **self.spec.budget)
         self.executor.admit(self.spec.plan.tools, self._frames)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from apwa_dask.errors import ApwaError, BudgetError, ConfigError
+from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.models.budget import Wallet
 from apwa_dask.models.checkup import question
 from apwa_dask.models.endpoints import Endpoints, Lane
@@ -20,6 +20,7 @@ from apwa_dask.models.hedge import post_hedged
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Model
 from apwa_dask.models.outcomes import Completion, Retry, Verdict, classify
+from apwa_dask.models.prices import require_prices
 from apwa_dask.models.redact import without_quotes
 from apwa_dask.models.retry import RetryPolicy, Tries
 from apwa_dask.models.route import Route, Spent
@@ -110,8 +111,8 @@ class Client:
         ProviderError, BudgetError, ConfigError, LocalModelError
         """
         lane = await self._endpoints.lane(model)
-        if self.wallet.budget.usd is not None and lane.price is None:
-            raise _unknown_price(model)
+        if lane.price is None:
+            require_prices([model], self.wallet.budget.usd)
         return lane
 
     async def call(self, request: Request, purpose: Purpose) -> Reply:
@@ -332,12 +333,3 @@ def _safe(words: str, request: Request) -> str:
         parts = [content] if isinstance(content, str) else [str(part.get("text", "")) for part in content]
         said += parts
     return without_quotes(words, said)
-
-
-def _unknown_price(model: Model) -> BudgetError:
-    return BudgetError(
-        f"the price of model {model.name!r} is unknown, so a budget in US dollars cannot be kept",
-        fix=f"Model({model.name!r}, price=Price(input_usd=..., output_usd=...)) in USD for a million tokens, "
-        "or budget=Budget(tokens=...) or Budget(calls=...)",
-        code="BUDGET-PRICE",
-    )

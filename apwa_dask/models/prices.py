@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from apwa_dask.errors import BudgetError
 from apwa_dask.models.model import Model, Price
 
-__all__ = ["is_listed", "price_of", "priced_in_batches", "prices_as_of", "with_prices"]
+__all__ = ["is_listed", "price_of", "priced_in_batches", "prices_as_of", "require_prices", "with_prices"]
 
 _DATED = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2}|\d{4})$")
 
@@ -41,6 +42,25 @@ def priced_in_batches(model: Model) -> Model:
     """The model at the price of its batches, where one is known."""
     price = price_of(model)
     return model if price is None else replace(model, price=price.in_batches)
+
+
+def require_prices(models: Iterable[Model], budget_usd: float | None) -> None:
+    """Refuse a ceiling in dollars for models of which one has no known price: it could not be kept.
+
+    Raises
+    ------
+    BudgetError
+    """
+    unknown = next((model for model in models if price_of(model) is None), None)
+    if budget_usd is None or unknown is None:
+        return
+    raise BudgetError(
+        f"the price of model {unknown.name!r} is unknown, so a budget in US dollars cannot be kept",
+        fix=f"Model({unknown.name!r}, price=Price(input_usd=..., output_usd=...)) or --price IN OUT, in USD for a "
+        "million tokens; or a ceiling without dollars: Budget(tokens=...), Budget(calls=...), --max-calls N",
+        saved="nothing was run or paid",
+        code="BUDGET-PRICE",
+    )
 
 
 def with_prices(model: Model, prices: Mapping[str, Sequence[float]] | None) -> Model:

@@ -19,6 +19,7 @@ from apwa_dask.errors import RunError
 from apwa_dask.execution.purging import Purged
 from apwa_dask.models.model import Model
 from apwa_dask.plans.explain import Range
+from apwa_dask.plans.plan import Plan
 from apwa_dask.store.journal import PurgeReport
 
 RESULT = pd.DataFrame(
@@ -27,6 +28,12 @@ RESULT = pd.DataFrame(
         "severity": pd.array([4, 1, None], "Int64"),
     }
 )
+SEVERITY = {
+    "id": "map_1",
+    "op": "map",
+    "input": "reviews",
+    "contract": {"instruction": "Rate.", "inputs": ["text"], "output": {"severity": "integer"}},
+}
 FAILURES = pd.DataFrame(
     {
         "row_id": ["2"],
@@ -148,6 +155,10 @@ class FakeRun:
 @dataclasses.dataclass
 class FakePlanned:
     api: FakeApi
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.model_validate({"sources": ["reviews"], "steps": [SEVERITY]})
 
     def explain(self, *, model: Any = None) -> str:
         return "1. map_1: severity \x1b]0;owned\x07of each row"

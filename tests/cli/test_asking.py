@@ -41,17 +41,17 @@ def test_what_is_said_on_the_command_line_reaches_the_run(apwa, fake_api, tmp_pa
     out = str(tmp_path / "out.parquet")
     reading = ("--hide", "email", "--hide", "phone", "--documents", "--sample", "5")
     running = ("--budget", "2", "--max-concurrency", "8", "--on-error", "drop", "--scheduler", "sync")
-    apwa(*ASK, *reading, *running, "-m", "gpt-test", "--store", "memory://x", "--name", "n", "-o", out)
+    apwa(*ASK, *reading, *running, "-m", "gpt-4.1-mini", "--store", "memory://x", "--name", "n", "-o", out)
     (read,), (planned,), (run,) = fake_api.named("read"), fake_api.named("plan"), fake_api.named("run")
     assert read == {"urlpath": ["reviews.csv"], "hide": ["email", "phone"], "documents": True, "sample": 5}
     assert planned == {
         "query": "Which are complaints?",
         "tables": 1,
-        "model": "gpt-test",
+        "model": "gpt-4.1-mini",
         "store": "memory://x",
     }
     assert run == {
-        "model": "gpt-test",
+        "model": "gpt-4.1-mini",
         "store": "memory://x",
         "budget": 2.0,
         "max_concurrency": 8,
@@ -125,6 +125,29 @@ def test_a_budget_below_the_low_estimate_is_refused_before_a_call(apwa, fake_api
     assert done.exit_code == 3
     assert "[BUDGET-ESTIMATE]" in done.stderr
     assert fake_api.named("run") == []
+
+
+@pytest.mark.parametrize("command", [ASK, ("run", "plan.yaml", "reviews.csv")])
+def test_a_budget_without_a_price_is_refused_before_anything_is_planned_or_run(
+    apwa, fake_api, somebody_there, tmp_path, monkeypatch, command
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.yaml").write_text("version: 1")
+    fake_api.cost_usd = None
+    done = apwa(*command, "-m", "nobody-knows-me", "--budget", "1")
+    assert done.exit_code == 3
+    assert "[BUDGET-PRICE]" in done.stderr
+    assert "--price IN OUT" in done.stderr
+    assert "?" not in done.stdout
+    assert fake_api.named("plan") == fake_api.named("run") == []
+    priced = apwa(*command, "-m", "nobody-knows-me", "--budget", "1", "--price", "0.5", "2", "--yes")
+    assert priced.exit_code == 0
+
+
+def test_a_budget_with_a_known_price_and_an_unknown_number_of_rows_is_no_reason_to_refuse(apwa, fake_api):
+    fake_api.cost_usd = None
+    assert apwa(*ASK, "-m", "m", "--price", "0.5", "2", "--budget", "1").exit_code == 0
+    assert apwa(*ASK, "-m", "local", "--budget", "1").exit_code == 0
 
 
 def test_an_unknown_price_does_not_stop_a_run_and_needs_no_ceiling(apwa, fake_api):

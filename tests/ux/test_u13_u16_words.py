@@ -15,7 +15,7 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.error_catalogue import LOST, catalogue
-from apwa_dask.errors import BudgetWarning, PlanError
+from apwa_dask.errors import BudgetError, BudgetWarning, PlanError
 from apwa_dask.execution.events import Event, State
 from apwa_dask.observe.lines import live_line, summary_lines
 from apwa_dask.observe.state import ProgressState
@@ -75,6 +75,39 @@ def test_u13_in_python_a_dear_run_without_a_ceiling_warns_at_the_callers_line_an
         warnings.simplefilter("error")
         asked.run(model=dear, store=store, budget=500, progress=False).wait()
         asked.run(model=dear, store=store, budget=apwa.Budget(calls=100), progress=False).wait()
+
+
+@pytest.mark.parametrize("way", ["run", "to_dask", "preview", "resume"])
+def test_u13_a_ceiling_that_no_price_can_keep_is_refused_before_a_call_and_a_run(
+    scripted_server, model_at, store, way
+):
+    server = scripted_server()
+    unpriced = model_at(server, price=None)
+    table = apwa.from_pandas(pd.DataFrame({"text": ["a", "b"]}))
+    planned = table.map("x", inputs="text", output={"a": int}).plan()
+    if way == "resume":
+        run = planned.run(model=unpriced, store=store, budget=apwa.Budget(calls=1), progress=False)
+        with pytest.raises(BudgetError, match="BUDGET-REACHED"):
+            run.wait()
+        refused = lambda: run.resume(budget=1)  # noqa: E731
+    else:
+        options = {"progress": False} if way == "run" else {}
+        refused = lambda: getattr(planned, way)(model=unpriced, store=store, budget=1.0, **options)  # noqa: E731
+    calls, runs = server.calls, len(list(apwa.runs(store)))
+    with pytest.raises(BudgetError, match=r"BUDGET-PRICE(.|\n)*Price\(") as refusal:
+        refused()
+    assert "nothing was run or paid" in str(refusal.value)
+    assert (server.calls, len(list(apwa.runs(store)))) == (calls, runs)
+
+
+def test_u13_a_question_is_not_even_planned_under_a_ceiling_that_no_price_can_keep(
+    scripted_server, model_at, store
+):
+    server = scripted_server()
+    table = apwa.from_pandas(pd.DataFrame({"text": ["a", "b"]}))
+    with pytest.raises(BudgetError, match="BUDGET-PRICE"):
+        apwa.ask("Which are good?", table, model=model_at(server, price=None), budget=1.0, store=store)
+    assert server.calls == 0
 
 
 def test_an_interrupted_wait_says_how_a_run_that_nobody_holds_goes_on(scripted_server, model_at, store):
