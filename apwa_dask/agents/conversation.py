@@ -111,6 +111,11 @@ class Conversation(ABC):
         return NOTHING
 
     @property
+    def calls_s(self) -> float:
+        """Seconds on the wire of the answers so far; of branches, which are asked at once, the longest."""
+        return 0.0
+
+    @property
     def branches(self) -> tuple[Conversation, ...]:
         """Unfinished conversations inside this one that are independent of each other."""
         return ()
@@ -199,6 +204,10 @@ class RowConversation(Conversation):
     def bill(self) -> Bill:
         """What the calls came to so far."""
         return self._bill
+
+    @property
+    def calls_s(self) -> float:
+        return self._bill.latency_s
 
     @property
     def unit(self) -> Unit:

@@ -254,6 +254,10 @@ class PackConversation(Conversation):
         return self._terms.contract.limits
 
     @property
+    def calls_s(self) -> float:
+        return self._own.calls_s + max((child.calls_s for child in self._children), default=0.0)
+
+    @property
     def branches(self) -> tuple[Conversation, ...]:
         return tuple(child for child in self._children if not child.finished)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,8 @@ class Preview(pd.DataFrame):
     ``dropped`` for one that a filter left out, else the class of the failure; ``_apwa_error`` says why.
     ``_apwa_cost_usd`` and ``_apwa_latency_s`` are of all calls about the sampled row, of every step; where it
     gave several rows, each shows the whole. They are missing where they cannot be told by the row: behind a
-    reduce, a join or a sort, or for answers that were kept from before.
+    reduce, a join or a sort, or for answers that were kept from before. Seconds are those in calls, without waiting
+    for a turn; of more than 200 rows, a fair sample has them.
 
     Attributes
     ----------
@@ -138,15 +138,15 @@ def _frame_rows(source: engine.FrameSource, seed: int) -> pd.DataFrame:
 
 
 class _Clock:
-    """Seconds by row, over all steps, as the run tells them."""
+    """Seconds in calls by row, over all steps, as the run tells them."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepPulse):
-            for row, seconds in event.slowest.items():
-                self.seconds[_root(row)] += seconds
+            for row, (calls_s, _) in event.took.items():
+                self.seconds[_root(row)] = self.seconds.get(_root(row), 0.0) + calls_s
 
 
 def _root(row_id: str) -> str:

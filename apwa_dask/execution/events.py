@@ -111,8 +111,11 @@ class StepPulse(Event):
     reused: int = 0
     latency: dict[str, int] = field(default_factory=dict)
     """Calls answered, by bin of their time on the wire (`apwa_dask.execution.pulse.latency_bin`)."""
-    slowest: dict[str, float] = field(default_factory=dict)
-    """Seconds from going out to coming back of the slowest few, by row id."""
+    took: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Of some units, by row id: seconds in calls, and seconds in which they waited for them (queue, pauses, retries,
+    tools). The few that were longest in calls, and those of a sample of the run that its processes draw alike
+    (`apwa_dask.execution.pulse.sample_rank`).
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ class Desk(Protocol):
     def settled(self, step_id: str, outcome: Outcome) -> None:
         """The outcome of one unit of a step, kept answers too."""
 
-    def lasted(self, step_id: str, row_id: str, seconds: float) -> None:
-        """A unit has come back so long after it went out."""
+    def lasted(self, step_id: str, row_id: str, calls_s: float, waited_s: float) -> None:
+        """A unit has come back: so long it was in calls, so long it waited for them."""
 
     def failed(self, failure: Failure) -> None:
         """A row has failed; raises where the run is to end with it."""
@@ -291,7 +291,9 @@ class _Flow:
 
             def landed(position: int) -> None:
                 rows, conversation = flying[position]
-                self.desk.lasted(step.id, rows[0].row_id, time.monotonic() - submitted_s)
+                calls_s = conversation.calls_s
+                waited_s = max(time.monotonic() - submitted_s - calls_s, 0.0)
+                self.desk.lasted(step.id, rows[0].row_id, calls_s, waited_s)
                 self._landed.append((rows, conversation, step))
 
             held = [conversation for _, conversation in flying]

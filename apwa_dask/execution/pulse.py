@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from math import log2
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -29,16 +30,17 @@ __all__ = [
     "StepMeter",
     "endpoint_label",
     "latency_bin",
+    "sample_rank",
 ]
 
 LATENCY_BINS = 88
 """Bins of four to the octave from 1 ms up: the last one holds all above an hour."""
 
-SLOWEST = 5
-"""Units named in one report of a process."""
+SLOWEST = 12
+"""Units named in one report of a process because no others were so long in calls."""
 
-FIRST_NAMED = 200
-"""The first units of a step in a process are all named, so that a preview can tell how long each of them took."""
+SAMPLED = 200
+"""Units of a step whose times are a sample of all of them; of a preview of fewer rows, every one."""
 
 PULSE_S = 2.0
 """Seconds between two reports of a process; more where many processes report."""
@@ -56,17 +58,28 @@ def latency_bin(seconds: float) -> int:
     return min(int(4.0 * log2(milliseconds)), LATENCY_BINS - 1) if milliseconds > 1.0 else 0
 
 
+def sample_rank(row_id: str) -> int:
+    """Where a row stands in an order by lot: the first `SAMPLED` of a run are a fair sample of it.
+
+    Every process and every step gives a row the same place, so samples join by taking the first of both, and the
+    sampled rows of two steps are the same ones (bottom-k sampling: Cohen and Kaplan, PODC 2007).
+    """
+    return int.from_bytes(blake2b(row_id.encode(), digest_size=8).digest(), "big")
+
+
 @dataclass(slots=True)
 class _Step:
-    """One step since the last report; `waiting`, `told` and `named` outlive it."""
+    """One step since the last report; `waiting`, `told` and `ranks` outlive it."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
     reused: int = 0
     latency: dict[int, int] = field(default_factory=dict)
-    slowest: list[tuple[float, str]] = field(default_factory=list)
+    slowest: list[tuple[float, float, str]] = field(default_factory=list)
+    sampled: dict[str, tuple[float, float]] = field(default_factory=dict)
     waiting: int = 0
     told: int = 0
-    named: int = 0
+    ranks: list[int] = field(default_factory=list)
+    """A heap of the sample's ranks, negative: the last one is at its head."""
 
 
 class StepMeter:
@@ -95,23 +108,29 @@ class StepMeter:
             latency = self._of(step_id).latency
             latency[place] = latency.get(place, 0) + 1
 
-    def lasted(self, step_id: str, row_id: str, seconds: float) -> None:
-        """A unit has come back so long after it went out, waits and repeats included."""
+    def lasted(self, step_id: str, row_id: str, calls_s: float, waited_s: float) -> None:
+        """A unit has come back: so long it was in calls, so long it waited for them."""
+        rank = sample_rank(row_id)
         with self._lock:
             step = self._of(step_id)
-            slowest = step.slowest
-            step.named += 1
-            if len(slowest) < SLOWEST or step.named <= FIRST_NAMED:
-                heapq.heappush(slowest, (seconds, row_id))
-            elif seconds > slowest[0][0]:
-                heapq.heapreplace(slowest, (seconds, row_id))
+            if len(step.slowest) < SLOWEST:
+                heapq.heappush(step.slowest, (calls_s, waited_s, row_id))
+            elif calls_s > step.slowest[0][0]:
+                heapq.heapreplace(step.slowest, (calls_s, waited_s, row_id))
+            if len(step.ranks) < SAMPLED:
+                heapq.heappush(step.ranks, -rank)
+            elif rank < -step.ranks[0]:
+                heapq.heapreplace(step.ranks, -rank)
+            else:
+                return
+            step.sampled[row_id] = (round(calls_s, 3), round(waited_s, 3))
 
     def take(self, run_id: str, worker: str) -> list[StepPulse]:
         """What has happened since the last call, a pulse for each step of which there is news."""
         with self._lock:
             taken = dict(self._steps)
             self._steps = {
-                name: _Step(waiting=step.waiting, told=step.waiting, named=step.named)
+                name: _Step(waiting=step.waiting, told=step.waiting, ranks=step.ranks)
                 for name, step in taken.items()
             }
         return [
@@ -124,7 +143,7 @@ class StepMeter:
                 outcomes=step.outcomes,
                 reused=step.reused,
                 latency={str(place): n for place, n in step.latency.items()},
-                slowest={row: round(seconds, 3) for seconds, row in step.slowest},
+                took=step.sampled | {row: (round(c, 3), round(w, 3)) for c, w, row in step.slowest},
             )
             for name, step in taken.items()
             if step.outcomes or step.latency or step.waiting != step.told

@@ -56,9 +56,9 @@ class WatchedDesk(StageDesk):
         if outcome.ok:
             self.context.watch.probation(step_id).succeed()
 
-    def lasted(self, step_id: str, row_id: str, seconds: float) -> None:
+    def lasted(self, step_id: str, row_id: str, calls_s: float, waited_s: float) -> None:
         """A unit has come back."""
-        self.context.run.steps.lasted(step_id, row_id, seconds)
+        self.context.run.steps.lasted(step_id, row_id, calls_s, waited_s)
 
     def failed(self, failure: Failure) -> None:
         """A row has failed.

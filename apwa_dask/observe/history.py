@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from apwa_dask.execution.events import EndpointPulse, Event, Progress, RunFinished, StepPulse
 from apwa_dask.observe.latency import added, counts_of
+from apwa_dask.observe.sample import Sample, Took
 from apwa_dask.observe.series import Series, SeriesData
 from apwa_dask.observe.state import ProgressState
 
@@ -35,6 +36,8 @@ class StepPicture:
     reused: int = 0
     outcomes: Mapping[str, int] = field(default_factory=dict)
     latency: Mapping[int, float] = field(default_factory=dict)
+    sample: Mapping[str, Took] = field(default_factory=dict)
+    """Some of its rows, which stand for all: seconds in calls, and of waiting, by row id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ class Picture:
     endpoints: tuple[EndpointPicture, ...] = ()
     steps: tuple[StepPicture, ...] = ()
     workers: tuple[WorkerPicture, ...] = ()
-    slowest: tuple[tuple[str, str, float], ...] = ()
-    """(row id, step, seconds from going out to coming back), the slowest first."""
+    slowest: tuple[tuple[str, str, float, float], ...] = ()
+    """(row id, step, seconds in calls, seconds of waiting for them), the longest in calls first."""
 
 
 class History:
@@ -93,6 +96,7 @@ class History:
         self._state = known.state
         self._series = Series(known.series)
         self._steps = {step.step: step for step in known.steps}
+        self._samples = {step.step: Sample(step.sample) for step in known.steps}
         self._queues: dict[str, dict[str, int]] = {}
         self._told_s: dict[tuple[str, str], float] = {}
         self._endpoints = {one.endpoint: _Endpoint(one) for one in known.endpoints}
@@ -110,7 +114,7 @@ class History:
                 self._state,
                 self._series.data(),
                 tuple(one.picture() for one in self._endpoints.values()),
-                tuple(self._steps.values()),
+                tuple(replace(step, sample=self._samples[step.step].rows()) for step in self._steps.values()),
                 tuple(worker for one in self._endpoints.values() for worker in one.workers.values()),
                 tuple(self._slowest),
             )
@@ -156,6 +160,7 @@ class History:
             if len(self._steps) >= MAX_STEPS:
                 return
             step = StepPicture(event.step)
+            self._samples[event.step] = Sample()
         outcomes = dict(step.outcomes)
         for outcome, units in event.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + units
@@ -170,7 +175,8 @@ class History:
         )
         since_s = self._since_s(event.step, event.worker, event.time)
         self._series.add(event.time, counts_of(event.latency), since_s=since_s)
-        named = [(row, event.step, seconds) for row, seconds in event.slowest.items()]
+        self._samples[event.step].add(event.took)
+        named = [(row, event.step, calls_s, waited_s) for row, (calls_s, waited_s) in event.took.items()]
         self._slowest = sorted({*self._slowest, *named}, key=lambda slow: -slow[2])[:MAX_SLOWEST]
 
     def _endpoint(self, event: EndpointPulse) -> None:

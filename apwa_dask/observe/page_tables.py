@@ -7,6 +7,7 @@ from html import escape
 from apwa_dask.observe.history import Picture
 from apwa_dask.observe.latency import QUANTILES, quantile_s
 from apwa_dask.observe.page_parts import table_html
+from apwa_dask.observe.sample import median_and_most
 from apwa_dask.observe.text import (
     count_text,
     duration_text,
@@ -75,11 +76,14 @@ def steps_table(picture: Picture) -> str:
             count_text(step.reused),
             *(count_text(step.outcomes.get(name, 0)) for name in (_OK, *classes)),
             *(seconds_text(quantile_s(step.latency, q)) for q in QUANTILES),
+            *(seconds_text(waited) for waited in median_and_most([took[1] for took in step.sample.values()])),
         ]
         for step in picture.steps
     ]
-    columns = ["step", "out now", "from the journal", _OK, *classes, *quantiles]
-    return table_html("Steps: units of work by outcome, latency of their calls", columns, rows)
+    columns = ["step", "out now", "from the journal", _OK, *classes, *quantiles, "waited p50", "waited p90"]
+    return table_html(
+        "Steps: units of work by outcome, latency of their calls, waiting of their rows", columns, rows
+    )
 
 
 def workers_table(picture: Picture) -> str:
@@ -102,6 +106,9 @@ def workers_table(picture: Picture) -> str:
 
 
 def slowest_table(picture: Picture) -> str:
-    """Ids of the rows that took longest, waits and repeats included; ``run.row(id)`` tells why."""
-    rows = [[row_id, step, seconds_text(seconds)] for row_id, step, seconds in picture.slowest]
-    return table_html("Slowest rows", ["row", "step", "took"], rows)
+    """Ids of the rows that were longest in calls, and how long they waited besides; ``run.row(id)`` tells why."""
+    rows = [
+        [row_id, step, seconds_text(calls_s), seconds_text(waited_s)]
+        for row_id, step, calls_s, waited_s in picture.slowest
+    ]
+    return table_html("Slowest rows", ["row", "step", "in calls", "waited"], rows)

@@ -59,6 +59,6 @@ def test_the_plugin_shows_what_passes_through_both_topics_and_nothing_else():
 
 def test_a_pulse_travels_as_it_is():
     pulse = StepPulse(
-        "r", 1.0, step="s", worker="w", outcomes={"ok": 3}, latency={"20": 3}, slowest={"0:1": 2.0}
+        "r", 1.0, step="s", worker="w", outcomes={"ok": 3}, latency={"20": 3}, took={"0:1": (2.0, 0.5)}
     )
     assert event_of({**message_of(pulse), "worker_address": "tcp://w"}) == pulse

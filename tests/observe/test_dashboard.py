@@ -14,10 +14,11 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.execution.events import EndpointPulse, RunFinished, StepPulse
-from apwa_dask.execution.pulse import FIRST_NAMED, EndpointMeter, LeaseMeter, StepMeter, endpoint_label
+from apwa_dask.execution.pulse import SAMPLED, SLOWEST, EndpointMeter, LeaseMeter, StepMeter, endpoint_label
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.headers import Announced, Window
 from apwa_dask.models.leases import Grant, Report, Want
+from apwa_dask.observe.history import History
 from apwa_dask.observe.keeping import kept_picture
 from apwa_dask.observe.stored_picture import picture_of_parts, stored_picture
 from apwa_dask.store.runs import RunStore
@@ -128,21 +129,67 @@ def test_a_label_of_an_endpoint_holds_neither_key_nor_password():
     assert endpoint_label("local:||small") == "small at local"
 
 
-def test_slowest_units_are_the_slowest_and_few():
+def told(meter: StepMeter, rows: range, waited_s: float = 0.0) -> dict[str, tuple[float, float]]:
+    """What a process says after units of so many seconds in calls, and some of waiting."""
+    for n in rows:
+        meter.lasted("s", f"0:{n}", float(n), waited_s)
+    meter.settled("s", "ok", reused=False)
+    (pulse,) = meter.take("r", "w")
+    return pulse.took
+
+
+def test_units_are_slow_by_their_calls_and_not_by_their_waiting():
     meter = StepMeter()
+    told(meter, range(1000))
+    took = told(meter, range(1000), waited_s=1e6)
+    assert sorted(took.values())[-SLOWEST:] == [(float(n), 1e6) for n in range(1000 - SLOWEST, 1000)]
 
-    def seen() -> list[float]:
-        for n in range(1000):
-            meter.lasted("s", f"0:{n}", float(n % 500))
-        meter.settled("s", "ok", reused=False)
-        (pulse,) = meter.take("r", "w")
-        return sorted(pulse.slowest.values())
 
-    slowest = [497.0, 498.0, 498.0, 499.0, 499.0]
-    first = seen()  # a preview names each of its rows
-    assert first[-5:] == slowest
-    assert len(first) == FIRST_NAMED
-    assert seen() == slowest
+def test_time_in_calls_is_told_apart_from_waiting_for_a_turn(scripted_server, tmp_path):
+    server = scripted_server(latency_s=0.01)
+    model = apwa.Model("m", base_url=server.base_url, max_concurrency=1)
+    table = apwa.from_pandas(pd.DataFrame({"text": [f"row {n}" for n in range(40)]}))
+    asked = table.map("x", inputs="text", output={"a": int})
+    run = asked.run(model=model, store=str(tmp_path), progress=False).wait()
+    (step,) = kept_picture(run.folder).steps
+    assert len(step.sample) == 40
+    longest_s = max(calls_s + waited_s for calls_s, waited_s in step.sample.values())
+    # one call at a time: together they cannot take longer than the last row took to come back
+    assert 0.4 <= sum(calls_s for calls_s, _ in step.sample.values()) <= longest_s
+
+
+def test_a_preview_names_each_of_its_rows():
+    assert len(told(StepMeter(), range(SAMPLED))) == SAMPLED
+
+
+def test_the_sample_stands_for_all_of_a_run_however_its_processes_share_it():
+    alone, history = StepMeter(), History()
+    for n in range(50):
+        history(StepPulse("r", 1.0, step="s", worker="w", took=told(alone, range(200 * n, 200 * n + 200))))
+    (whole,) = history.picture().steps
+    meters, shared = [StepMeter() for _ in range(4)], History()
+    for n in range(50):
+        took = told(meters[n % 4], range(200 * n, 200 * n + 200))
+        shared(StepPulse("r", 1.0, step="s", worker=f"w{n % 4}", took=took))
+    (parted,) = shared.picture().steps
+
+    assert parted.sample == whole.sample
+    assert len(whole.sample) == SAMPLED
+    seconds = sorted(calls_s for calls_s, _ in whole.sample.values())
+    for q in (0.1, 0.5, 0.9):  # of 200 out of 10,000 evenly spread: within five standard errors
+        assert abs(seconds[int(q * SAMPLED)] / 10_000 - q) < 5 * (q * (1 - q) / SAMPLED) ** 0.5
+    assert [row[2] for row in shared.picture().slowest] == [
+        float(n) for n in range(9_999, 9_999 - SLOWEST, -1)
+    ]
+
+
+def test_what_a_process_says_of_rows_is_bounded_however_many_ended():
+    meter = StepMeter()
+    first = told(meter, range(20_000))
+    assert len(first) <= SLOWEST + SAMPLED * (
+        1 + 7
+    )  # those that came in and were pushed out again: log(n / k)
+    assert len(told(meter, range(20_000, 40_000))) <= SLOWEST + 2 * SAMPLED
 
 
 def test_a_step_without_news_is_not_told_again():

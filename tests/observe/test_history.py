@@ -99,7 +99,13 @@ def test_gauges_add_up_over_workers_and_a_silent_worker_is_forgotten():
 def test_steps_count_outcomes_queues_and_name_their_slowest_rows():
     picture = told(
         StepPulse(
-            "r", 1.0, step="s", worker="a", waiting=7, outcomes={"ok": 3}, slowest={"0:1": 2.0, "0:2": 9.0}
+            "r",
+            1.0,
+            step="s",
+            worker="a",
+            waiting=7,
+            outcomes={"ok": 3},
+            took={"0:1": (2.0, 60.0), "0:2": (9.0, 1.0)},
         ),
         StepPulse(
             "r", 2.0, step="s", worker="b", waiting=4, outcomes={"refused": 1}, reused=1, latency={"20": 5}
@@ -111,7 +117,7 @@ def test_steps_count_outcomes_queues_and_name_their_slowest_rows():
     (step,) = picture.steps
     assert (step.waiting, step.reused, dict(step.outcomes)) == (6, 1, {"ok": 8, "refused": 1})
     assert step.latency == {20: 6}
-    assert picture.slowest == (("0:2", "s", 9.0), ("0:1", "s", 2.0))
+    assert picture.slowest == (("0:2", "s", 9.0, 1.0), ("0:1", "s", 2.0, 60.0))
     assert quantiles_over_time(picture.series)[1][0.5]
 
 
@@ -132,7 +138,9 @@ def test_a_history_is_bounded_whatever_it_is_told():
     history = History()
     for n in range(5000):
         history(
-            StepPulse("r", float(n), step=f"s{n}", worker="w", outcomes={"ok": 1}, slowest={f"{n}": float(n)})
+            StepPulse(
+                "r", float(n), step=f"s{n}", worker="w", outcomes={"ok": 1}, took={f"{n}": (float(n), 0.0)}
+            )
         )
         history(EndpointPulse("r", float(n), endpoint=f"e{n}", worker=f"w{n}", answers=1))
         history(Progress("r", float(n), rows_done=1, worker=f"w{n % 50}"))

@@ -158,7 +158,7 @@ def test_hostile_names_run_nothing_on_the_page(browser, screenshots):
         for event in (
             RunStarted(name, T0, budget_usd=1.0, model=name),
             Progress(name, T0 + 2, rows_done=40, calls=40, cost_usd=0.5, worker=name),
-            StepPulse(name, T0 + 2, step=name, worker=name, outcomes={name: 3}, slowest={name: 4.0}),
+            StepPulse(name, T0 + 2, step=name, worker=name, outcomes={name: 3}, took={name: (4.0, 1.0)}),
             EndpointPulse(name, T0 + 2, endpoint=name, worker=name, in_flight=1, most=2, answers=40),
             Progress(name, T0 + 5, rows_done=40, calls=40, cost_usd=0.2, worker=name),
             EndpointPulse(name, T0 + 4, endpoint=name, worker=name, in_flight=2, most=2, answers=40),

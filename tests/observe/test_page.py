@@ -31,7 +31,7 @@ def history(run_id: str = "calm-otter", name: str = "rate", **changes: object) -
         Progress(run_id, T0 + 2, rows_done=40, calls=40, cost_usd=0.5, input_tokens=900, worker=name),
         StepPulse(
             run_id, T0 + 2, step=name, worker=name, waiting=3, outcomes={"ok": 39, name: 1}, latency={"24": 40},
-            slowest={name: 4.0},
+            took={name: (4.0, 65.0)},
         ),
         EndpointPulse(
             run_id, T0 + 2, endpoint=name, worker=name, in_flight=3, limit=8, share=8, most=16, answers=40,
@@ -80,7 +80,7 @@ def test_every_plot_has_the_data_of_the_run():
     assert lines(doc, "tokens")["in"][-1] == pytest.approx(900)
     assert lines(doc, "rows")["done"][-1] == pytest.approx(40)
     assert all(0.06 < value < 0.08 for value in lines(doc, "latency")["p50"])
-    assert "4.0 s" in doc.get_model_by_name("slowest").text
+    assert "<td>4.0 s</td><td>65.0 s</td>" in doc.get_model_by_name("slowest").text
     assert "<td>8</td><td>3</td>" in doc.get_model_by_name("workers").text
 
 

@@ -196,7 +196,7 @@ def a_million_rows() -> Picture:
         history(
             StepPulse(
                 "r", at_s, step=f"step_{second % 30}", worker=worker, outcomes={"ok": 138, "refused": 1},
-                latency={str(20 + second % 30): 139}, slowest={f"{second}:{second}": 1.0 + second % 97},
+                latency={str(20 + second % 30): 139}, took={f"{second}:{second}": (1.0 + second % 97, 0.1)},
             )
         )  # fmt: skip
         history(
