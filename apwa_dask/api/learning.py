@@ -15,9 +15,10 @@ from apwa_dask.execution import launch as engine
 from apwa_dask.models.model import Model
 from apwa_dask.optimize.lessons import Lesson
 from apwa_dask.plans.plan import Plan
+from apwa_dask.plans.steps import LLMStep
 from apwa_dask.store.folder import Folder, open_folder
 
-__all__ = ["Notebook", "lessons_key", "source_mark"]
+__all__ = ["Notebook", "contract_key", "lessons_key", "source_mark"]
 
 _logger = logging.getLogger(__name__)
 _MARKED_ROWS = 64
@@ -34,12 +35,9 @@ class Notebook:
         self._here: dict[str, dict[str, Any]] = {}
 
     def write(self, key: str, mark: str, lessons: Mapping[str, Lesson], store: str, options: Any) -> None:
-        """Keep lessons; one that was learned from more units stays."""
+        """Keep lessons; one that was learned from more units stays, at the pace of the last."""
         known = self.read(key, mark, store, options)
-        steps = {
-            step: max((lesson, known.get(step, lesson)), key=lambda one: one.paid).to_dict()
-            for step, lesson in lessons.items()
-        }
+        steps = {step: _joined(lesson, known.get(step)).to_dict() for step, lesson in lessons.items()}
         page = {"mark": mark, "steps": steps}
         self._here[key] = page
         try:
@@ -52,10 +50,16 @@ class Notebook:
         page = self._here.get(key) or _page(key, store, options)
         if page is None:
             return {}
-        lessons = {step: Lesson(**facts) for step, facts in page["steps"].items()}
+        lessons = {step: Lesson.from_dict(facts) for step, facts in page["steps"].items()}
         if page["mark"] == mark:
             return lessons
         return {step: lesson.without_rows() for step, lesson in lessons.items()}
+
+
+def _joined(lesson: Lesson, known: Lesson | None) -> Lesson:
+    if known is None or lesson.paid >= known.paid:
+        return lesson if known is None or lesson.pace.latency_s is not None else lesson.at_pace(known.pace)
+    return known if lesson.pace.latency_s is None else known.at_pace(lesson.pace)
 
 
 def _page(key: str, store: str, options: Any) -> dict[str, Any] | None:
@@ -82,6 +86,14 @@ def lessons_key(plan: Plan, catalog: Mapping[str, pa.Schema], models: Mapping[st
         sorted(repr(sorted(model.canonical_parameters().items(), key=str)) for model in models.values()),
     ]
     return hashlib.sha256(orjson.dumps(facts)).hexdigest()[:40]
+
+
+def contract_key(step: LLMStep, model: Model) -> str:
+    """Names the lessons of a step with its model, in whichever plan and over whichever data it stands."""
+    asks = step.model_dump(mode="json", exclude={"id", "input", "left", "right", "reason"})
+    parameters = repr(sorted(model.canonical_parameters().items(), key=str))
+    facts = [asks, model.endpoint_identity, model.name, parameters]
+    return "c" + hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:39]
 
 
 def source_mark(sources: Mapping[str, engine.Source]) -> str:

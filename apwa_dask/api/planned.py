@@ -12,15 +12,14 @@ import pyarrow as pa
 from apwa_dask import config
 from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.capabilities import powers_of
-from apwa_dask.api import previewing
+from apwa_dask.api import estimating, previewing
 from apwa_dask.api.ceilings import warn_without_ceiling
-from apwa_dask.api.learning import Notebook, lessons_key, source_mark
+from apwa_dask.api.learning import Notebook
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
     ModelLike,
     batch_terms,
     models_of,
-    profile_of,
     store_url,
     subscribers_for,
     with_alarms,
@@ -29,14 +28,10 @@ from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
 from apwa_dask.execution.run import Run
-from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.batch_terms import BatchTerms
 from apwa_dask.models.budget import Budget
-from apwa_dask.models.prices import priced_in_batches
-from apwa_dask.optimize import estimate as estimate_steps
 from apwa_dask.optimize import optimize
 from apwa_dask.optimize.forecast import Estimate
-from apwa_dask.optimize.lessons import counted, taught
 from apwa_dask.plans import explain as explaining
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.lowering import lowered
@@ -68,6 +63,8 @@ class PlannedQuery:
     revisions: int = 0
     """How often the manager may still propose another rest of the plan; 0 for a static one."""
     _notebook: Notebook = field(default_factory=Notebook, repr=False)
+    _teaches: bool = field(default=True, repr=False)
+    """Whether its runs say something of its estimates; a preview's sample says it of the whole instead."""
 
     def explain(self, *, model: ModelLike = None) -> explaining.Explanation:
         """Numbered steps, columns in and out, instructions, units, estimates, warnings. Makes no call."""
@@ -94,10 +91,12 @@ class PlannedQuery:
         mode: BatchTerms | str | None = None,
         store: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        max_concurrency: int | None = None,
     ) -> Estimate:
-        """Calls, tokens and USD, each low, expected and high; unknown where unknown. Makes no call.
+        """Calls, tokens, USD and minutes, each low, expected and high; unknown where unknown. Makes no call.
 
-        After a preview, or a run of the same plan with the same models, it is narrower: see `preview`.
+        After a preview, or a run of the same plan, or of the same contracts with the same models in another one, it
+        is narrower: see `preview`. Minutes are unknown before one of these, for nobody has timed a call.
 
         Parameters
         ----------
@@ -106,33 +105,17 @@ class PlannedQuery:
             As in `run`: what the calls cost depends on it.
         store, storage_options
             As in `run`: what was learned there is used.
+        max_concurrency : int, optional
+            As in `run`: minutes depend on it.
         """
-        if not self.plan.llm_steps:
-            return Estimate({})
-        profiles = {alias: profile_of(self.sources[alias], 0) for alias in self.plan.sources}
-        catalog = self._catalog()
-        plan = optimize(self.plan, catalog).plan
-        models = models_of(model)
-        key, mark = lessons_key(plan, catalog, models), source_mark(self.sources)
-        lessons = self._notebook.read(key, mark, store_url(store), storage_options)
-        if batch_terms(mode) is not None:
-            models = {alias: priced_in_batches(one) for alias, one in models.items()}
-        found = estimate_steps(plan, catalog, profiles, models, lessons)
-        return Estimate({step.id: found[step.id] for step in plan.llm_steps if step.id in found})
-
-    def learn(self, sample: PlannedQuery, run: Run) -> None:
-        """Keep what a run of this plan over `sample`, all or some of its rows, says about its estimate."""
-        catalog = self._catalog()
-        plan = optimize(self.plan, catalog).plan
-        models = dict(run.spec.models)
-        profiles = {alias: profile_of(sample.sources[alias], 0) for alias in plan.sources}
-        ledger = run.ledger()
-        rows = {alias: profile.rows for alias, profile in profiles.items() if profile.rows and profile.exact}
-        counts = counted(plan, ledger, rows)
-        thought = estimate_steps(plan, catalog, profiles, models, counts)
-        lessons = taught(plan, ledger, counts, thought)
-        key, mark = lessons_key(plan, catalog, models), source_mark(self.sources)
-        self._notebook.write(key, mark, lessons, run.store, runtime().options_of(run.store))
+        return estimating.estimate_of(
+            self,
+            model=model,
+            mode=mode,
+            store=store,
+            storage_options=storage_options,
+            max_concurrency=max_concurrency,
+        )
 
     def prompt_for(
         self, row: Mapping[str, Any], step: str | None = None, *, model: ModelLike = None
@@ -239,14 +222,17 @@ class PlannedQuery:
             ),
             store_prompts=config.get("store-prompts", store_prompts),
             hedge=config.get("hedge", hedge),
-            estimate=self._forecast(model, mode, store, storage_options),
+            estimate=self._forecast(model, mode, store, storage_options, max_concurrency),
             batch=batch_terms(mode),
         )
         settings = with_alarms(settings, max_failure_rate, early_stop)
-        subscribers = subscribers_for(progress)
+        learner = estimating.Learner(self)
+        teaches = self._teaches and optimized and bool(self.plan.llm_steps)
+        subscribers = (*subscribers_for(progress), *((learner,) if teaches else ()))
         plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
         warn_without_ceiling(settings.estimate, settings.budget)
         run = engine.launch(plan, self.sources, settings, executor_for(client, scheduler), subscribers)
+        learner.run = run
         return run.start()
 
     def to_dask(
@@ -381,10 +367,17 @@ class PlannedQuery:
         mode: BatchTerms | str | None,
         store: str | None,
         storage_options: Mapping[str, Any] | None,
+        max_concurrency: int | None = None,
     ) -> dict[str, Any] | None:
         """The estimate to keep with a run; None where the source cannot be looked at, which the run will say."""
         try:
-            known = self.estimate(model=model, mode=mode, store=store, storage_options=storage_options)
+            known = self.estimate(
+                model=model,
+                mode=mode,
+                store=store,
+                storage_options=storage_options,
+                max_concurrency=max_concurrency,
+            )
             return known.to_dict()
         except ApwaError:
             return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
+from apwa_dask.api.estimating import learn_from
 from apwa_dask.api.settings import subscribers_for
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
@@ -71,8 +72,12 @@ def preview(planned: PlannedQuery, n: int, seed: int, options: Mapping[str, Any]
     result = run.result(status=True)
     frame = Preview(_beside(sample, run, result, clock))
     frame.run = run
-    planned.learn(sample, run)
-    known = {name: told[name] for name in ("model", "mode", "store", "storage_options") if name in told}
+    learn_from(planned, sample, run)
+    known = {
+        name: told[name]
+        for name in ("model", "mode", "store", "storage_options", "max_concurrency")
+        if name in told
+    }
     frame.estimate = planned.estimate(**known)
     frame.attrs.update(result.attrs)
     return frame
@@ -101,7 +106,7 @@ def _sampled(planned: PlannedQuery, n: int, seed: int) -> PlannedQuery:
         rows = _with_texts_of(pool.take(pa.array(at, pa.int64())), _frame_rows(source, seed).iloc[at])
     else:
         rows = to_pandas(pool.take(pa.array(at, pa.int64())))
-    return replace(planned, sources={**planned.sources, alias: engine.PandasSource(rows)})
+    return replace(planned, sources={**planned.sources, alias: engine.PandasSource(rows)}, _teaches=False)
 
 
 def _pool(source: engine.Source, seed: int) -> pa.Table:

@@ -151,6 +151,11 @@ class RunChoices:
         """How answers come, where the command line says so."""
         return {"mode": "batch"} if self.batch else {}
 
+    def pace(self) -> dict[str, Any]:
+        """What price and time depend on, where the command line says so."""
+        most = {} if self.max_concurrency is None else {"max_concurrency": self.max_concurrency}
+        return {**self.mode(), **most}
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ending:

@@ -212,7 +212,7 @@ def _carried_out(
     """Show plan and price, get consent, run, conclude."""
     chosen = model.resolve()
     check_prices(chosen, choices.budget, planned)
-    forecast = planned.estimate(model=chosen, store=store, **choices.mode())
+    forecast = planned.estimate(model=chosen, store=store, **choices.pace())
     if not quiet:
         note(planned.explain(model=chosen))
         note(forecast)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from apwa_dask.execution.pulse import LATENCY_BINS
 from apwa_dask.observe.series import SeriesData
 
-__all__ = ["QUANTILES", "added", "quantile_s", "quantiles_over_time"]
+__all__ = ["QUANTILES", "added", "mean_s", "quantile_s", "quantiles_over_time"]
 
 QUANTILES = (0.5, 0.9, 0.99)
 _BIN = "latency-"
@@ -27,6 +27,14 @@ def quantile_s(bins: Mapping[int, float], q: float) -> float | None:
             return float(2.0 ** ((place + rank / bins[place]) / 4.0) / 1000.0)
         rank -= bins[place]
     return float(2.0 ** ((max(bins) + 1) / 4.0) / 1000.0)
+
+
+def mean_s(bins: Mapping[int, float]) -> float | None:
+    """The mean latency in seconds, each call taken to lie in the middle of its bin; None without calls."""
+    total = sum(bins.values())
+    if total <= 0:
+        return None
+    return float(sum(n * 2.0 ** ((place + 0.5) / 4.0) for place, n in bins.items()) / total / 1000.0)
 
 
 def added(bins: Mapping[int, float], more: Mapping[str, int]) -> dict[int, float]:

@@ -29,9 +29,12 @@ class Estimate:
     ----------
     steps : mapping of str to StepEstimate
         By step id.
+    minutes : Range, optional
+        From the first call to the last, at the limits and the latency that were seen; None when unknown.
     """
 
     steps: Mapping[str, StepEstimate]
+    minutes: Range | None = None
 
     @property
     def calls(self) -> Range | None:
@@ -59,7 +62,8 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """Plain data: totals and steps, null for unknown."""
         totals = {
-            name: getattr(self, name) for name in ("calls", "input_tokens", "output_tokens", "cost_usd")
+            name: getattr(self, name)
+            for name in ("calls", "input_tokens", "output_tokens", "cost_usd", "minutes")
         }
         return {
             **{name: None if figure is None else asdict(figure) for name, figure in totals.items()},
@@ -69,13 +73,15 @@ class Estimate:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Estimate:
         """Inverse of `to_dict`."""
-        return cls({step_id: _step_of(figures) for step_id, figures in data["steps"].items()})
+        minutes = data.get("minutes")
+        steps = {step_id: _step_of(figures) for step_id, figures in data["steps"].items()}
+        return cls(steps, None if minutes is None else Range(**minutes))
 
     def __str__(self) -> str:
         if not self.steps:
             return "no model calls, no cost"
         tokens = f"{_words(self.input_tokens)} in, {_words(self.output_tokens)} out"
-        return f"calls {_words(self.calls)}; tokens {tokens}; cost {_dollars(self.cost_usd)}"
+        return f"calls {_words(self.calls)}; tokens {tokens}; cost {_dollars(self.cost_usd)}; {_time(self.minutes)}"
 
     __repr__ = __str__
 
@@ -174,6 +180,14 @@ def _words(figure: Range | None) -> str:
     if figure.low == figure.high:
         return f"{figure.expected:,.0f}"
     return f"{figure.expected:,.0f} ({figure.low:,.0f} to {figure.high:,.0f})"
+
+
+def _time(minutes: Range | None) -> str:
+    if minutes is None:
+        return "time unknown (no call was timed: preview)"
+    digits = 0 if minutes.high >= 10 else 1 if minutes.high >= 1 else 2
+    low, expected, high = (f"{each:,.{digits}f}" for each in (minutes.low, minutes.expected, minutes.high))
+    return f"about {expected} min ({low} to {high})"
 
 
 def _dollars(figure: Range | None) -> str:

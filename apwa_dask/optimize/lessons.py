@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import sqrt
 from typing import Any, Protocol
 
+from apwa_dask.optimize.duration import Pace
 from apwa_dask.optimize.ranges import spread, times
 from apwa_dask.plans.explain import Range, StepEstimate
 from apwa_dask.plans.plan import Plan
@@ -37,6 +38,10 @@ _TURNS_WITH_TOOLS = 2
 _LEAST_ERROR = 0.05
 _VARIES = {"calls": 0.3, "input": 0.3, "output": 0.6, "rows": 1.0}
 """Usual coefficient of variation of one unit; two standard errors of its mean are the range."""
+
+
+_MOST_UNITS_ELSEWHERE = 20
+"""Of other data a lesson is worth no more units than this: its texts differ by more than chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,8 @@ class Lesson:
     calls_ratio: float | None = None
     input_ratio: float | None = None
     output_ratio: float | None = None
+    pace: Pace = field(default_factory=Pace)
+    """How fast its calls were answered, and under which limits."""
 
     def rows(self, rows: Range) -> Range | None:
         """Rows that reach the step, where `rows` are in its table; None where that was not learned."""
@@ -131,8 +138,17 @@ class Lesson:
         return known
 
     def without_rows(self) -> Lesson:
-        """What holds for other data too: the turns of a unit and the tokens of a call."""
-        return replace(self, rows_of_one=None, rows_seen=0)
+        """What holds for other data too, if less surely: the turns of a unit, the tokens and seconds of a call."""
+        return replace(self, paid=min(self.paid, _MOST_UNITS_ELSEWHERE), rows_of_one=None, rows_seen=0)
+
+    def at_pace(self, pace: Pace) -> Lesson:
+        """The lesson with what was seen of the endpoint."""
+        return replace(self, pace=pace)
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Lesson:
+        """Inverse of `to_dict`."""
+        return cls(**{**facts, "pace": Pace(**facts.get("pace", {}))})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -163,7 +163,7 @@ class FakePlanned:
     def explain(self, *, model: Any = None) -> str:
         return "1. map_1: severity \x1b]0;owned\x07of each row"
 
-    def estimate(self, *, model: Any = None, mode: Any = None, store: str | None = None) -> FakeEstimate:
+    def estimate(self, **options: Any) -> FakeEstimate:
         return FakeEstimate(self.api.cost_usd)
 
     def to_yaml(self) -> str:

@@ -97,6 +97,86 @@ def test_u3_an_unknown_price_is_unknown_and_not_zero(scripted_server, model_at, 
     assert "unknown" in str(estimate)
 
 
+def noted(count: int) -> apwa.Table:
+    return apwa.from_pandas(rows(count)).map("note it", inputs="text", output={"note": str})
+
+
+def test_u3_a_full_run_teaches_the_next_estimate_as_a_preview_does(scripted_server, model_at, store):
+    server = scripted_server(rules=(WORDY,))
+    told = {"model": model_at(server), "store": store}
+    before = noted(60).plan().estimate(**told)
+    run = noted(60).plan().run(**told, progress=False).wait()
+    assert server.calls == 60
+    actual = run.manifest["actual"]["cost_usd"]
+    after = noted(60).plan().estimate(**told)  # a plan object of its own: only the store knows
+    assert before.cost_usd.expected < actual / 1.5
+    assert after.cost_usd.expected == pytest.approx(actual, rel=0.05)
+    assert after.cost_usd.low <= actual <= after.cost_usd.high
+    assert after.cost_usd.high / after.cost_usd.low < before.cost_usd.high / before.cost_usd.low
+    assert server.calls == 60
+
+
+def test_u3_what_a_contract_came_to_is_known_in_another_plan_over_other_data_and_not_of_another_model(
+    scripted_server, model_at, store
+):
+    server = scripted_server(rules=(WORDY,))
+    model = model_at(server)
+    noted(60).plan().run(model=model, store=store, progress=False).wait()
+    others = apwa.from_pandas(pd.DataFrame({"text": [f"row {k}" for k in range(500, 700)], "n": range(200)}))
+    asked = others.where("n < 100").map("note it", inputs="text", output={"note": str}).plan()
+
+    known = asked.estimate(model=model, store=store).steps[asked.plan.llm_steps[0].id]
+    stranger = asked.estimate(model=model_at(server, temperature=0.5), store=store)
+    new = stranger.steps[asked.plan.llm_steps[0].id]
+    assert (
+        known.output_tokens.expected / known.calls.expected
+        > 2 * new.output_tokens.expected / new.calls.expected
+    )
+    assert known.rows == new.rows
+    assert stranger.minutes is None
+
+
+def test_u3_a_preview_is_no_run_of_the_whole_and_a_run_that_paid_nothing_teaches_nothing(
+    scripted_server, model_at, store
+):
+    server = scripted_server(rules=(WORDY,))
+    told = {"model": model_at(server), "store": store}
+    noted(60).plan().run(**told, progress=False).wait()
+    learned = noted(60).plan().estimate(**told)
+    noted(60).plan().preview(5, **told)
+    noted(60).plan().run(**told, progress=False).wait()
+    assert noted(60).plan().estimate(**told).cost_usd == learned.cost_usd
+    assert server.calls == 60
+
+
+def test_u3_minutes_are_unknown_until_a_call_was_timed_and_then_follow_the_calls_in_flight(
+    scripted_server, model_at, store
+):
+    server = scripted_server(latency_s=0.05)
+    told = {"model": model_at(server), "store": store}
+    plan = noted(600).plan()
+    assert plan.estimate(**told).minutes is None
+    assert "time unknown" in str(plan.estimate(**told))
+    after = plan.preview(20, **told, max_concurrency=4).estimate
+    assert server.calls == 20
+    assert 0 < after.minutes.low < after.minutes.expected < after.minutes.high
+    assert after.minutes.expected * 60 >= 0.9 * 600 * 0.05 / 4
+    alone = plan.estimate(**told, max_concurrency=1).minutes
+    assert alone.expected == pytest.approx(4 * after.minutes.expected)
+    assert " min (" in str(after)
+    run = plan.run(**told, progress=False).wait()
+    assert run.manifest["estimate"]["minutes"]["expected"] > 0
+    assert plan.estimate(**told, mode="batch").minutes is None
+
+
+def test_u3_minutes_know_the_limits_that_an_endpoint_announced(scripted_server, model_at, store):
+    server = scripted_server(rpm=6_000)
+    told = {"model": model_at(server), "store": store}
+    plan = noted(12_000).plan()
+    plan.preview(10, **told)
+    assert plan.estimate(**told).minutes.expected >= 2.0
+
+
 def test_u3_another_process_knows_what_a_preview_has_shown(scripted_server, model_at, store):
     server = scripted_server(rules=(WORDY,))
     model = model_at(server)
