@@ -20,11 +20,14 @@ __all__ = [
     "may_rewrite",
     "means_all",
     "means_each",
+    "means_kind",
     "means_some",
+    "named_after_each",
     "period_of",
     "picks",
     "redacts",
     "speaks_of_more",
+    "speaks_of_time",
     "wants_all_in_order",
     "wants_frequency",
     "wants_number",
@@ -114,6 +117,13 @@ order sort name names ids out per got get been into its also please tell
 """
 _PLAIN = frozenset(word.rstrip("s") for word in _PLAIN_WORDS.split())
 """Words that put no condition on a row."""
+_KIND = _words(r"(?:an?|some|any) (?:\w+ )?(?:shade|kind|sort|type|form|variety|variant|version)s? of\b")
+_TIME = _words(
+    r"(?:19|20)\d\d\b|\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|january|february|march|april|may \d|june|july|august|september"
+    r"|october|november|december|today|yesterday|(?:last|this|past) (?:year|month|week|day)"
+)
+_AFTER_EACH = _words(r"(?:each|every|per|by)\s+(?:the |their |its |different )?((?:[a-z][\w-]*\s*){1,3})")
+_BRITISH = re.compile(r"(?<=[a-z]{3})our")
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")
 
 
@@ -227,6 +237,24 @@ def means_each(question: str) -> bool:
     return _EACH.search(question) is not None
 
 
+def means_kind(question: str) -> bool:
+    """Whether rows are kept by what a value means, not by the value: "whose colour is a shade of red"."""
+    return _KIND.search(question) is not None
+
+
+def speaks_of_time(question: str) -> bool:
+    """Whether it says a date or a period, so that rows may be kept by it."""
+    return _TIME.search(question) is not None
+
+
+def named_after_each(question: str, names: Iterable[str]) -> list[str]:
+    """Columns that stand after "each", "per" or "by": "How many parts of each maker ..."."""
+    after = [_spelled(found.split()) for found in _AFTER_EACH.findall(question)]
+    parts = {name: _spelled(_PART.findall(name)) for name in names}
+    found = [name for name, words in parts.items() if any(words == heard[: len(words)] for heard in after)]
+    return [name for name in found if parts[name]]
+
+
 def lists_labels(question: str) -> bool:
     """Whether the question lists labels after a colon: ``a topic: billing (charges), delivery or praise``."""
     return _LISTED.search(question) is not None
@@ -234,9 +262,19 @@ def lists_labels(question: str) -> bool:
 
 def is_mentioned(names: Iterable[str], question: str) -> bool:
     """Whether any word of the names occurs in the question, in full or as the beginning of a longer one."""
-    lowered = question.lower()
-    parts = {part.lower() for name in names for part in _PART.findall(name)}
+    lowered = _american(question.lower())
+    parts = {_american(part.lower()) for name in names for part in _PART.findall(name)}
     return any(re.search(rf"\b{re.escape(part)}", lowered) for part in parts)
+
+
+def _spelled(words: Iterable[str]) -> list[str]:
+    """Words in one case, number and spelling."""
+    return [_american(word.lower()).rstrip("s") for word in words]
+
+
+def _american(lowered: str) -> str:
+    """``colour`` as ``color``: a question and the names of columns may be of two countries."""
+    return _BRITISH.sub("or", lowered)
 
 
 def _any(words: re.Pattern[str], question: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from apwa_dask.manager.guided import cues, said
 from apwa_dask.manager.guided.asked import Asked, asked_of
 from apwa_dask.manager.guided.extracted import SEVERAL
+from apwa_dask.manager.guided.returned import wanted_name
 from apwa_dask.manager.guided.sketch import LENGTH_OF, TIMES_OF, Sketch
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "judge_schema",
     "keep_schema",
     "labels_schema",
+    "listed_schema",
     "may_keep_by_column",
     "meanings_schema",
     "number_schema",
@@ -37,6 +39,7 @@ __all__ = [
     "overview_schema",
     "table_schema",
     "task_schema",
+    "text_columns",
     "text_schema",
     "values_schema",
 ]
@@ -53,6 +56,7 @@ _TASK: Json = {"type": "string", "minLength": 8, "maxLength": 300}
 _COMPARE = ("equal to", "not equal to", "above", "below", "at least", "at most")
 _LIKE = ("equal to", "not equal to", "containing", "starting with")
 _KINDS = ("text", "number", "date", "yes or no")
+_ID = re.compile(r"(?:^|_)id$", re.IGNORECASE)
 _WORD_TOKENS = 4
 """Values of a column of no more are words that a question may name."""
 
@@ -124,8 +128,16 @@ def form_schema(sketch: Sketch, question: str) -> Json:
         counted = "count" if cues.begins_with_counting(question) else "rows"
         return _form(["nothing"], ["by column"], [counted], ["no"])
     by_column = ["by column"] if _conditions(sketch, question) else []
-    by_reading = ["by reading", *(["both"] if by_column else [])] if sketch.readable else []
+    if sketch.is_judged:
+        results = ["count"] if cues.wants_frequency(question) else ["rows"]
+        return _form(["nothing"], ["all", *by_column], results, ["no"])
+    # what the other table says of a row is said by the join: names beside it are not read for it once more
+    may_read = cues.means_kind(question) or bool(sketch.prose) if sketch.steps else bool(sketch.readable)
+    by_reading = ["by reading", *(["both"] if by_column else [])] if may_read else []
     some, any_rows = [*by_column, *by_reading], ["all", *by_column, *by_reading]
+    if by_reading and cues.means_kind(question):
+        by_column = by_column if said.bounds(question) else []
+        some = any_rows = by_reading if by_column else ["by reading"]
     order = ["yes"] if cues.wants_order(question) else ["no", "yes"] if cues.may_order(question) else ["no"]
     if sketch.readable and cues.wants_overview(question):
         return _form(["nothing"], any_rows, ["overview"], ["no"])
@@ -149,7 +161,8 @@ def form_schema(sketch: Sketch, question: str) -> Json:
     if some and cues.picks(question):
         return _form(["nothing"], some, ["rows"], ["no"])
     if sketch.numbers and cues.wants_number(question) and not cues.wants_frequency(question):
-        values = [_form(["values"], any_rows, ["number"], order)] if sketch.readable else []
+        read = sketch.readable and not _names_number(sketch, question)
+        values = [_form(["values"], any_rows, ["number"], order)] if read else []
         return {"anyOf": [_form(["nothing"], any_rows, ["number"], order), *values]}
     return {"anyOf": _plain_forms(sketch, question, some, any_rows, order)}
 
@@ -170,12 +183,12 @@ def _result_of(asked: Sequence[Asked], question: str) -> str:
     return "count" if uses & {"group", "distinct"} or cues.begins_with_counting(question) else "rows"
 
 
-def asked_schema(sketch: Sketch, asked: Sequence[Asked]) -> Json:
+def asked_schema(sketch: Sketch, asked: Sequence[Asked], question: str = "") -> Json:
     """What each value means; of one that is counted by, whether a text has several."""
     meanings = {one.name: _PHRASE for one in asked}
     choices = [SEVERAL] if _lists_several(sketch, asked[0]) else ["one", SEVERAL]
     several = {"many": _enum(choices)} if _may_be_several(asked) else {}
-    return _object(**_text_column(sketch), **meanings, **several)
+    return _object(**_text_column(sketch, question), **meanings, **several)
 
 
 def _may_be_several(asked: Sequence[Asked]) -> bool:
@@ -204,6 +217,14 @@ def certain(sketch: Sketch, question: str) -> list[Json]:
         if sketch.readable and sketch.readable[0] in sketch.texts:
             found.append({"column": f"{TIMES_OF}{word} in {sketch.readable[0]}", "is": how, "value": value})
     return found
+
+
+def _names_number(sketch: Sketch, question: str) -> bool:
+    """Whether a number that is asked for is a column, by its whole name: "the average sale price"."""
+    lowered = question.lower()
+    return any(
+        re.search(rf"\b{re.escape(name.lower().replace('_', ' '))}s?\b", lowered) for name in sketch.numbers
+    )
 
 
 def _plain_forms(
@@ -259,10 +280,11 @@ def keep_schema(sketch: Sketch, question: str) -> Json:
 
 def _conditions(sketch: Sketch, question: str) -> list[Json]:
     """Values are those of the profile, where it has all of a column's, or the question's own."""
+    listed_by = cues.named_after_each(question, sketch.complete_values)
     complete = {
         name: values
         for name, values in sketch.complete_values.items()
-        if cues.is_mentioned([name, *values], question)
+        if cues.is_mentioned([*([] if name in listed_by else [name]), *values], question)
     }
     found = [_condition([name], _COMPARE[:2], _enum(values)) for name, values in complete.items()]
     texts = [name for name in sketch.texts if name not in sketch.complete_values]
@@ -277,7 +299,7 @@ def _conditions(sketch: Sketch, question: str) -> list[Json]:
         columns = _bounded(value, sketch, question)
         if columns:
             found.append(_condition(columns, how, {"enum": [value]}))
-    if sketch.times:
+    if sketch.times and cues.speaks_of_time(question):
         value_of: Json = {"type": "string", "format": "date"}
         found.append(_condition(sketch.times, ("on", "before", "after"), value_of))
     if sketch.truths and cues.is_mentioned(sketch.truths, question):
@@ -308,11 +330,16 @@ def _known_words(sketch: Sketch) -> list[str]:
     return [*sketch.schema.names, *(value for values in sketch.complete_values.values() for value in values)]
 
 
-def labels_schema(sketch: Sketch) -> Json:
+def labels_schema(sketch: Sketch, question: str = "") -> Json:
     """One or several answers, each one of several labels."""
     label: Json = {"type": "string", "minLength": 1, "maxLength": 40}
-    answer = _object(name=_NAME, labels=_list(label, 2, 24))
-    return _object(**_text_column(sketch), answers=_list(answer, 1, 4))
+    answer = _object(name=_name(sketch, question), labels=_list(label, 2, 24))
+    return _object(**_text_column(sketch, question), answers=_list(answer, 1, 4))
+
+
+def listed_schema(sketch: Sketch, question: str) -> Json:
+    """What the label is called, and which text it is for."""
+    return _object(**_text_column(sketch, question), name=_name(sketch, question))
 
 
 def meanings_schema(labels: Sequence[str]) -> Json:
@@ -320,16 +347,16 @@ def meanings_schema(labels: Sequence[str]) -> Json:
     return _object(**dict.fromkeys(labels, _PHRASE))
 
 
-def values_schema(sketch: Sketch, *, typed: bool) -> Json:
+def values_schema(sketch: Sketch, question: str = "", *, typed: bool) -> Json:
     """Values to take out of a text: as they are written there, or typed where they are reckoned with."""
     kind = {"kind": _enum(_KINDS)} if typed else {}
     value = _object(name=_NAME, **kind, meaning=_PHRASE)
-    return _object(**_text_column(sketch), values=_list(value, 1, 12))
+    return _object(**_text_column(sketch, question), values=_list(value, 1, 12))
 
 
-def text_schema(sketch: Sketch) -> Json:
+def text_schema(sketch: Sketch, question: str = "") -> Json:
     """A new text for each row."""
-    return _object(**_text_column(sketch), name=_NAME, task=_TASK)
+    return _object(**_text_column(sketch, question), name=_name(sketch, question), task=_TASK)
 
 
 def overview_schema(sketch: Sketch, each: str = "") -> Json:
@@ -350,8 +377,9 @@ def count_schema(sketch: Sketch, question: str) -> Json:
         len(how) == 1 and not _bounded(value, sketch, question) for value, how in said.bounds(question)
     )
     only = bounds if must else [_enum(["all counts"]), *bounds]
-    grouped = _object(each=_enum(sketch.keys), only={"anyOf": only})
-    return grouped if must else {"anyOf": [total, grouped]}
+    named = cues.named_after_each(question, sketch.keys)
+    grouped = _object(each=_enum(named or sketch.keys), only={"anyOf": only})
+    return grouped if must or named else {"anyOf": [total, grouped]}
 
 
 def number_schema(sketch: Sketch, each: str = "") -> Json:
@@ -372,9 +400,23 @@ def order_schema(sketch: Sketch, question: str) -> Json:
     return _object(column=columns, order=_enum(["largest", "smallest"]), first={"enum": [*few, ALL_ROWS]})
 
 
-def _text_column(sketch: Sketch) -> dict[str, Json]:
+def text_columns(sketch: Sketch, question: str = "") -> list[str]:
+    """Columns in which something may be read: no ids, and not what the question groups by, where others are left."""
+    grouped = cues.named_after_each(question, sketch.readable)
+    others = [name for name in sketch.readable if name not in grouped and not _ID.search(name)]
+    return others or sketch.readable
+
+
+def _text_column(sketch: Sketch, question: str = "") -> dict[str, Json]:
     """Asked for only where there is a choice."""
-    return {"column": _enum(sketch.readable)} if len(sketch.readable) > 1 else {}
+    columns = text_columns(sketch, question)
+    return {"column": _enum(columns)} if len(sketch.readable) > 1 else {}
+
+
+def _name(sketch: Sketch, question: str) -> Json:
+    """What is written is called as the question says, where it says it."""
+    said_name = wanted_name(question, sketch)
+    return _enum([said_name]) if said_name else _NAME
 
 
 def _condition(columns: Sequence[str], how: Sequence[str], value: Json) -> Json:

@@ -14,7 +14,10 @@ from apwa_dask.manager.guided.examples import constant_messages
 from apwa_dask.manager.guided.extracted import extracted
 from apwa_dask.manager.guided.forms import ALL_ROWS, NO_OTHER, NONE, Form
 from apwa_dask.manager.guided.joins import Keys, join, key_pairs, partners
+from apwa_dask.manager.guided.listed import label_table, labelled_from
+from apwa_dask.manager.guided.returned import with_returned
 from apwa_dask.manager.guided.sketch import Sketch
+from apwa_dask.manager.guided.twins import Twins, join_twins, twins_of
 from apwa_dask.manager.guided.words import COLUMNS_SHOWN, table_words
 from apwa_dask.manager.refusals import refused
 from apwa_dask.manager.session import Session
@@ -39,6 +42,9 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
     PlanError
         No usable answer.
     """
+    labels = label_table(tables, question)
+    if labels:
+        return _planned(await _from_list(labels, question, tables, session), question, tables)
     sketch = await _start(question, tables, session)
     words = table_words(sketch.table, sketch.schema, sketch.profile)
     talk = _Talk(question, session, f"{words}\n\nQuestion: {question}\nform:")
@@ -57,10 +63,10 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
     elif form.write == "labels":
         sketch = await _labelled(sketch, talk)
     elif form.write == "values":
-        shape = forms.values_schema(sketch, typed=form.result == "number" or form.order == "yes")
+        shape = forms.values_schema(sketch, question, typed=form.result == "number" or form.order == "yes")
         sketch = await talk.grow("write values", shape, steps.values, sketch)
     elif form.write == "text":
-        sketch = await talk.grow("write text", forms.text_schema(sketch), steps.text, sketch)
+        sketch = await talk.grow("write text", forms.text_schema(sketch, question), steps.text, sketch)
     if form.result == "share":
         sketch = await talk.grow("keep by reading", forms.judge_schema(sketch, question), steps.share, sketch)
     elif form.result == "overview":
@@ -71,11 +77,28 @@ async def draft_guided(question: str, tables: Tables, session: Session) -> Plan:
         if counted is None:
             raise refused("no column holds the number that the question asks for", tables)
         sketch = counted
-    sketch = steps.with_file_name(sketch, question)
+    sketch = with_returned(steps.with_file_name(sketch, question), question)
     if not sketch.steps:
         raise session.unfit("it wants all rows as they are, which is no plan")
+    return _planned(sketch, question, tables)
+
+
+def _planned(sketch: Sketch, question: str, tables: Tables) -> Plan:
     read = {name for step in sketch.steps for name in step.inputs_from}
     return Plan(query=question, sources=tuple(name for name in tables if name in read), steps=sketch.steps)
+
+
+async def _from_list(labels: str, question: str, tables: Tables, session: Session) -> Sketch:
+    """The rows of one table, each with one of the labels that another one lists."""
+    (table,) = (alias for alias in tables if alias != labels)
+    sketch = Sketch.of(table, *tables[table])
+    shape = forms.listed_schema(sketch, question)
+    opening = f"{table_words(table, sketch.schema, sketch.profile)}\n\nQuestion: {question}\nwrite labels:"
+    talk = _Talk(question, session, opening)
+    chosen = await talk.ask("", shape)
+    column = str(chosen.get("column", forms.text_columns(sketch, question)[0]))
+    made = talk.read(lambda: labelled_from(labels, sketch, column, chosen["name"], tables))
+    return with_returned(made, question)
 
 
 def _is_decided(question: str) -> bool:
@@ -84,8 +107,8 @@ def _is_decided(question: str) -> bool:
 
 
 async def _extracted(sketch: Sketch, asked: Sequence[Asked], talk: _Talk) -> Sketch:
-    choice = await talk.ask("meanings", forms.asked_schema(sketch, asked))
-    column = str(choice.get("column", sketch.readable[0]))
+    choice = await talk.ask("meanings", forms.asked_schema(sketch, asked, talk.question))
+    column = str(choice.get("column", forms.text_columns(sketch, talk.question)[0]))
     return talk.read(lambda: extracted(choice, sketch, talk.question, asked, column))
 
 
@@ -94,6 +117,9 @@ async def _start(question: str, tables: Tables, session: Session) -> Sketch:
     if len(tables) == 1:
         (table,) = tables
         return Sketch.of(table, *tables[table])
+    twins = twins_of(tables, question)
+    if twins is not None:
+        return await _twins(twins, question, tables, session)
     most_columns = max(COLUMNS_SHOWN // len(tables), 3)
     shown = "\n".join(table_words(alias, *known, most_columns) for alias, known in tables.items())
     opening = f"{shown}\nQuestion: {question}\nWhich table? Joined with which other one, if both are needed?"
@@ -109,6 +135,17 @@ async def _start(question: str, tables: Tables, session: Session) -> Sketch:
     return join(sketch, other, await _keys(table, other, tables, talk), tables)
 
 
+async def _twins(twins: Twins, question: str, tables: Tables, session: Session) -> Sketch:
+    """Records of both tables that are the same: which are wanted is asked where the question's words leave it open."""
+    choices = twins.choices(question)
+    if len(choices) == 1:
+        return join_twins(twins, next(iter(choices.values())), tables)
+    shown = "\n".join(table_words(alias, *known, 6) for alias, known in tables.items())
+    talk = _Talk(question, session, f"{shown}\nQuestion: {question}\nWhat is the result?")
+    answer = await talk.ask("", forms.choice_schema("result", list(choices)))
+    return join_twins(twins, talk.read(lambda: choices[answer["result"]]), tables)
+
+
 async def _keys(left: str, right: str, tables: Tables, talk: _Talk) -> Keys:
     pairs = {keys.words(left, right): keys for keys in key_pairs(left, right, tables)}
     if len(pairs) == 1:
@@ -119,7 +156,7 @@ async def _keys(left: str, right: str, tables: Tables, talk: _Talk) -> Keys:
 
 async def _labelled(sketch: Sketch, talk: _Talk) -> Sketch:
     """Labels; their meanings are asked for where the question says none: small models need them."""
-    chosen = await talk.ask("write labels", forms.labels_schema(sketch))
+    chosen = await talk.ask("write labels", forms.labels_schema(sketch, talk.question))
     if not talk.read(lambda: steps.said_meanings(chosen, talk.question)):
         meanings = await talk.ask(
             "meanings", forms.meanings_schema(talk.read(lambda: steps.all_labels(chosen)))

@@ -69,10 +69,13 @@ def join(sketch: Sketch, right: str, keys: Keys, tables: Tables) -> Sketch:
     own = {column.name for column in sketch.profile.columns}
     added = [_under(column, own, step.suffix) for column in profile.columns if column.name != keys.right]
     columns = (*sketch.profile.columns, *(column for column in added if column.name in merged.names))
+    known = (sketch.profile.rows, profile.rows)
+    # a row that meets several comes several times
+    rows = None if None in known else max(count for count in known if count is not None)
     return replace(
         sketch,
         schema=merged,
-        profile=replace(sketch.profile, columns=columns, exact=False),
+        profile=replace(sketch.profile, columns=columns, rows=rows, exact=False),
         steps=(*sketch.steps, step),
     )
 

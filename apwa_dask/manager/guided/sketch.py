@@ -23,6 +23,7 @@ TIMES_OF = "times of "
 """Prefix of how often a word occurs in a text column: ``times of x in column``."""
 
 _NAME_TOKENS = 4
+_WORDS_OF_SENTENCE = 4
 _SHORT = 10
 """A text column whose longest values are so many times shorter than another's is a name, no text to read."""
 
@@ -118,6 +119,11 @@ class Sketch:
         """Whether the rows are groups by now."""
         return any(step.op == "aggregate" for step in self.steps)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether a model judged which rows of two tables belong together."""
+        return any(step.op == "join" for step in self.steps)
+
     # --- columns by what can be done with them
 
     @property
@@ -173,6 +179,16 @@ class Sketch:
             return [*self.media, *(name for name in self.texts if longest.get(name, 0) > 2 * _NAME_TOKENS)]
         limit = max((longest.get(name, 0) for name in self.texts), default=0) / _SHORT
         return [name for name in self.texts if longest.get(name, limit) >= limit] or self.texts
+
+    @property
+    def prose(self) -> list[str]:
+        """Columns to read that hold sentences, and no mere names, or images."""
+        spaced = {
+            column.name
+            for column in self.profile.columns
+            if any(sample.count(" ") >= _WORDS_OF_SENTENCE - 1 for sample in column.samples)
+        }
+        return [name for name in self.readable if name in spaced or name in self.media]
 
     @property
     def complete_values(self) -> dict[str, tuple[str, ...]]:
