@@ -9,6 +9,7 @@ import jsonschema
 import pandas as pd
 import pytest
 
+import apwa_dask as apwa
 from apwa_dask.errors import PlanError
 from apwa_dask.manager import draft_async
 from apwa_dask.manager.guided.joins import MOST_PAIRS, key_pairs, partners
@@ -61,6 +62,37 @@ def test_only_pairs_that_something_speaks_for_are_offered(kit: Any) -> None:
         "sales.id = cars.id",
     ]
     assert partners(catalog) == {"cars": ["sales"], "sales": ["cars"], "weather": []}
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "ids"),
+    [
+        ("Which cars have no sale?", "rows of cars that have no row of sales", [3]),
+        ("Which cars had at least one sale?", "rows of cars that have any row of sales, each once", [1, 2]),
+        (
+            "List all cars with their notes, even those without a sale.",
+            "all rows of cars, also those that have no row of sales",
+            [1, 2, 2, 3],
+        ),
+    ],
+)
+def test_which_rows_stay_is_asked_in_words_where_the_question_hints_at_it(
+    kit: Any, tmp_path: Any, question: str, said: str, ids: list[int]
+) -> None:
+    frames = {"cars": CARS, "sales": SALES.drop(columns="id").iloc[:3]}
+    plan = draft(
+        kit,
+        question,
+        tables(kit, **frames),
+        {"table": "cars", "joined": "sales"},
+        {"rows": said},
+        form(result="rows"),
+    )
+    sources = {name: apwa.from_pandas(frame, npartitions=1, name=name) for name, frame in frames.items()}
+    planned = apwa.load_plan(plan, {name: sources[name] for name in plan.sources})
+    found = planned.run(store=str(tmp_path), scheduler="threads", progress=False).result()
+    assert found["id"].tolist() == ids
+    assert "has_partner" not in found.columns
 
 
 def test_a_single_pair_is_not_asked_for(kit: Any) -> None:

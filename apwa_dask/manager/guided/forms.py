@@ -247,8 +247,9 @@ def _plain_forms(
     if "yes" in order and not counts:
         sorted_rows = by_column if cues.wants_all_in_order(question) else any_rows
         found.append(_form(["nothing"], sorted_rows, ["rows"], ["yes"]))
-    if some and "no" in order and not counts:
-        found.append(_form(["nothing"], some, ["rows"], ["no"]))
+    picked = any_rows if sketch.steps else some  # joined rows may be the answer as they are
+    if picked and "no" in order and not counts:
+        found.append(_form(["nothing"], picked, ["rows"], ["no"]))
     if any_rows == ["both"]:
         return found
     if sketch.readable:

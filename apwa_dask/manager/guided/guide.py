@@ -13,7 +13,7 @@ from apwa_dask.manager.guided.asked import Asked
 from apwa_dask.manager.guided.examples import constant_messages
 from apwa_dask.manager.guided.extracted import extracted
 from apwa_dask.manager.guided.forms import ALL_ROWS, NO_OTHER, NONE, Form
-from apwa_dask.manager.guided.joins import Keys, join, key_pairs, partners
+from apwa_dask.manager.guided.joins import Keys, join, key_pairs, partners, ways
 from apwa_dask.manager.guided.listed import label_table, labelled_from
 from apwa_dask.manager.guided.returned import with_returned
 from apwa_dask.manager.guided.sketch import Sketch
@@ -132,7 +132,12 @@ async def _start(question: str, tables: Tables, session: Session) -> Sketch:
     sketch = Sketch.of(table, *tables[table])
     if other == NO_OTHER:
         return sketch
-    return join(sketch, other, await _keys(table, other, tables, talk), tables)
+    keys = await _keys(table, other, tables, talk)
+    possible_ways = ways(table, other, question)
+    if len(possible_ways) == 1:
+        return join(sketch, other, keys, tables)
+    said_rows = await talk.ask("rows", forms.choice_schema("rows", list(possible_ways)))
+    return join(sketch, other, keys, tables, talk.read(lambda: possible_ways[said_rows["rows"]]))
 
 
 async def _twins(twins: Twins, question: str, tables: Tables, session: Session) -> Sketch:

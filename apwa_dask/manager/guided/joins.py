@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
 from apwa_dask.manager.briefing import Tables
-from apwa_dask.manager.guided.sketch import Sketch
+from apwa_dask.manager.guided.sketch import Sketch, quoted_name
 from apwa_dask.plans.infer import is_text, output_schema, visible
-from apwa_dask.plans.steps import Merge
+from apwa_dask.plans.loading import OPERATIONS
 from apwa_dask.tables.profile import ColumnProfile, Profile
 
-__all__ = ["Keys", "join", "key_pairs", "partners"]
+__all__ = ["Keys", "join", "key_pairs", "partners", "ways"]
 
 MOST_PAIRS = 8
 _KEY_TOKENS = 12
 """Longer texts are no keys."""
 
+_REASON = "the question is about both tables"
+_ABSENT = re.compile(r"\b(?:no|never|not|without|none|neither|nobody|n't)\b", re.IGNORECASE)
+_SOME = re.compile(r"\b(?:at least one|ever)\b", re.IGNORECASE)
+_EVEN = re.compile(
+    r"\b(?:even (?:if|those|where)|including|also those|whether or not|with or without)\b", re.IGNORECASE
+)
 _PLAIN = frozenset({"id", "key", "code", "name", "number", "nr"})
 
 
@@ -54,17 +62,24 @@ def key_pairs(left: str, right: str, tables: Tables) -> list[Keys]:
     return sorted(found, key=lambda keys: -keys.weight)[:MOST_PAIRS]
 
 
-def join(sketch: Sketch, right: str, keys: Keys, tables: Tables) -> Sketch:
-    """The sketch with the columns of another table beside its own."""
+def ways(left: str, right: str, question: str) -> dict[str, str]:
+    """Which rows of the first table stay, in words, to the kind of join: one, where no word is unusual."""
+    found = {f"rows of {left}, each beside its rows of {right}": "inner"}
+    if _ABSENT.search(question):
+        found[f"rows of {left} that have no row of {right}"] = "anti"
+    if _SOME.search(question):
+        found[f"rows of {left} that have any row of {right}, each once"] = "semi"
+    if _EVEN.search(question):
+        found[f"all rows of {left}, also those that have no row of {right}"] = "left"
+    return found
+
+
+def join(sketch: Sketch, right: str, keys: Keys, tables: Tables, how: str = "inner") -> Sketch:
+    """The sketch with the columns of another table beside its own, or with the rows that have a partner, or none."""
+    if how in ("semi", "anti"):
+        return _picked(sketch, right, keys, tables, how)
     schema, profile = tables[right]
-    step = Merge(
-        id="merge_1" if "merge_1" not in tables else "merge_of_tables",
-        input=sketch.head,
-        right=right,
-        left_on=(keys.left,),
-        right_on=(keys.right,),
-        reason="the question is about both tables",
-    )
+    step = _step("merge", "merge_1", sketch.head, tables, **_on(right, keys), how=how)
     merged = output_schema(step, [sketch.schema, visible(schema)])
     own = {column.name for column in sketch.profile.columns}
     added = [_under(column, own, step.suffix) for column in profile.columns if column.name != keys.right]
@@ -78,6 +93,33 @@ def join(sketch: Sketch, right: str, keys: Keys, tables: Tables) -> Sketch:
         profile=replace(sketch.profile, columns=columns, rows=rows, exact=False),
         steps=(*sketch.steps, step),
     )
+
+
+def _picked(sketch: Sketch, right: str, keys: Keys, tables: Tables, how: str) -> Sketch:
+    """Rows with a partner, or without one: each partner is taken once, so that no row is doubled."""
+    own, mark = sketch.schema.names, sketch.new_name("has_partner")
+    once = _step("distinct", "distinct_1", right, tables, columns=[keys.right])
+    key = _step("select", "select_1", once.id, tables, columns=[keys.right])
+    marked = _step("assign", "assign_1", key.id, tables, columns={mark: "true"})
+    merge = _step("merge", "merge_1", sketch.head, tables, **_on(marked.id, keys), how="left")
+    known = visible(tables[right][0])
+    for step in (once, key, marked):
+        known = output_schema(step, [known])
+    joined = output_schema(merge, [sketch.schema, known])
+    grown = replace(sketch, schema=joined, steps=(*sketch.steps, once, key, marked, merge))
+    wanted = "IS NULL" if how == "anti" else "IS NOT NULL"
+    return grown.with_step("where", condition=f"{quoted_name(mark)} {wanted}").with_step(
+        "select", columns=own
+    )
+
+
+def _step(op: str, wanted: str, reads: str, tables: Tables, **fields: Any) -> Any:
+    name = wanted if wanted not in tables else f"{wanted}_of_tables"
+    return OPERATIONS[op].model_validate({"id": name, "input": reads, "reason": _REASON, **fields})
+
+
+def _on(right: str, keys: Keys) -> dict[str, Any]:
+    return {"right": right, "left_on": [keys.left], "right_on": [keys.right]}
 
 
 @dataclass(frozen=True, slots=True)
