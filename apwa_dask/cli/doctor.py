@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import ipaddress
 import os
 import platform
 import socket
@@ -59,7 +60,7 @@ def checks(
     looked_at: list[Callable[[], Iterable[Check]]] = [
         _versions,
         _settings,
-        _endpoint,
+        lambda: _endpoint(model),
         lambda: [_store(store)],
         lambda: [_loopback()],
         _embedded_model,
@@ -118,23 +119,43 @@ def _settings() -> Iterator[Check]:
         yield Check("settings", "fail", problem, "see Dask's configuration files and DASK_APWA__ variables")
 
 
-def _endpoint() -> Iterator[Check]:
-    url = config.get("base-url") or os.environ.get("OPENAI_BASE_URL")
-    variable = config.get("api-key-env")
-    is_set = bool(os.environ.get(variable))
+def _endpoint(model: Any) -> Iterator[Check]:
+    url = getattr(model, "base_url", None) or config.get("base-url") or os.environ.get("OPENAI_BASE_URL")
+    variable = getattr(model, "api_key_env", "") or config.get("api-key-env")
     yield Check(
         "endpoint", "ok", _without_userinfo(url) if url else "the OpenAI API (OPENAI_BASE_URL is not set)"
     )
-    if is_set:
-        yield Check("key", "ok", f"{variable} is set")
-    else:
-        # an endpoint may want no key, and the embedded model wants none
-        fix = f"export {variable}=..., on the machines of the Dask workers too"
-        yield Check(
-            "key", "note", f"{variable} is not set: only the embedded model, or an endpoint without keys", fix
-        )
+    yield _key(variable, is_needed=_is_elsewhere(url, model))
     if url and not urllib.request.getproxies():
         yield _reached(url)
+
+
+def _key(variable: str, *, is_needed: bool) -> Check:
+    if not variable:
+        return Check("key", "ok", "the endpoint is asked without one")
+    if os.environ.get(variable):
+        return Check("key", "ok", f"{variable} is set")
+    fix = f"export {variable}=..., on the machines of the Dask workers too"
+    if is_needed:
+        fix += "; any word, where the endpoint wants no key"
+        return Check("key", "fail", f"{variable} is not set, and the endpoint is on another machine", fix)
+    return Check(
+        "key", "note", f"{variable} is not set: only the embedded model, or an endpoint without keys", fix
+    )
+
+
+def _is_elsewhere(url: str | None, model: Any) -> bool:
+    """Whether questions would go to another machine, which hardly any answers without a key."""
+    named = getattr(model, "name", model) or config.get("model", None) or os.environ.get("OPENAI_MODEL")
+    if str(getattr(model, "base_url", None) or named).partition(":")[0] == "local":
+        return False
+    if not url:
+        return named is not None  # at the OpenAI API; without a name, the embedded model answers
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost" and not host.endswith(".localhost")
 
 
 def _reached(url: str) -> Check:

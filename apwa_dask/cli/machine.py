@@ -49,15 +49,22 @@ def doctor(model: ModelChoice, store: str | None, client: str | None, call: bool
             store=store, client=cluster, model=model.resolve() if call else None, call=call
         )
     failed = [check for check in found if check.state == "fail"]
+    code = Exit.USAGE if failed else Exit.OK
     if as_json:
-        emit_json({"ok": not failed, "checks": [dataclasses.asdict(check) for check in found]})
+        emit_json(
+            {
+                "ok": not failed,
+                "exit_code": int(code),
+                "checks": [dataclasses.asdict(check) for check in found],
+            }
+        )
     else:
         width = max(len(check.name) for check in found)
         for check in found:
             show_text(f"{check.state:<5} {check.name:<{width}}  {check.detail}")
             if check.fix and check.state != "ok":
                 show_text(f"{'':<5} {'':<{width}}  do this: {check.fix}")
-    leave(Exit.USAGE if failed else Exit.OK)
+    leave(code)
 
 
 @click.command(cls=ApwaCommand)

@@ -98,7 +98,7 @@ def explain(
 def estimate(
     question_or_plan: str, sources: Sources, model: ModelChoice, store: str | None, as_json: bool
 ) -> None:
-    """Say what a plan would cost: calls, tokens, money. No data is sent to the model."""
+    """Say what a plan would cost: calls, tokens, money, minutes. No data is sent to the model."""
     found = _planned(question_or_plan, sources.read(), model, store).estimate(
         model=model.resolve(), store=store
     )

@@ -47,7 +47,7 @@ def _machine(monkeypatch, tmp_path):
     file = ModelFile(Path("/models/m.gguf"), "qwen2.5-coder-1.5b", "embedded model", verified=True)
     found = [
         doctor.Check("python", "ok", "3.13 on Linux"),
-        doctor.Check("key", "note", "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=..."),
+        doctor._key("APWA_GOLDEN_KEY", is_needed=True),
         doctor.Check("call", "ok", "m answers: 84 ms, 14 tokens in, 2 out, <$0.0001"),
     ]
     endpoint = SimpleNamespace(base_url="http://127.0.0.1:1/v1", api_key="k", model_name="m", pid=os.getpid())

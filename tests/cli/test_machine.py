@@ -17,6 +17,7 @@ import pytest
 
 from apwa_dask.cli import doctor
 from apwa_dask.cli.doctor import checks
+from apwa_dask.models.model import Model
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -50,6 +51,36 @@ def test_a_missing_key_is_noted_with_the_variable_looked_at(tmp_path, monkeypatc
         (key,) = [check for check in checks(store=str(tmp_path)) if check.name == "key"]
     assert key.state == "note"
     assert "MY_KEY" in key.detail
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "model", "state"),
+    [
+        ("https://llm.example/v1", None, "fail"),
+        ("http://10.0.0.7:8000/v1", "m", "fail"),
+        (None, "gpt-4.1-mini", "fail"),  # at the OpenAI API
+        (None, Model("m", base_url="https://llm.example/v1"), "fail"),
+        ("http://127.0.0.1:8000/v1", "m", "note"),
+        ("http://[::1]:8000/v1", "m", "note"),
+        ("http://localhost:8000/v1", "m", "note"),
+        (None, None, "note"),  # the embedded model answers
+        (None, "local", "note"),
+        (None, Model.local(), "note"),
+    ],
+)
+def test_a_missing_key_is_a_fault_where_the_endpoint_is_on_another_machine(
+    monkeypatch, endpoint, model, state
+):
+    for name in ("OPENAI_API_KEY", "OPENAI_MODEL", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    if endpoint is not None:
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint)
+    monkeypatch.setattr(doctor, "_reached", lambda url: doctor.Check("endpoint port", "ok", url))
+    (key,) = [check for check in doctor._endpoint(model) if check.name == "key"]
+    assert key.state == state
+    assert key.fix.startswith("export OPENAI_API_KEY=")
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    assert [check.state for check in doctor._endpoint(model) if check.name == "key"] == ["ok"]
 
 
 def test_a_store_that_cannot_be_written_is_found(tmp_path):
@@ -149,7 +180,7 @@ def test_a_signal_ends_the_waiting_and_the_handlers_are_put_back(number):
     before = signal.getsignal(number)
     with _until_signalled() as ended:
         os.kill(os.getpid(), number)
-        assert ended.wait(5)
+        assert ended.wait(60)
     assert signal.getsignal(number) is before
 
 
