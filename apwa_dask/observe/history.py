@@ -15,7 +15,7 @@ from apwa_dask.observe.sample import Sample, Took
 from apwa_dask.observe.series import Series, SeriesData
 from apwa_dask.observe.state import ProgressState
 
-__all__ = ["EndpointPicture", "History", "Picture", "StepPicture", "WorkerPicture"]
+__all__ = ["EndpointPicture", "History", "Picture", "StepPicture", "WorkerPicture", "in_flight_at_once"]
 
 MAX_STEPS = 100
 MAX_ENDPOINTS = 12
@@ -200,6 +200,16 @@ class History:
                 self._steps[step] = replace(picture, waiting=max(picture.waiting - left, 0))
 
 
+def in_flight_at_once(told: int, workers: int, most: int) -> int:
+    """Calls in flight at one endpoint, where so many workers told of so many in all.
+
+    They speak at different moments: slots that one has given back and another has taken are in both of their words. No
+    more than the ceiling are in flight, which the coordinator keeps to the call, so that more is not shown where
+    several spoke. What a process alone says is shown as it is.
+    """
+    return min(told, most) if workers > 1 and most else told
+
+
 class _Endpoint:
     """One endpoint: sums over its workers are kept, lest each pulse cost as much as there are workers."""
 
@@ -222,7 +232,7 @@ class _Endpoint:
         self._series.add(
             event.time,
             {"throttled": event.throttled},
-            in_flight=float(self._in_flight),
+            in_flight=float(in_flight_at_once(self._in_flight, len(self.workers), event.most)),
             waiting=float(self._waiting),
             limit=float(min(self._limit, event.most)),
             paused=float(bool(event.paused)),

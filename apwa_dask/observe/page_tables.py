@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from apwa_dask.observe.history import Picture
+from apwa_dask.observe.history import Picture, in_flight_at_once
 from apwa_dask.observe.latency import QUANTILES, quantile_s
 from apwa_dask.observe.page_parts import table_html
 from apwa_dask.observe.sample import median_and_most
@@ -37,7 +37,7 @@ def summary_html(picture: Picture, now_s: float) -> str:
     rate = state.rate_per_s if not state.is_over else None
     eta = state.eta_s
     # begun calls wait for a slot too: the workers tell which are on the wire
-    on_wire = min(state.in_flight, sum(worker.in_flight for worker in picture.workers) or state.in_flight)
+    on_wire = min(state.in_flight, _on_wire(picture) or state.in_flight)
     tiles = [
         ("Run", state.run_id, state.model),
         ("State", state.words, duration_text(state.elapsed_s(now_s))),
@@ -53,6 +53,14 @@ def summary_html(picture: Picture, now_s: float) -> str:
         ),
     ]
     return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + f"</div>{_NOTE}"
+
+
+def _on_wire(picture: Picture) -> int:
+    most = {endpoint.endpoint: endpoint.most for endpoint in picture.endpoints}
+    told: dict[str, list[int]] = {}
+    for worker in picture.workers:
+        told.setdefault(worker.endpoint, []).append(worker.in_flight)
+    return sum(in_flight_at_once(sum(all_), len(all_), most.get(at, 0)) for at, all_ in told.items())
 
 
 def _left(low_s: float, high_s: float) -> str:

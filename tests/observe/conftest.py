@@ -114,7 +114,7 @@ class Browser:
         self.run(self._session.close())
         self._runner.close()
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
 
     async def _new_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession()

@@ -120,7 +120,7 @@ def test_the_command_serves_the_page_of_a_finished_run_until_it_is_interrupted(s
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200
         process.send_signal(2)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     assert url.startswith("http://127.0.0.1:")
 
 

@@ -12,6 +12,7 @@ from apwa_dask.observe.board import MAX_RUNS, Board
 from apwa_dask.observe.history import MAX_ENDPOINTS, MAX_SLOWEST, MAX_STEPS, SILENT_S, History, Picture
 from apwa_dask.observe.keeping import history_of, keep_history, kept_picture
 from apwa_dask.observe.latency import quantile_s, quantiles_over_time
+from apwa_dask.observe.page_tables import summary_html
 from apwa_dask.observe.series import Series
 from apwa_dask.store.runs import RunStore
 
@@ -186,3 +187,18 @@ def test_a_board_keeps_the_latest_runs_apart():
     pictures = board.pictures()
     assert [picture.state.run_id for picture in pictures] == [f"run-{n}" for n in range(3, MAX_RUNS + 3)]
     assert replace(pictures[-1].state, run_id="").rows_done == MAX_RUNS + 2
+
+
+def test_words_of_different_moments_never_add_up_to_more_calls_than_the_ceiling():
+    history = History()
+    history(RunStarted("r", 0.0))
+    history(Progress("r", 0.5, in_flight=60, worker="a"))
+    for at_s, worker, in_flight in ((1.0, "a", 24), (1.1, "b", 16), (3.0, "a", 16)):
+        history(EndpointPulse("r", at_s, endpoint="m", worker=worker, in_flight=in_flight, most=32, limit=32))
+    (endpoint,) = history.picture().endpoints
+    assert max(value for value in endpoint.series.gauge("in_flight") if value == value) == 32
+    assert "<b>32</b>" in summary_html(history.picture(), 4.0)
+    alone = History()
+    alone(EndpointPulse("r", 1.0, endpoint="m", worker="a", in_flight=40, most=32))
+    (endpoint,) = alone.picture().endpoints
+    assert max(endpoint.series.gauge("in_flight")) == 40, "what one process says of itself is shown as it is"

@@ -118,7 +118,9 @@ def client() -> Iterator[Client]:
 
 
 def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screenshots, server, store, client):
-    run = started(server, store, rows=3000, client=client)  # ten seconds at sixteen calls in flight
+    script = server.script
+    server.set(script.but(latency_s=0.3))  # a minute at sixteen calls in flight, until the page has shown it
+    run = started(server, store, rows=3000, client=client)
     root = client.dashboard_link.removesuffix("/status")
     assert root.startswith("http://127.0.0.1:")
     page = browser.open(f"{root}/apwa")
@@ -127,6 +129,7 @@ def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screensh
         page.until(f"{POINTS}('{name}') > 0")
     workers = page.until(f"{TEXT}('workers').text.includes('leased') && {TEXT}('workers').text")
     page.shot(screenshots / "scheduler-live.png", dark=False)
+    server.set(script)
     run.wait()
     page.until(f"{TEXT}('summary').text.includes('done')")
     assert page.value(f"{TEXT}('summary').text").count(run.id) == 1
