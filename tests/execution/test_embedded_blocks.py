@@ -135,15 +135,54 @@ def test_many_texts_share_requests_and_the_bill_is_the_endpoints(
     assert rows["cost_usd"].sum() == pytest.approx(rows["input_tokens"].sum() / 1e6)
 
 
-def test_a_budget_is_kept_while_texts_are_embedded(
-    server: ScriptedServer, store: str, model_at: ModelAt
+def many_to_embed(kind: str) -> tuple[apwa.Table, int]:
+    """A judged step over texts that need many requests for vectors, and its distinct texts."""
+    texts = pd.DataFrame({"name": [f"the novel number {n}" for n in range(300)]})
+    if kind == "join":
+        return joined(texts, how="semi", nearest=1), len(texts) + RIGHT["title"].nunique()
+    table = apwa.from_pandas(texts, npartitions=2, name="t")
+    options = {"similar": "name", "embed": "vectors", "nearest": 1}
+    return table.resolve("the same?", inputs="name", **options), len(texts)
+
+
+CEILINGS = {
+    # a request's 64 texts come to some 300 tokens: each of these ends amid the vectors
+    "calls": (apwa.Budget(calls=3), "of 3 calls"),
+    "tokens": (apwa.Budget(tokens=1_000), "of 1000 tokens"),
+    "usd": (apwa.Budget(usd=0.001), r"0\.001"),
+}
+
+
+@pytest.mark.parametrize("kind", ["join", "resolve"])
+@pytest.mark.parametrize("ceiling", [*CEILINGS])
+def test_each_ceiling_holds_amid_the_vectors_and_a_resume_pays_for_no_text_again(
+    kind: str, ceiling: str, server: ScriptedServer, store: str, model_at: ModelAt
 ) -> None:
-    left = pd.DataFrame({"name": [f"the novel number {n}" for n in range(300)]})
+    server.set(server.script.but(respond=lambda request: {"match": False}))
+    table, texts = many_to_embed(kind)
+    budget, said = CEILINGS[ceiling]
 
-    with pytest.raises(BudgetError):
-        run(joined(left), server, store, model_at, budget=apwa.Budget(calls=2)).result()
+    at = models(server, model_at, max_concurrency=1)
+    begun = table.run(model=at, store=store, progress=False, scheduler="threads", budget=budget)
+    with pytest.raises(BudgetError, match=said) as stopped:
+        begun.wait()
 
-    assert server.calls == asked(server)[EMBEDDINGS] == 2
+    assert stopped.value.code == "BUDGET-REACHED"
+    calls = server.log().calls
+    assert {call.path for call in calls} == {EMBEDDINGS}, "no pair was judged"
+    assert 0 < len(embedded(server)) < texts
+    tokens = [call.prompt_tokens for call in calls]
+    used = {"calls": len(calls), "tokens": sum(tokens), "usd": sum(tokens) / 1e6}
+    # the call in flight may come to more than was reserved for it, and tokens are reserved by bytes
+    above = {"calls": 0, "tokens": 0.2 * max(tokens), "usd": 0.2 * max(tokens) / 1e6}
+    assert used[ceiling] <= getattr(budget, ceiling) + above[ceiling]
+
+    done = begun.resume(budget=apwa.Budget(calls=10_000)).wait()
+
+    assert len(done.failures) == 0
+    sent = Counter(embedded(server))
+    assert len(sent) == texts
+    assert set(sent.values()) == {1}, "what was paid before the ceiling is not asked again"
 
 
 def test_a_text_that_the_endpoint_refuses_fails_its_row_and_no_other(

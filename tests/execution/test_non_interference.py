@@ -1,11 +1,13 @@
 """Non-interference: what other rows say, how many there are, where and in which partition, changes no row's requests.
 
-A row's requests are read from the endpoint's log, byte for byte, tools' turns and images included. Rows that share a
-prompt are the documented exception (docs/guarantees.md, 4): a pack, or a partition as a unit, sees its own rows only.
+A row's requests are read from the endpoint's log, byte for byte, tools' turns, images and recordings included. Rows
+that share a prompt are the documented exception (docs/guarantees.md, 4): a pack, or a partition as a unit, sees its
+own rows only.
 """
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import re
@@ -25,6 +27,7 @@ from apwa_dask.testing import Script, ScriptedServer
 from apwa_dask.testing.script import ChatRequest
 
 ROWS = 6
+WAV = b"RIFF\x40\x00\x00\x00WAVEfmt " + bytes(range(64))
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(64))
 Requests = dict[int, Counter[str]]
 """By the number in a row's text: its requests, and how often each was made."""
@@ -36,7 +39,11 @@ arrangements = st.tuples(
 
 
 def frame(order: Sequence[int]) -> pd.DataFrame:
-    rows = {"text": [f"note {k}: {'long ' * k}" for k in order], "picture": [PNG + bytes([k]) for k in order]}
+    rows = {
+        "text": [f"note {k}: {'long ' * k}" for k in order],
+        "picture": [PNG + bytes([k]) for k in order],
+        "recording": [WAV + bytes([k]) for k in order],
+    }
     return pd.DataFrame(rows, index=[f"i{k}" for k in order])
 
 
@@ -83,13 +90,14 @@ def requests_of(world: tuple[ScriptedServer, Path], table: apwa.Table) -> Reques
 
 
 def steps(rows: pd.DataFrame, npartitions: int, **unit: Any) -> apwa.Table:
-    """Map with a tool and a picture, filter, flat_map, and a map that reads all that they wrote."""
+    """Map with a tool and a picture, one with a recording, filter, flat_map, and a map of all that they wrote."""
     return (
         apwa.from_pandas(rows, npartitions=npartitions)
         .map("Count.", inputs=["text", "picture"], output={"count": int}, tools=["length_of"], id="count")
-        .filter("Keep it?", inputs=["text", "count"], id="keep")
+        .map("Who speaks?", inputs=["text", "recording"], output={"who": str}, id="hear")
+        .filter("Keep it?", inputs=["text", "count", "who"], id="keep")
         .flat_map("Split.", inputs=["text"], output={"part": str}, id="split", max_rows=3)
-        .map("Judge.", inputs=["text", "part", "count"], output={"grade": int}, id="judge", **unit)
+        .map("Judge.", inputs=["text", "part", "count", "who"], output={"grade": int}, id="judge", **unit)
     )
 
 
@@ -103,16 +111,32 @@ def alone(world: tuple[ScriptedServer, Path]) -> Callable[[int], Counter[str]]:
     return found.__getitem__
 
 
-def test_the_rows_alone_reach_every_step_with_tools_and_pictures(
+def test_the_rows_alone_reach_every_step_with_tools_pictures_and_recordings(
     alone: Callable[[int], Counter[str]],
 ) -> None:
     """Without this, the property below could hold of nothing."""
     bodies = [body for k in range(ROWS) for body in alone(k)]
-    for word in ("image_url", '"role": "tool"', "Keep it?", "Split.", "Judge."):
+    for word in (
+        "image_url",
+        '"input_audio"',
+        "Who speaks?",
+        '"role": "tool"',
+        "Keep it?",
+        "Split.",
+        "Judge.",
+    ):
         assert any(word in body for body in bodies), word
+    heard = {base64.b64encode(WAV + bytes([k])).decode(): k for k in range(ROWS)}
+    for data, k in heard.items():
+        assert any(data in body for body in alone(k)), "each row's own recording is sent"
+        assert not any(data in body for other in range(ROWS) if other != k for body in alone(other))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(arrangements)
 def test_permuting_splitting_and_dropping_rows_changes_no_byte_of_another_rows_requests(
     world: tuple[ScriptedServer, Path],
@@ -130,7 +154,11 @@ def test_permuting_splitting_and_dropping_rows_changes_no_byte_of_another_rows_r
     assert set(found) <= set(order)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.permutations(range(3)), st.integers(0, 2))
 def test_a_partition_as_a_unit_sees_its_own_rows_only(
     world: tuple[ScriptedServer, Path], order: list[int], dropped: int
