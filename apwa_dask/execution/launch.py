@@ -238,19 +238,27 @@ def _alarms_of(spec: RunSpec) -> dict[str, Any]:
     return {"max_failure_rate": spec.max_failure_rate, "early_stop": spec.early_stop}
 
 
-def _check_embeds(step_id: str, model: Model | None, settings: Settings) -> None:
+def _check_embeds(step_id: str, alias: str, settings: Settings) -> None:
     """Vectors come from an endpoint that has them, and before the questions that a batch could hold."""
     if settings.batch is not None:
         raise ConfigError(
             f"the block of {step_id!r} embeds texts, which are asked for live",
-            fix="run it live (leave out mode='batch', --batch), or leave embed out of the step",
+            where=f"step {step_id!r}, embed=",
+            why="which rows meet is known only when all vectors are there, and a batch job may take a day for them",
+            fix="run it live (leave out mode='batch', --batch), or leave embed out of the step: the nearest texts are "
+            "then found by shared parts of words, and the pairs may go as a batch",
+            saved="no call was made",
             code="CONFIG-BATCH",
         )
+    model = settings.models.get(alias)
     if model is not None and model.is_local:
         raise ConfigError(
             f"the embedded model has no embeddings for the block of {step_id!r}",
-            fix="give embed= a model of embeddings at an endpoint; or leave it out: the nearest texts are then found "
-            "by shared parts of words",
+            where=f"step {step_id!r}, embed={alias!r}",
+            why="it answers in words and has no vectors to compare texts by",
+            fix=f"give {alias!r} a model of embeddings, such as model={{..., {alias!r}: apwa.Model(name, base_url=...)}};"
+            " or leave embed out: the nearest texts are then found by shared parts of words",
+            saved="no call was made",
             code="CONFIG-MODEL",
         )
 
@@ -270,7 +278,7 @@ def _check(plan: Plan, sources: Mapping[str, Source], settings: Settings) -> Non
     require_prices(asked_models(plan, settings.models), (settings.budget or {}).get("usd"))
     for step in plan.llm_steps:
         if isinstance(step, Join | Resolve) and step.embed is not None:
-            _check_embeds(step.id, settings.models.get(step.embed), settings)
+            _check_embeds(step.id, step.embed, settings)
     if settings.batch is not None:
         for step in plan.llm_steps:
             check_model(settings.models[step.contract.model or ""])
