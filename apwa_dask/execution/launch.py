@@ -256,8 +256,8 @@ def _check_embeds(step_id: str, alias: str, settings: Settings) -> None:
             f"the embedded model has no embeddings for the block of {step_id!r}",
             where=f"step {step_id!r}, embed={alias!r}",
             why="it answers in words and has no vectors to compare texts by",
-            fix=f"give {alias!r} a model of embeddings, such as model={{..., {alias!r}: apwa.Model(name, base_url=...)}};"
-            " or leave embed out: the nearest texts are then found by shared parts of words",
+            fix=f"give it a model of embeddings, such as model={{..., {alias!r}: apwa.Model(name, base_url=...)}}; "
+            "or leave embed out: the nearest texts are then found by shared parts of words",
             saved="no call was made",
             code="CONFIG-MODEL",
         )
