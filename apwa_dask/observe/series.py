@@ -99,13 +99,11 @@ class Series:
         precedes the start is put there.
         """
         slot = self._slot(time_s)
-        since = time_s if since_s is None else since_s
-        first = min(max(int((since - self._start_s) / self._width_s), 0), slot)
-        share = 1.0 / (slot - first + 1)
+        shares = self._shares(time_s if since_s is None else since_s, time_s, slot)
         for name, value in (counts or {}).items():
             if value:
                 values = self._of(self._counts, name, 0.0)
-                for at in range(first, slot + 1):
+                for at, share in shares:
                     values[at] += value * share
         for name, value in gauges.items():
             seen = self._of(self._gauges, name, nan)
@@ -119,6 +117,15 @@ class Series:
             {name: tuple(self._padded(values, 0.0)) for name, values in self._counts.items()},
             {name: tuple(_carried(self._padded(values, nan))) for name, values in self._gauges.items()},
         )
+
+    def _shares(self, since_s: float, time_s: float, last: int) -> list[tuple[int, float]]:
+        """The slots that a span of time touches, and which part of it lies in each. The parts add up to one."""
+        begun = max((since_s - self._start_s) / self._width_s, 0.0)
+        ended = (time_s - self._start_s) / self._width_s
+        if ended - begun <= 0:
+            return [(last, 1.0)]
+        spans = [(at, min(at + 1, ended) - max(at, begun)) for at in range(min(int(begun), last), last + 1)]
+        return [(at, span / (ended - begun)) for at, span in spans if span > 0]
 
     def _slot(self, time_s: float) -> int:
         if not self._used:

@@ -43,7 +43,7 @@ def test_a_report_is_spread_over_the_time_it_is_about():
     series = Series(slots=10, width_s=1.0)
     series.add(0.0)
     series.add(3.5, {"calls": 8.0}, since_s=0.5)
-    assert series.data().count("calls") == pytest.approx([2.0, 2.0, 2.0, 2.0])
+    assert series.data().count("calls") == pytest.approx([4 / 3, 8 / 3, 8 / 3, 4 / 3])
 
 
 def test_a_gauge_stands_until_the_next_look():
@@ -202,3 +202,15 @@ def test_words_of_different_moments_never_add_up_to_more_calls_than_the_ceiling(
     alone(EndpointPulse("r", 1.0, endpoint="m", worker="a", in_flight=40, most=32))
     (endpoint,) = alone.picture().endpoints
     assert max(endpoint.series.gauge("in_flight")) == 40, "what one process says of itself is shown as it is"
+
+
+def test_reports_that_meet_in_a_slot_do_not_look_like_a_peak():
+    series = Series(width_s=0.25)
+    series.add(0.0)
+    for worker_s in (0.0, 0.9):  # two processes that tell of a hundred answers a second, every two seconds
+        for k in range(20):
+            since_s = worker_s + 2.0 * k
+            series.add(since_s + 2.0, {"answers": 200.0}, since_s=since_s)
+    rates = series.data().per_s("answers")
+    assert all(rate == pytest.approx(200.0) for rate in rates[4:-5])
+    assert sum(series.data().count("answers")) == pytest.approx(2 * 20 * 200)
