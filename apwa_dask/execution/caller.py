@@ -69,6 +69,7 @@ class JournaledCaller:
         self._store_prompts, self._asked_again = store_prompts, asked_again
         self._on_flight, self._on_answer = on_flight, on_answer
         self._in_flight: InFlight = {} if in_flight is None else in_flight
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(self, request: Request, purpose: Purpose) -> Reply:
         """Answer from memory, from an identical request in flight, or from the endpoint."""
@@ -83,7 +84,9 @@ class JournaledCaller:
                 return replace(shared, source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
         if self._control.stopping:
             return Reply(OutcomeClass.STOPPED, message=self._control.stopping, attempts=0)
-        mine: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        if self._loop is None:  # found once: it asks the system for the process's number
+            self._loop = asyncio.get_running_loop()
+        mine: asyncio.Future[Reply | None] = self._loop.create_future()
         self._in_flight[key] = mine
         self._on_flight(1)
         try:

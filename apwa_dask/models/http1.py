@@ -94,7 +94,7 @@ class _Connection(asyncio.Protocol):
     def send(self, request: bytes, body: bytes, waiter: asyncio.Future[Raw], timeout_s: float) -> None:
         """Send one request; its answer, or why there is none, is set on `waiter`."""
         self.waiter = waiter
-        self._deadline = waiter.get_loop().call_later(timeout_s, self._expire)
+        self._deadline = self._pool.loop.call_later(timeout_s, self._expire)
         self._transport.write(request + body)
 
     def close(self) -> None:
@@ -239,6 +239,7 @@ class Http1Transport:
         self._ssl = ssl.create_default_context() if self._url.scheme == "https" else None
         self._resting: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Http1Transport {self._url.host}>"
@@ -261,8 +262,15 @@ class Http1Transport:
         for connection in list(self._all):
             connection.close()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop it is used on; found once, because finding it asks the system for the process's number."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
     async def _exchange(self, head: bytes, body: bytes, timeout_s: float) -> Raw:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         connection = self._rested(loop.time())
         if connection is None:
             began_s = loop.time()
@@ -292,7 +300,7 @@ class Http1Transport:
 
     def rest(self, connection: _Connection) -> None:
         """Take back a connection whose answer is complete."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self.loop.time()
         connection.rested_s = now_s
         self._resting.append(connection)
         if now_s - self._resting[0].rested_s >= KEEP_ALIVE_S:

@@ -257,6 +257,10 @@ class Usage:
         )
 
 
+NO_USAGE = Usage()
+"""Nothing was used: shared, because every call begins with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What one request came to, after all retries of the transport.
@@ -280,7 +284,7 @@ class Reply:
     outcome: OutcomeClass
     text: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     cost_usd: float | None = 0.0
     model: str = ""
     finish_reason: str = ""
