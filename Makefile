@@ -69,10 +69,11 @@ format: $(STAMP)  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows; PEERS="--peers" also the libraries that are installed
+bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows, tiny partitions; PEERS="--peers" also the libraries that are installed
 	$(BIN)/python benchmarks/overhead.py --cases A,B,C,D,E,G $(PEERS)
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python benchmarks/resume.py
+	$(BIN)/python benchmarks/layout.py
 
 workloads: $(STAMP)  ## redaction, schema extraction, summaries beside one agent, one chat and naive Dask (SCALE=full)
 	$(BIN)/python -m benchmarks.apwa --scale $(or $(SCALE),small) $(ARGS)
