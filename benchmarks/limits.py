@@ -5,8 +5,8 @@ processes a run keeps it busy; the server's own log tells how much of the limit 
 refused. Then the limit halves and doubles in the middle of a run, and the log tells how soon the rate followed.
 
 Bars: at least 95 % of the limit used, at most 1 % of the calls refused, no growth of refusals with the number of
-workers; with `--learned`, where nothing is announced, at least 80 % and at most 5 %; after a change the rate is within
-10 % of the new limit in less than 60 seconds.
+workers, also with `--learned`, where nothing is announced (learning costs about ten refusals: give it three minutes);
+after a change the rate is within 10 % of the new limit in less than 60 seconds.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class Use:
 
     @property
     def good(self) -> bool:
-        least, most_refused = (0.95, 0.01) if self.announced else (0.80, 0.05)
-        return self.used >= least and self.refused <= most_refused * self.calls
+        return self.used >= 0.95 and self.refused <= 0.01 * self.calls
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class Client:
                     raise self._give_up(lane, unreachable_error(lane.model))
                 await self._endpoints.reopen(lane)
             if wait_s > 0:
-                await self._wait(asyncio.sleep(wait_s))
+                await self._rest(asyncio.sleep(wait_s))
             verdict = await self._attempt(route, request, spent, first=False)
             if verdict.retry is Retry.NONE:
                 return verdict
@@ -210,7 +210,7 @@ class Client:
         """Until the endpoint may be sent one more retry."""
         loop = asyncio.get_running_loop()
         while not gate.retries.take(loop.time(), gate.answers):
-            await self._wait(asyncio.sleep(self._rng.uniform(0.5, 1.0) * TURN_S))
+            await self._rest(asyncio.sleep(self._rng.uniform(0.5, 1.0) * TURN_S))
 
     async def _attempt(self, route: Route, request: Request, spent: Spent, *, first: bool) -> Verdict:
         """One request: reserve, wait for a slot, send, settle."""
@@ -219,17 +219,18 @@ class Client:
         if wallet.limited:
             reserved = route.reservation(request)
             if not wallet.try_reserve(reserved):
-                await self._wait(wallet.reserve(reserved))
+                await self._rest(wallet.reserve(reserved))
         try:
-            tokens = route.input_tokens(request) + route.output.tokens
-            number = gate.try_acquire(tokens) or await self._wait(gate.acquire(tokens), rests=False)
+            tokens, output = route.input_tokens(request), route.output
+            number = gate.try_acquire(tokens, output) or await self._wait(gate.acquire(tokens, output))
             try:
                 return await self._exchange(route, request, spent, number, first=first)
             finally:
+                if spent.flying:
+                    spent.land(route.abandoned(request))
+                gate.settle(number, output, spent.counted(before))
                 gate.release()
         finally:
-            if spent.flying:
-                spent.land(route.abandoned(request))
             if wallet.limited:
                 wallet.settle(reserved, route.actual(spent.last) if spent.attempts > before else NOTHING)
 
@@ -262,7 +263,7 @@ class Client:
         spent.land(route.usage(verdict, len(body)))
         spent.latency_s = now_s - sent_s
         spent.connected = raw.trouble != "connect"
-        lane.observe(number, raw, verdict, now_s, first=first)
+        lane.observe(number, raw, verdict, now_s, first=first, most_output=route.output.ceiling)
         if verdict.fatal and verdict.retry is Retry.NONE:
             raise await self._stop(lane, request, verdict)
         return verdict
@@ -270,7 +271,12 @@ class Client:
     def _stops(self) -> bool:
         return bool(self._stopped)
 
-    async def _wait(self, waiting: Coroutine[Any, Any, T], *, rests: bool = True) -> T:
+    async def _rest(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Wait for something else than a slot: time, or money."""
+        with self._resting():
+            return await self._wait(waiting)
+
+    async def _wait(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Wait for something that is not a call, so that `stop` can end it.
 
         Raises
@@ -285,8 +291,7 @@ class Client:
         assert task is not None
         self._idle.add(task)
         try:
-            with self._resting() if rests else nullcontext():
-                return await waiting
+            return await waiting
         except asyncio.CancelledError:
             if self._stops() and task.uncancel() == 0:
                 raise _Stopped from None

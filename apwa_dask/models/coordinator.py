@@ -95,6 +95,7 @@ class Coordinator:
             stop=self._stops.get(gate_key, ""),
             answered=lane.answered,
             holders=len(lane.holders),
+            counts_most=lane.accounting.counts_most,
         )
 
     def release_holder(self, holder: str) -> None:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from apwa_dask.errors import ProviderError
+from apwa_dask.models.accounting import counted_less
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.checkup import Checkup
 from apwa_dask.models.gate import Gate
-from apwa_dask.models.headers import announced
+from apwa_dask.models.headers import Announced, announced
 from apwa_dask.models.http1 import Http1Transport
 from apwa_dask.models.leases import LeaseFn, Notice
 from apwa_dask.models.model import Model, Price
@@ -53,12 +54,29 @@ class Lane:
     limits_read_s: float = float("-inf")
     hedges: int = 0
 
-    def observe(self, number: int, raw: Raw, verdict: Verdict, now_s: float, *, first: bool) -> None:
-        """Tell the gate how an attempt ended, while its slot is still held."""
+    def observe(
+        self,
+        number: int,
+        raw: Raw,
+        verdict: Verdict,
+        now_s: float,
+        *,
+        first: bool,
+        most_output: int | None = None,
+    ) -> None:
+        """Tell the gate how an attempt ended, while its slot is still held.
+
+        Parameters
+        ----------
+        most_output : int, optional
+            Ceiling of the answer's tokens.
+        """
         gate = self.gate
         if verdict.retry is Retry.THROTTLED:
-            self._pass_limits_on(raw, now_s)
-            gate.throttled(number, verdict.wait_s)
+            limits = self._limits(raw, now_s)
+            if limits:
+                gate.heard(limits)
+            gate.throttled(number, verdict.wait_s, lacks_tokens=limits.lack_tokens)
         elif verdict.outcome in (OutcomeClass.TRANSIENT, OutcomeClass.DEADLINE):
             if verdict.overloaded:
                 gate.overloaded(number)
@@ -66,14 +84,21 @@ class Lane:
                 gate.failed()
         elif not verdict.fatal:
             if now_s - self.limits_read_s >= LIMITS_EVERY_S:
-                self._pass_limits_on(raw, now_s)
+                limits = self._limits(raw, now_s)
+                if limits:
+                    gate.heard(limits, counted_less=_counted_less(limits, verdict, most_output))
             gate.succeeded()
 
-    def _pass_limits_on(self, raw: Raw, now_s: float) -> None:
+    def _limits(self, raw: Raw, now_s: float) -> Announced:
         self.limits_read_s = now_s
-        limits = announced(raw.headers)
-        if limits:
-            self.gate.heard(limits)
+        return announced(raw.headers)
+
+
+def _counted_less(limits: Announced, verdict: Verdict, most_output: int | None) -> bool:
+    usage = verdict.completion.usage if verdict.completion is not None else None
+    if limits.tokens is None or usage is None or most_output is None:
+        return False
+    return limits.counts_made or counted_less(limits.tokens, usage, most_output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from apwa_dask.models.headers import MAX_WAIT_S, Announced
 from apwa_dask.models.leases import Grant, LeaseFn, Notice
 from apwa_dask.models.retry_budget import RetryBudget
 from apwa_dask.models.stock import Stock
+from apwa_dask.models.tokens import OutputEstimate
+from apwa_dask.models.types import Usage
 
 __all__ = ["Gate"]
 
@@ -27,8 +29,9 @@ SHRINK = 0.7
 SLOW_START_STEP = 2.0
 """Slots added by each good answer of a full window in slow start: the window triples every round trip."""
 
-OPENING_STEP_S, OPENING_STEPS = 0.02, 8
-"""Behind a probe that was answered the window opens by the clock, an eighth of the ceiling at a time.
+OPENING_STEP_S, OPENING_FIRST, OPENING_STEPS = 0.02, 4.0, 8
+"""Behind a probe that was answered the window opens by the clock: a few calls, then twice as many at each step, but
+not more than an eighth of the ceiling at a time.
 
 Answers take seconds and refusals milliseconds: the first refusal ends it long before a round trip is over.
 """
@@ -83,8 +86,9 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self._rng = rng or random.Random()
         self._wall_clock = wall_clock
-        self._waiters: deque[tuple[asyncio.Future[None], int]] = deque()
-        self._waiting_tokens = 0
+        self.counts_most = True
+        self._waiters: deque[tuple[asyncio.Future[int], int, OutputEstimate | None]] = deque()
+        self._reserved: dict[int, int] = {}
         self._limit = float(
             min(max_concurrency, start if start is not None else max(8, max_concurrency // 4))
         )
@@ -99,6 +103,7 @@ class Gate:
         self._paused_for = ""
         self._wake_timer: asyncio.TimerHandle | None = None
         self._opens = probe and start is None
+        self._start = self._limit
         self._opening: asyncio.TimerHandle | None = None
         self._cap = 0
         self._sheds = False
@@ -107,23 +112,25 @@ class Gate:
 
     # -- admission
 
-    def try_acquire(self, tokens: int = 0) -> int:
+    def try_acquire(self, tokens: int = 0, output: OutputEstimate | None = None) -> int:
         """A number to hand back after the call, if it may be sent at once; else 0.
 
         Parameters
         ----------
         tokens : int
-            Expected input and output; matters only where the endpoint limits tokens.
+            Expected input; matters only where the endpoint limits tokens, as all about tokens here.
+        output : OutputEstimate, optional
+            What to reserve for the answer is asked of it when the call may be sent.
         """
         if self._waiters or self.in_flight >= self._cap:
             return 0
-        if self._lease is not None and not self._lease.take(tokens):
+        reserved = self._need(tokens, output)
+        if self._lease is not None and not self._lease.take(reserved):
             return 0
         self.in_flight += 1
-        self._sequence += 1
-        return self._sequence
+        return self._numbered(reserved)
 
-    async def acquire(self, tokens: int = 0) -> int:
+    async def acquire(self, tokens: int = 0, output: OutputEstimate | None = None) -> int:
         """Wait for a slot; the number to hand back after the call. A cancelled waiter leaves no trace.
 
         Raises
@@ -131,22 +138,45 @@ class Gate:
         ApwaError
             What `fail` was given, if the endpoint refused for good meanwhile.
         """
-        number = self.try_acquire(tokens)
+        number = self.try_acquire(tokens, output)
         if number:
             return number
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append((future, tokens))
-        self._waiting_tokens += tokens
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._waiters.append((future, tokens, output))
         self._wake()
         if self._lease is not None:
             self._lease.wanted()
         try:
-            await future
+            return self._numbered(await future)
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
+                self.settle(self._numbered(future.result()), output, Usage())
                 self.release()
             raise
+
+    def settle(self, number: int, output: OutputEstimate | None, usage: Usage | None) -> None:
+        """Give back what a call was not counted for, or take what it was counted for beyond. Call before `release`.
+
+        Parameters
+        ----------
+        usage : Usage, optional
+            What it came to; None when nobody knows what it was counted for, and no tokens when it was not sent.
+        """
+        reserved = self._reserved.pop(number, None)
+        if reserved is None or usage is None or self._lease is None:
+            return
+        counted = usage.input + usage.output
+        if counted and self.counts_most and output is not None:
+            counted = max(counted, usage.input + output.reserved(most=True))
+        self._lease.settle(reserved - counted)
+
+    def _need(self, tokens: int, output: OutputEstimate | None) -> int:
+        return tokens if output is None else tokens + output.reserved(most=self.counts_most)
+
+    def _numbered(self, reserved: int) -> int:
         self._sequence += 1
+        if reserved and self._lease is not None and self._lease.limits_tokens:
+            self._reserved[self._sequence] = reserved
         return self._sequence
 
     def release(self) -> None:
@@ -161,14 +191,16 @@ class Gate:
     def _wake(self) -> None:
         waiters, lease = self._waiters, self._lease
         while waiters:
-            future, tokens = waiters[0]
+            future, tokens, output = waiters[0]
             if not future.done():
-                if self.in_flight >= self._cap or (lease is not None and not lease.take(tokens)):
+                if self.in_flight >= self._cap:
+                    return
+                reserved = self._need(tokens, output)
+                if lease is not None and not lease.take(reserved):
                     return
                 self.in_flight += 1
-                future.set_result(None)
+                future.set_result(reserved)
             waiters.popleft()
-            self._waiting_tokens -= tokens
 
     @property
     def waiting(self) -> int:
@@ -177,8 +209,8 @@ class Gate:
 
     @property
     def waiting_tokens(self) -> int:
-        """What they expect to use."""
-        return self._waiting_tokens
+        """What is to be reserved for them."""
+        return sum(self._need(tokens, output) for _, tokens, output in self._waiters)
 
     @property
     def admissions(self) -> int:
@@ -215,7 +247,7 @@ class Gate:
         if int(self._limit) > int(limit):
             self._set_cap()
 
-    def throttled(self, number: int, wait_s: float | None) -> None:
+    def throttled(self, number: int, wait_s: float | None, *, lacks_tokens: bool = False) -> None:
         """A call was refused for its rate: shrink, and let everyone wait.
 
         Parameters
@@ -224,7 +256,10 @@ class Gate:
             From `acquire`. Only the first refusal of a round trip shrinks.
         wait_s : float, optional
             As the endpoint asked. Without it the pause grows from round to round.
+        lacks_tokens : bool
+            It was refused for too many tokens: too few were reserved, perhaps.
         """
+        self.counts_most = self.counts_most or lacks_tokens
         if self._shrink(number) and wait_s is None:
             self._blind_pauses += 1
         if wait_s is None:
@@ -233,6 +268,7 @@ class Gate:
         self.pause(wait_s, "rate limit")
         if self._lease is not None:
             self._lease.throttled += 1
+            self._lease.tokens_refused += lacks_tokens
             self._lease.ask_soon(urgent=True)
 
     def overloaded(self, number: int) -> None:
@@ -255,9 +291,10 @@ class Gate:
         """The endpoint worked and does not now: failures are its own, not the rows'."""
         return self._probing and self.answers > 0 and self._streak >= OUTAGE_STREAK
 
-    def heard(self, limits: Announced) -> None:
-        """Pass announced limits on to whoever keeps the pace."""
+    def heard(self, limits: Announced, *, counted_less: bool = False) -> None:
+        """Pass announced limits on to whoever keeps the pace, and that an answer was not counted at its most."""
         if self._lease is not None:
+            self._lease.counted_less += counted_less
             self._lease.heard(limits)
 
     def fail(self, error: ApwaError) -> None:
@@ -265,8 +302,7 @@ class Gate:
         self._probing = True
         self._set_cap()
         waiters, self._waiters = self._waiters, deque()
-        self._waiting_tokens = 0
-        for future, _ in waiters:
+        for future, *_ in waiters:
             if not future.done():
                 future.set_exception(copy.copy(error))
 
@@ -312,21 +348,27 @@ class Gate:
         self._streak = self._silences = 0
         if self._probing:
             self._probing = False
-            self._set_cap()
             self._open_soon()
+            self._set_cap()
 
     def _open_soon(self) -> None:
-        if self._opens:
-            self._opening = self._loop.call_later(OPENING_STEP_S, self._open)
-            self._opens = False
+        if not self._opens:
+            return
+        self._opens = False
+        self._opening = self._loop.call_later(OPENING_STEP_S, self._open)
+        self._start, self._limit = self._limit, min(self._limit, OPENING_FIRST)
 
     def _open(self) -> None:
         """Widen once more while the window is full and nothing has gone wrong: once in a gate's life."""
         self._opening = None
         in_trouble = self._shrunk_at or self.pauses or self._streak or self._probing
-        if in_trouble or not self._waiters or self.in_flight < int(self._limit):
+        if in_trouble:
             return
-        step = self.max_concurrency / OPENING_STEPS
+        if not self._waiters or self.in_flight < int(self._limit):
+            self._limit = max(self._limit, self._start)
+            self._set_cap()
+            return
+        step = min(self._limit, self.max_concurrency / OPENING_STEPS)
         self._limit = min(self._limit + step, float(self.max_concurrency))
         self._set_cap()
         if self._limit < self.max_concurrency:
@@ -367,7 +409,7 @@ class Gate:
 
     async def close(self) -> None:
         """Stop the timers and the question to the coordinator. Whoever still waits is cancelled."""
-        for future, _ in self._waiters:
+        for future, *_ in self._waiters:
             future.cancel()
         if self._wake_timer is not None:
             self._wake_timer.cancel()
@@ -389,6 +431,7 @@ class Gate:
     def granted(self, grant: Grant, *, penalised: bool) -> None:
         """Take over a grant: share, penalties and pause of others."""
         self.retries.holders = grant.holders
+        self.counts_most = grant.counts_most
         if grant.answered and not self.answers:
             self.answers = 1
             self._probing = False

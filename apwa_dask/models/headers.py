@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -36,6 +36,12 @@ class Window:
     reset_s: float
 
     @property
+    def missing(self) -> float:
+        """Units that are used up and not refilled yet, at most: a bucket may hold less than the limit."""
+        missing = self.limit - self.remaining
+        return missing if self.reset_s <= 0 else min(missing, self.reset_s * self.per_s)
+
+    @property
     def per_s(self) -> float:
         """Refill a second.
 
@@ -49,13 +55,22 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """The limits named by one response; None for those it does not name."""
+    """The limits named by one response; None for those it does not name.
+
+    ``counts_made``: they are of a dialect whose limit of tokens does not count the most that may be answered.
+    """
 
     requests: Window | None = None
     tokens: Window | None = None
+    counts_made: bool = field(default=False, compare=False)
 
     def __bool__(self) -> bool:
         return self.requests is not None or self.tokens is not None
+
+    @property
+    def lack_tokens(self) -> bool:
+        """Of a refusal: it was not for the number of requests."""
+        return self.tokens is not None and (self.requests is None or self.requests.remaining >= 1)
 
 
 def announced(headers: Mapping[str, str], now_epoch_s: float | None = None) -> Announced:
@@ -65,7 +80,7 @@ def announced(headers: Mapping[str, str], now_epoch_s: float | None = None) -> A
     if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
         now = time.time() if now_epoch_s is None else now_epoch_s
         tokens = _anthropic(headers, "tokens", now) or _anthropic(headers, "input-tokens", now)
-        return Announced(_anthropic(headers, "requests", now), tokens)
+        return Announced(_anthropic(headers, "requests", now), tokens, counts_made=True)
     return Announced()
 
 

@@ -90,7 +90,8 @@ async def _raced(
     reserved = route.reservation(request)
     if wallet.limited and not wallet.try_reserve(reserved):
         return None
-    if not gate.try_acquire(reserved.tokens):
+    number = gate.try_acquire(route.input_tokens(request), route.output)
+    if not number:
         if wallet.limited:
             wallet.settle(reserved, Money())
         return None
@@ -104,6 +105,7 @@ async def _raced(
         return raw
     finally:
         second.cancel()
+        gate.settle(number, route.output, lost if lost.input else None)
         gate.release()
         spent.attempts += 1
         spent.usage = spent.usage + lost

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from apwa_dask.models.accounting import Accounting
 from apwa_dask.models.headers import Window
 from apwa_dask.models.leases import Report, Want
 from apwa_dask.models.pace import Bucket, LearnedRate
@@ -73,6 +74,7 @@ class Lane:
     requests: Bucket | None = None
     tokens: Bucket | None = None
     learned: LearnedRate | None = None
+    accounting: Accounting = field(default_factory=Accounting)
     pause_until_s: float = 0.0
     answered: bool = False
     penalties: int = 0
@@ -146,6 +148,9 @@ class Lane:
         if not limits and (self.requests is None or self.learned is not None):
             self._learn_unannounced(report, now)
         self._see_another_limit()
+        if self.accounting.learn(report.counted_less, report.tokens_refused):
+            self._tokens_per_call = 0.0
+            self._void_promises()
         return news
 
     def _learn_unannounced(self, report: Report, now: float) -> None:
@@ -168,8 +173,11 @@ class Lane:
         self._epoch_rates = rates
         if known is None or not any(known):
             return
+        self._void_promises()
+
+    def _void_promises(self) -> None:
         self.epoch += 1
-        for bucket in buckets:
+        for bucket in (self.requests, self.tokens):
             if bucket is not None:
                 bucket.level = max(bucket.level, 0.0)
 

@@ -48,11 +48,23 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened at a gate since its last lease."""
+    """What happened at a gate since its last lease.
+
+    Parameters
+    ----------
+    admitted, throttled : int
+        Calls answered, and refused for a rate.
+    counted_less, tokens_refused : int
+        Answers that showed that the endpoint does not count the most that may be answered (see `Accounting`), and
+        refusals for too many tokens.
+    pause_s : float
+        Asked for by the endpoint.
+    """
 
     admitted: int = 0
     throttled: int = 0
-    tokens: int = 0
+    counted_less: int = 0
+    tokens_refused: int = 0
     pause_s: float = 0.0
     limits: Announced = field(default_factory=Announced)
 
@@ -84,6 +96,8 @@ class Grant:
         The endpoint has answered some holder: nobody need probe it, and silence now is an outage.
     holders : int
         Processes that share this gate.
+    counts_most : bool
+        Reserve the most tokens that may be answered, not those that are expected: see `Accounting`.
     """
 
     concurrency: int
@@ -101,6 +115,7 @@ class Grant:
     stop: str = ""
     answered: bool = False
     holders: int = 1
+    counts_most: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from apwa_dask.models.headers import Window
@@ -69,37 +70,89 @@ class Bucket:
 class LearnedRate:
     """Guess a request limit that an endpoint enforces and does not announce.
 
-    A refusal sets the rate to nine tenths of what was admitted over the last seconds, pauses included, once there
-    is enough to judge by. Without refusals it grows every two seconds while used: by a quarter until a refusal
-    confirms it, then by a twentieth.
+    The first refusal starts a search: a low rate that doubles until the next refusal. From then on the rate follows the
+    function of CUBIC (Ha, Rhee and Xu 2008; RFC 9438; the SDKs of AWS pace their retries so): a little below what
+    was refused, flat where it was refused, and ever faster beyond, so that a limit that grew is found soon and one that
+    did not costs a refusal a cycle. Between two refusals an endpoint lets through what refills, so what was admitted
+    between them is its rate.
     """
 
     since_s: float
+    """Of the last refusal."""
     admitted: int = 0
+    """Since then."""
     per_s: float | None = None
-    grown_at_s: float = 0.0
-    growth: float = 1.25
+    _most_per_s: float = 0.0
+    """What was refused last; 0 while searching."""
+    _cycle_s: float = 0.0
+    """From a refusal to the middle of the flat part."""
+    _age_s: float = 0.0
+    """Since the last refusal, as far as the rate was used."""
+    _recent: float = 0.0
+    """Calls of the last seconds, older ones fading."""
+    _looked_s: float = 0.0
 
-    WINDOW_S = 5.0
-    ENOUGH = 5
+    CYCLE_S, LONGEST_CYCLE_S = 20.0, 60.0
+    CYCLE_CALLS = 200
+    """A refusal among so many is cheap enough."""
+    DIP, BACK, LOWEST, FAR = 0.05, 0.8, 0.7, 1.5
+    DOUBLE_S, FADE_S = 1.0, 2.0
+    STORM_S = 1.0
+    """Refusals that follow within this time are of calls sent before the first was known."""
+    ENOUGH = 20
+    """Calls between two refusals from which their rate can be judged."""
 
     def observe(self, admitted: int, throttled: int, now_s: float) -> float | None:
         """Take in a report; return the rate to keep to, or None."""
+        passed_s, self._looked_s = max(0.0, now_s - self._looked_s), now_s
         self.admitted += admitted
-        elapsed = now_s - self.since_s
-        enough = self.admitted >= self.ENOUGH or elapsed >= self.WINDOW_S
-        if throttled and elapsed >= 0.5 and enough:
-            self.growth = 1.25 if self.per_s is None else 1.05
-            seen = self.admitted / elapsed
-            self.per_s = max(MIN_RATE_PER_S, 0.9 * (seen if self.per_s is None else min(seen, self.per_s)))
+        self._recent = self._recent * math.exp(-passed_s / self.FADE_S) + admitted
+        elapsed_s = now_s - self.since_s
+        if throttled and self.per_s is None:
+            self.per_s = max(MIN_RATE_PER_S, 0.5 * max(self.admitted, 1) / max(elapsed_s, 0.1))
             self._restart(now_s)
-        elif self.per_s is not None and now_s - self.grown_at_s >= 2.0:
-            if elapsed > 0 and self.admitted / elapsed >= 0.7 * self.per_s:
-                self.per_s *= self.growth
-            self.grown_at_s = now_s
-        if elapsed > self.WINDOW_S and not throttled:
+        elif throttled and elapsed_s >= self.STORM_S:
+            self._refused(elapsed_s)
             self._restart(now_s)
+        elif self.per_s is not None and elapsed_s >= self.STORM_S:
+            self._grow(passed_s)
         return self.per_s
 
+    def _refused(self, elapsed_s: float) -> None:
+        assert self.per_s is not None
+        was_per_s, seen_per_s = self.per_s, self.admitted / elapsed_s
+        if not self._most_per_s:  # the end of the search: the last doubling went too far
+            self._most_per_s = _between(was_per_s / 2, self._recent / self.FADE_S, 0.75 * was_per_s)
+            self._cycle_s = self._longest_cycle_s() / 8
+        elif self.admitted < self.ENOUGH:
+            self._most_per_s = self.BACK * was_per_s
+        else:
+            is_another = was_per_s > self.FAR * self._most_per_s
+            self._most_per_s = _between(self.LOWEST * was_per_s, seen_per_s, was_per_s)
+            longest_s = self._longest_cycle_s()
+            self._cycle_s = longest_s / 8 if is_another else min(2 * self._cycle_s, longest_s)
+        self.per_s = max(MIN_RATE_PER_S, (1 - self.DIP) * self._most_per_s)
+
+    def _longest_cycle_s(self) -> float:
+        return _between(self.CYCLE_S, self.CYCLE_CALLS / self._most_per_s, self.LONGEST_CYCLE_S)
+
+    def _grow(self, passed_s: float) -> None:
+        """As far as the rate is used: calls that nobody wants to make test no limit."""
+        assert self.per_s is not None
+        used_per_s = self._recent / self.FADE_S
+        if not self._most_per_s:
+            wanted = self.per_s * 2.0 ** (passed_s / self.DOUBLE_S)
+            self.per_s = max(self.per_s, min(wanted, 4.0 * used_per_s))
+            return
+        if used_per_s < 0.7 * self.per_s:
+            return
+        self._age_s += passed_s
+        away = self._age_s / self._cycle_s - 1.0
+        self.per_s = max(MIN_RATE_PER_S, self._most_per_s * (1.0 + self.DIP * away**3))
+
     def _restart(self, now_s: float) -> None:
-        self.since_s, self.admitted, self.grown_at_s = now_s, 0, now_s
+        self.since_s, self.admitted, self._age_s = now_s, 0, 0.0
+
+
+def _between(least: float, value: float, most: float) -> float:
+    return max(least, min(value, most))

@@ -37,6 +37,12 @@ class Spent:
         self.flying = True
         self.template = template
 
+    def counted(self, before: int) -> Usage | None:
+        """What the attempt after so many counts for at the endpoint; None when it was refused, or got lost."""
+        if self.attempts == before:
+            return Usage()
+        return self.last if self.last.input else None
+
     def land(self, usage: Usage) -> None:
         """It ended, answered or given up."""
         self.flying = False

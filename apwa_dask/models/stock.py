@@ -33,13 +33,13 @@ class Stock:
     ----------
     share : int
         Calls in flight that this process may have.
-    admitted, throttled, pause_s, limits
+    admitted, throttled, counted_less, tokens_refused, pause_s, limits
         Collected for the next report.
     """
 
     def __init__(self, gate: Gate, ask: LeaseFn) -> None:
         self.share = 0
-        self.admitted = self.throttled = 0
+        self.admitted = self.throttled = self.counted_less = self.tokens_refused = 0
         self.pause_s = 0.0
         self.limits = Announced()
         self._gate = gate
@@ -83,6 +83,25 @@ class Stock:
             self.ask_soon()
         return True
 
+    @property
+    def limits_tokens(self) -> bool:
+        """The endpoint is known to limit tokens."""
+        return self._tokens != INFINITE
+
+    def settle(self, unused: int) -> None:
+        """Take back what was reserved and not counted; negative: what was counted beyond.
+
+        Of a pace not more than a second's, beyond which an endpoint need not have kept it.
+        """
+        before = self._tokens
+        if before == INFINITE or not unused:
+            return
+        self._tokens += unused
+        if self._paced and unused > 0:
+            self._tokens = min(self._tokens, max(before, self._tokens_per_s))
+        if before <= 0 < self._tokens:
+            self._gate.restocked()
+
     def heard(self, limits: Announced) -> None:
         """Keep announced limits for the next report.
 
@@ -116,8 +135,7 @@ class Stock:
             self.ask_soon(urgent=True)
 
     async def _question(self) -> None:
-        report = Report(self.admitted, self.throttled, 0, self.pause_s, self.limits)
-        self.admitted, self.throttled, self.pause_s, self.limits = 0, 0, 0.0, Announced()
+        report = self._report()
         if not self._gate.in_flight and not self._gate.waiting:
             self.share = 0  # given back with this question, not with the one after it
             self._gate.shared()
@@ -140,9 +158,17 @@ class Stock:
             self._urgent = False
             self.ask_soon(urgent=True)
 
+    def _report(self) -> Report:
+        report = Report(
+            self.admitted, self.throttled, self.counted_less, self.tokens_refused, self.pause_s, self.limits
+        )
+        self.admitted = self.throttled = self.counted_less = self.tokens_refused = 0
+        self.pause_s, self.limits = 0.0, Announced()
+        return report
+
     def _want(self) -> Want:
         gate, now = self._gate, self._loop.time()
-        waiting, sent = gate.waiting, gate.admissions
+        waiting, waiting_tokens, sent = gate.waiting, gate.waiting_tokens, gate.admissions
         per_s = (sent - self._asked_sent) / max(now - self._asked_at, DRIP_S)
         self._asked_at, self._asked_sent = now, sent
         may_use = not self._promises and not gate.paused
@@ -153,11 +179,11 @@ class Stock:
         return Want(
             concurrency=gate.in_flight + waiting,
             requests=max(1, waiting) if wants_requests else 0,
-            tokens=max(1, gate.waiting_tokens) if wants_tokens else 0,
+            tokens=max(1, waiting_tokens) if wants_tokens else 0,
             max_concurrency=gate.max_concurrency,
             hungry=waiting > 0 and (gate.paused or self._requests < 1 or self._tokens <= 0),
             per_s=per_s,
-            tokens_per_call=gate.waiting_tokens // waiting if waiting else 0,
+            tokens_per_call=waiting_tokens // waiting if waiting else 0,
             in_flight=gate.in_flight,
             share=self.share,
         )
@@ -165,6 +191,8 @@ class Stock:
     def _unanswered(self, report: Report) -> None:
         self.admitted += report.admitted
         self.throttled += report.throttled
+        self.counted_less += report.counted_less
+        self.tokens_refused += report.tokens_refused
         self.pause_s = max(self.pause_s, report.pause_s)
         self._renew_in(RETRY_S)
 
@@ -179,6 +207,10 @@ class Stock:
         penalised = notice.penalties > self._penalties
         self._penalties = max(self._penalties, notice.penalties)
         self._gate.told(notice.pause_s, penalised=penalised)
+        if penalised and self._requests == INFINITE:
+            # Behind the pause a burst would be refused too. All ask for their part of what is left, not at once.
+            self._requests = 0.0
+            self._renew_in(self._gate.random() * min(notice.pause_s, RETRY_S))
         if notice.share is None:
             return
         self.share = min(self.share, notice.share)
@@ -235,11 +267,12 @@ class Stock:
             self._drip = None
 
     def _at_a_moment_of_our_own(self) -> None:
-        """Holders that begin together must not send together."""
+        """Holders that begin together must not send together: at a random part of the time between two calls."""
         if self._requests != INFINITE:
             self._requests = self._gate.random()
         if self._tokens != INFINITE:
-            self._tokens = min(self._tokens, 0.0)
+            a_call = self._gate.waiting_tokens / max(1, self._gate.waiting)
+            self._tokens = min(self._tokens, -self._gate.random() * a_call)
 
     def _ripen(self) -> None:
         now = min(self._loop.time(), self._expires_at)

@@ -74,6 +74,10 @@ class OutputEstimate:
         guess = int(self._mean + 3 * self._deviation) + 1
         return guess if self.ceiling is None else min(guess, self.ceiling)
 
+    def reserved(self, *, most: bool) -> int:
+        """To set aside of a limit: the expected tokens, or the most that there may be where that is known."""
+        return self.ceiling if most and self.ceiling is not None else self.tokens
+
     def observe(self, tokens: int) -> None:
         """Learn from one answer."""
         self.answers += 1

@@ -196,7 +196,8 @@ class Desk:
         return None
 
     def _admit(self, exchange: Exchange, asked: ChatRequest) -> None:
-        call, reserved = exchange.call, _max_tokens(asked) or 0
+        call = exchange.call
+        reserved = (_max_tokens(asked) or 0) if self.script.counts_tokens == "most" else 0
         verdict = self.limiter.admit(call.prompt_tokens + reserved, self.clock())
         if verdict.wait_s > 0:
             call.fault = "rate_limit"
@@ -278,10 +279,10 @@ class Desk:
         if fault is not None:
             answer = spoiled_answer(fault, answer, asked.schema)
         limit = _max_tokens(asked)
-        if limit is None:
-            self.limiter.charge(answer.tokens)
-        elif answer.tokens > limit:
+        if limit is not None and answer.tokens > limit:
             answer = _cut(answer, limit)
+        if limit is None or self.script.counts_tokens == "made":
+            self.limiter.charge(answer.tokens)
         call.billed, call.completion_tokens = True, answer.tokens
         call.finish_reason = answer.finish_reason
         if self.script.keep_bodies:

@@ -231,6 +231,9 @@ class Script:
         Requests and tokens a minute, as buckets that refill continuously, shared by all keys. Beyond: 429.
     burst_s : float
         Size of both buckets, in seconds of their rate.
+    counts_tokens : {"most", "made"}
+        What a call takes from the bucket of tokens: its prompt and the most that it lets the answer have, when it
+        comes in; or its prompt then, and its answer once that is made. Without a ceiling always the latter.
     charge_rejected : bool
         A 429 also takes from the request bucket, as some providers do.
     limit_headers : {"openai", "anthropic", "none"}
@@ -275,6 +278,7 @@ class Script:
     rpm: float | None = None
     tpm: float | None = None
     burst_s: float = 1.0
+    counts_tokens: Literal["most", "made"] = "most"
     charge_rejected: bool = False
     limit_headers: Literal["openai", "anthropic", "none"] = "openai"
     retry_after: Literal["seconds", "ms", "date", "none"] = "seconds"
@@ -294,6 +298,7 @@ class Script:
 
     def __post_init__(self) -> None:
         _one_of("answer mode", self.answers, get_args(AnswerMode))
+        _one_of("way to count tokens", self.counts_tokens, ("most", "made"))
         _one_of("dialect of limit headers", self.limit_headers, ("openai", "anthropic", "none"))
         _one_of("dialect of retry-after", self.retry_after, ("seconds", "ms", "date", "none"))
         _regular(self.row_id)

@@ -21,8 +21,10 @@ KEY = "endpoint|key|model"
 class Limit:
     """An endpoint with a bucket of one second, and the processes at it."""
 
-    def __init__(self, per_s: float, *, announce: bool = True, level: float | None = None) -> None:
-        self.per_s, self.announce = per_s, announce
+    def __init__(
+        self, per_s: float, *, announce: bool = True, level: float | None = None, hint_s: float | None = 1.0
+    ) -> None:
+        self.per_s, self.announce, self.hint_s = per_s, announce, hint_s
         self.level, self.at_s = max(1.0, per_s) if level is None else level, 0.0
         self.admitted: list[float] = []
         self.refused: list[float] = []
@@ -80,7 +82,7 @@ class Limit:
                     self.answered.setdefault(name, []).append(now)
                     door.succeeded()
                 else:
-                    door.throttled(number, 1.0)
+                    door.throttled(number, self.hint_s)
             finally:
                 door.release()
 
@@ -206,19 +208,37 @@ def test_a_pace_costs_a_question_a_second_however_fast_it_is(virtual_time: Virtu
     virtual_time(story())
 
 
-def test_eight_processes_that_begin_at_once_are_hardly_refused_by_an_unknown_limit(
-    virtual_time: Virtual,
+@pytest.mark.parametrize("hint_s", [None, 1.0])
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_a_limit_that_nobody_announces_is_used_and_hardly_refuses_however_many_processes(
+    virtual_time: Virtual, count: int, hint_s: float | None
 ) -> None:
     async def story() -> None:
-        limit = Limit(10.0, announce=False, level=1.0)
-        limit.join(*processes(8))
-        await limit.until(1.0)
-        assert len(limit.refused) <= 2
-        await limit.until(60.0)
-        early = len(limit.refused)
-        assert limit.used(20.0, 60.0) >= 0.8
+        limit = Limit(10.0, announce=False, hint_s=hint_s)
+        limit.most = 64
+        limit.join(*processes(count), rows=16, latency_s=0.5)
+        await limit.until(185.0)
+        assert limit.used(5.0, 185.0) >= 0.94
+        assert len(limit.refused) <= 0.01 * len(limit.admitted)
+        await limit.close()
+
+    virtual_time(story())
+
+
+def test_an_unannounced_limit_that_doubles_or_halves_is_found_again(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        limit = Limit(10.0, announce=False, hint_s=None)
+        limit.join(*processes(4), rows=30, latency_s=0.5)
         await limit.until(200.0)
-        assert len(limit.refused) - early <= 0.02 * len(limit.admitted)
+        limit.per_s = 20.0
+        await limit.until(320.0)
+        assert limit.used(290.0, 320.0) >= 0.9
+        limit.per_s = 10.0
+        before = len(limit.refused)
+        await limit.until(420.0)
+        assert limit.used(240.0, 420.0) <= 1.7
+        assert limit.used(350.0, 420.0) == pytest.approx(1.0, abs=0.07)
+        assert len(limit.refused) - before <= 20
         await limit.close()
 
     virtual_time(story())
