@@ -21,10 +21,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from apwa_dask.execution import loop
+from apwa_dask.testing import Fault, On
 
 pytest_plugins = ["apwa_dask.testing.fixtures"]
+
+settings.register_profile(
+    "suite",
+    deadline=None,  # how long an example takes is the machine's affair
+    suppress_health_check=[HealthCheck.too_slow],
+    # the suite looks at the same examples each time; a larger search at new ones
+    derandomize=not {"APWA_EXAMPLES", "APWA_TEST_EXAMPLES"} & os.environ.keys(),
+)
+settings.load_profile("suite")
 
 T = TypeVar("T")
 
@@ -74,9 +85,49 @@ def store(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def slow_from() -> Callable[..., Fault]:
+    """A fault: calls from this number on take seconds, so that a run cannot end before its test does something to it.
+
+    ``server.set(server.script.but(faults=()))`` ends it, for calls that come later.
+    """
+
+    def slow(number: int, delay_s: float = 2.0) -> Fault:
+        return Fault("slow", on=On(calls=tuple(range(number, number + 2000))), delay_s=delay_s)
+
+    return slow
+
+
+@pytest.fixture(scope="session")
 def virtual_time() -> Callable[[Coroutine[Any, Any, T]], T]:
     """Runs a coroutine to its end on a clock that only waiting moves."""
     return in_virtual_time
+
+
+def _started_s3() -> tuple[subprocess.Popen[bytes], str]:
+    """A server that answers, and its endpoint. Where another process takes the free port first, the next is tried."""
+    ticker = threading.Event()
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"},
+        )
+        endpoint = f"http://127.0.0.1:{port}"
+        for _ in range(1200):
+            if server.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=30).close()
+                return server, endpoint
+            except OSError:
+                ticker.wait(0.1)
+        server.kill()
+        server.wait(timeout=30)
+    raise AssertionError("the S3 server did not start")
 
 
 @pytest.fixture(scope="session")
@@ -85,25 +136,8 @@ def s3_options() -> Iterator[dict[str, Any]]:
     missing = [name for name in ("moto", "s3fs", "flask") if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"},
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    ticker = threading.Event()
+    server, endpoint = _started_s3()
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the S3 server did not start"
-                ticker.wait(0.1)
         yield {
             "key": f"AKIACANARY{secrets.token_hex(8)}",
             "secret": f"secret-CANARY-{secrets.token_hex(16)}",

@@ -28,8 +28,10 @@ from apwa_dask.testing.service import Service
 
 __all__ = ["ScriptedServer"]
 
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+WAIT_TIMEOUT_S = 120.0
+"""Of a machine that does ten other things at once; what is awaited comes within a second elsewhere."""
 POLL_S = 0.005
 
 
@@ -135,7 +137,7 @@ class ScriptedServer:
         """Empty the log, the counters, the attempts of faults, and fill the limits."""
         self._control("POST", "reset")
 
-    def wait_until(self, condition: Callable[[Stats], bool], *, timeout_s: float = 30.0) -> Stats:
+    def wait_until(self, condition: Callable[[Stats], bool], *, timeout_s: float = WAIT_TIMEOUT_S) -> Stats:
         """Wait until the counters fulfil a condition, and return them.
 
         Raises

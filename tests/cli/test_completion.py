@@ -55,7 +55,7 @@ def test_a_script_names_the_command_and_is_read_by_its_shell(apwa, shell, tmp_pa
     if shutil.which(shell):
         script = tmp_path / "script"
         script.write_text(done.stdout)
-        subprocess.run([shell, "-n", str(script)], check=True, timeout=30)
+        subprocess.run([shell, "-n", str(script)], check=True, timeout=120)
 
 
 def test_another_shell_is_wrong_usage(apwa):

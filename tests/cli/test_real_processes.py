@@ -98,8 +98,8 @@ def test_a_wrong_key_is_one_sentence_and_exit_four(folder):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_run_that_resume_finishes_asking_again_at_most_what_was_in_flight(folder):
-    with ScriptedServer(Script(latency_s=0.3)) as server:
+def test_ctrl_c_leaves_a_run_that_resume_finishes_asking_again_at_most_what_was_in_flight(folder, slow_from):
+    with ScriptedServer(Script(faults=(slow_from(13),))) as server:
         process = start(folder, *RUN, "--max-concurrency", "4", server=server)
         server.wait_until(lambda stats: stats.calls >= 12)
         process.send_signal(signal.SIGINT)
@@ -108,6 +108,7 @@ def test_ctrl_c_leaves_a_run_that_resume_finishes_asking_again_at_most_what_was_
         assert "apwa resume" in err
         stopped_at = len(server.log())
         assert stopped_at < ROWS
+        server.set(Script())
         code, out, err = apwa(folder, "resume", "--json", server=server)
         assert code == 0, err
         assert json.loads(out)["run"]["rows_out"] == ROWS

@@ -28,7 +28,7 @@ def part(number: int) -> pd.DataFrame:
 
 
 def test_a_run_goes_on_while_workers_are_added_and_retired_and_pays_once(scripted_server, store):
-    server = scripted_server(latency_s=0.3)
+    server = scripted_server(latency_s=0.6)
     model = apwa.Model("m", base_url=server.base_url, max_concurrency=4)
     frame = dd.concat([dd.from_pandas(part(number), npartitions=1) for number in range(len(SIZES))])
     table = apwa.from_dask(frame).map("x", inputs="text", output={"a": int})
@@ -38,6 +38,10 @@ def test_a_run_goes_on_while_workers_are_added_and_retired_and_pays_once(scripte
     ):
         adaptive = cluster.adapt(minimum=0, maximum=3, interval="100ms", wait_count=2, target_duration="1s")
         run = table.run(model=model, store=store, client=client, progress=False)
+        end_s = time.monotonic() + 120
+        while not any(told["status"] == "down" for _, told in adaptive.log) and time.monotonic() < end_s:
+            time.sleep(0.05)
+        server.set(server.script.but(latency_s=0.05))  # what was waited for has been seen
         result = run.result()
         ended_s = time.time()
         changes = [(when, told["status"]) for when, told in adaptive.log]

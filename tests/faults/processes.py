@@ -27,7 +27,7 @@ KEY = "sk-CANARY-of-the-processes-0f0f0f0f"
 """Of every process here: a worker finds its key in its own environment, not in what the client sends."""
 ROOT = str(Path(apwa.__file__).parent.parent)
 PROGRAMS = Path(__file__).with_name("programs.py")
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a scheduler cannot import what tests import
 UNFLUSHED = 256
 """Answers that the journal of one process keeps in memory at most (or those of one second)."""
@@ -242,7 +242,7 @@ class Cluster:
         return sorted(self._folder.glob("*.log"))
 
     def client(self) -> Client:
-        return Client(self.address, set_as_default=False, timeout=30)
+        return Client(self.address, set_as_default=False, timeout=DEADLINE_S)
 
     def __enter__(self) -> Cluster:
         return self

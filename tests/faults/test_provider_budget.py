@@ -86,13 +86,13 @@ def test_fault_57_what_is_left_is_said_in_rows_and_money_by_the_error_and_the_st
 
 
 def test_fault_58_an_estimate_that_is_wrong_five_times_is_said_before_a_fifth_of_the_rows_are_paid(
-    scripted_server, model_at, store, caplog
+    scripted_server, model_at, store, caplog, slow_from
 ):
     rows = 400
     frame = pd.DataFrame({"text": [f"row {k}" for k in range(rows)]})
     table = apwa.from_pandas(frame, npartitions=4).map("say", inputs="text", output={"a": "string"})
     long_answers = (Rule(".*", answer={"a": "word " * 300}),)
-    server = scripted_server(latency_s=0.04, rules=long_answers)
+    server = scripted_server(latency_s=0.04, rules=long_answers, faults=(slow_from(61),))
     model = model_at(server, max_concurrency=2, price=apwa.Price(0.01, 20.0))
     estimate = table.plan().estimate(model=model)
     per_row_usd = estimate.cost_usd.expected / rows

@@ -78,7 +78,7 @@ def test_fault_13_a_body_that_drips_is_given_up_at_the_wall_deadline(
 
 
 def given_up_at_the_deadline(server, model_at, invariants, store):
-    deadline_s = 1.0
+    deadline_s = 2.0
     run = mapped().run(model=model_at(server, timeout_s=deadline_s), store=store, progress=False)
     result = run.result(status=True)
 
@@ -87,7 +87,7 @@ def given_up_at_the_deadline(server, model_at, invariants, store):
     struck = server.log().matching("row 2$")
     assert len(struck) == int(run.failures["attempts"][0]) == 3
     assert all(call.aborted for call in struck)
-    assert max(call.t_end - call.t_start for call in struck) <= deadline_s + 1.0
+    assert max(call.t_end - call.t_start for call in struck) <= deadline_s + 5.0
 
 
 def test_fault_14_calls_that_hang_keep_no_other_row_waiting(
@@ -95,7 +95,7 @@ def test_fault_14_calls_that_hang_keep_no_other_row_waiting(
 ):
     """A tenth of the rows hangs once. Their slots are lost for one deadline; the others go on meanwhile."""
     server = scripted_server(faults=(Fault("hang", on=On(fraction=0.1, seed=3), times=1),), latency_s=0.02)
-    model = model_at(server, timeout_s=2.0, max_concurrency=16)
+    model = model_at(server, timeout_s=6.0, max_concurrency=16)
 
     run = mapped(FRAME).run(model=model, store=store, progress=False)
     result = run.result(status=True)
@@ -117,7 +117,7 @@ def test_fault_15_a_slow_tail_leaves_no_slot_idle_while_rows_wait(
     scripted_server, model_at, canary_key, invariants, store
 ):
     slow = On(text="row (3|17)$")
-    server = scripted_server(faults=(Fault("slow", on=slow, delay_s=1.5),), latency_s=0.02)
+    server = scripted_server(faults=(Fault("slow", on=slow, delay_s=6.0),), latency_s=0.02)
 
     run = mapped(FRAME).run(model=model_at(server, max_concurrency=8), store=store, progress=False)
     result = invariants.hold(run, server, FRAME, canary=canary_key)

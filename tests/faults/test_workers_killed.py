@@ -161,9 +161,19 @@ def test_fault_36_a_frozen_worker_that_wakes_up_cannot_commit_what_others_have_d
 
 
 def test_fault_37_a_killed_scheduler_names_the_way_on_and_the_run_ends_on_another_cluster(
-    processes, cluster, client, model_at, store, scripted_server, invariants, whole, monkeypatch, tmp_path
+    processes,
+    cluster,
+    client,
+    model_at,
+    store,
+    scripted_server,
+    invariants,
+    whole,
+    monkeypatch,
+    tmp_path,
+    slow_from,
 ):
-    server = scripted_server(latency_s=0.1)
+    server = scripted_server(latency_s=0.1, faults=(slow_from(ROWS // 4 + 1),))
     model = model_at(server, max_concurrency=CONCURRENCY)
     monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
     doomed_env = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
@@ -174,7 +184,7 @@ def test_fault_37_a_killed_scheduler_names_the_way_on_and_the_run_ends_on_anothe
 
         doomed.scheduler.kill()
         with pytest.raises(RunError) as told:
-            run.wait(timeout=60)
+            run.wait(timeout=120)
 
         doomed.workers[0].ended()  # workers end without their scheduler, and flush
         lost = processes.at_risk(run, server)
@@ -183,6 +193,7 @@ def test_fault_37_a_killed_scheduler_names_the_way_on_and_the_run_ends_on_anothe
     assert run.status()["status"] in ("failed", "stopped")
     assert server.calls < ROWS
 
+    server.set(server.script.but(faults=()))
     resumed = apwa.attach(run.id, store, client=client, progress=False).resume()
     resumed.wait(timeout=120)
     held(processes, invariants, cluster, resumed, server, whole, lost=lost)

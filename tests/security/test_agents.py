@@ -222,8 +222,8 @@ def test_s24_an_agent_that_loops_stops_at_each_cap(
 
 
 def test_s24_seconds_are_a_cap_too(scripted_server, model_at, store, again):
-    server = scripted_server(respond=obey, in_process=True, latency_s=0.2)
-    run = looping(steps=50, seconds=1.0).run(model=model_at(server), store=store, progress=False)
+    server = scripted_server(respond=obey, in_process=True, latency_s=0.6)
+    run = looping(steps=50, seconds=3.0).run(model=model_at(server), store=store, progress=False)
     assert run.result(status=True)["_apwa_status"].tolist() == ["deadline", "ok"]
     assert len(server.log().matching(r"\[\[")) <= 6
 

@@ -224,14 +224,15 @@ def test_s22_a_purged_run_leaves_nothing_and_its_answers_are_gone_where_asked(
 
 
 def test_s22_a_purge_without_answers_keeps_them_for_others_and_a_run_at_work_is_not_purged(
-    scripted_server, model_at, store
+    scripted_server, model_at, store, slow_from
 ):
-    server = scripted_server(latency_s=0.05)
+    server = scripted_server(faults=(slow_from(3),))
     run = mapped().run(model=model_at(server, max_concurrency=2), store=store, progress=False)
     server.wait_until(lambda stats: stats.calls >= 2)
     with pytest.raises(StoreError) as busy:
         apwa.purge(run.id, store, answers=True)
     assert busy.value.code == "STORE-CLAIMED"
+    server.set(server.script.but(faults=()))
     run.wait()
 
     assert apwa.purge(run.id, store).answers is None

@@ -92,7 +92,7 @@ def test_s19_the_dashboard_command_serves_this_machine_only(scripted_server, mod
         assert listening == {"127.0.0.1"}
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 class Keys(SchedulerPlugin):

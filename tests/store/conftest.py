@@ -55,11 +55,11 @@ def record() -> Callable[..., Record]:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], None]:
-    """Wait for a condition that another thread makes true; fails after 20 s."""
+    """Wait for a condition that another thread makes true; fails after two minutes."""
     ticker = threading.Event()
 
     def wait(condition: Callable[[], bool]) -> None:
-        for _ in range(4000):
+        for _ in range(24_000):
             if condition():
                 return
             ticker.wait(0.005)

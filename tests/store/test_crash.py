@@ -164,7 +164,7 @@ def test_fault_51_a_second_owner_is_refused_until_the_first_is_dead(tmp_path: Pa
     assert refused.value.code == "STORE-CLAIMED"
     assert "the first owner" in refused.value.why
     owner.kill()
-    owner.communicate(timeout=30)
+    owner.communicate(timeout=120)
     lease = run.claim("the second owner")  # at once, though the dead one's hour is not over
     assert lease.fence == 2
 

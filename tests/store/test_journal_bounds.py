@@ -135,7 +135,7 @@ def test_nothing_of_the_store_runs_on_the_loops_thread(
     told: list[int] = []
     done = threading.Event()
     private.loop().call_soon_threadsafe(lambda: (told.append(threading.get_ident()), done.set()))
-    assert done.wait(10)
+    assert done.wait(60)
     assert puts == set(told), "answers are put from the loop"
     assert {"write", "put_if_absent", "encode", "to_table", "entries"} <= set(seen)
     assert not [name for name, threads in seen.items() if threads & set(told)]

@@ -141,7 +141,11 @@ def test_an_empty_table_has_one_partition_with_the_declared_schema(tmp_path, one
     assert [row.status for row in source.report] == ["empty"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     rows=tables,
     partition_rows=st.integers(1, 9),

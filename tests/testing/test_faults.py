@@ -180,7 +180,7 @@ def test_an_error_object_or_a_page_can_come_in_a_200(scripted_server, post) -> N
 
 def test_a_hang_lasts_until_the_client_gives_up_and_is_logged_as_aborted(scripted_server, post) -> None:
     server = scripted_server(faults=(Fault("hang"),))
-    [got] = post(server, "x", timeout_s=0.2)
+    [got] = post(server, "x", timeout_s=1.0)
     assert got.error == "TimeoutError"
     server.wait_until(lambda stats: stats.in_flight == 0)
     [call] = server.log()
@@ -189,7 +189,7 @@ def test_a_hang_lasts_until_the_client_gives_up_and_is_logged_as_aborted(scripte
 
 def test_a_hang_takes_no_slot(scripted_server, post) -> None:
     server = scripted_server(slots=1, faults=(Fault("hang", on="stuck"),))
-    got = post(server, "stuck", "fine", at_once=True, timeout_s=1)
+    got = post(server, "stuck", "fine", at_once=True, timeout_s=3)
     assert [answer.status for answer in got] == [0, 200]
 
 
@@ -399,9 +399,9 @@ async def _packed_and_opened_bytes(server) -> tuple[int, int]:
 
 
 def test_a_slow_call_answers_rightly_after_its_delay(scripted_server, post) -> None:
-    server = scripted_server(faults=(Fault("slow", on="slow", delay_s=0.3),))
+    server = scripted_server(faults=(Fault("slow", on="slow", delay_s=1.0),))
     slow, fast = post(server, "slow", "fast", at_once=True)
     assert (slow.status, fast.status) == (200, 200)
     by_text = {call.text: call for call in server.log()}
-    assert by_text["slow"].t_end - by_text["slow"].t_start >= 0.3
+    assert by_text["slow"].t_end - by_text["slow"].t_start >= 0.99  # a timer may come a tick early
     assert by_text["fast"].t_end < by_text["slow"].t_end

@@ -79,13 +79,13 @@ def test_a_burst_beyond_the_bucket_gets_429_with_hint_headers_and_body(scripted_
 
 
 def test_tokens_are_reserved_before_and_charged_after(scripted_server, post) -> None:
-    server = scripted_server(tpm=6000, burst_s=1, answers="echo")
+    server = scripted_server(tpm=60, burst_s=100, answers="echo")  # a bucket of 100, a token a second
     reserved = post(server, "x" * 40, "x" * 40, max_tokens=90)
     assert [got.status for got in reserved] == [200, 429]
     server.reset()
     unreserved = post(server, "x" * 400, "x" * 400)  # 100 tokens in, and 100 out that nobody announced
     assert [got.status for got in unreserved] == [200, 429]
-    assert unreserved[0].header("x-ratelimit-limit-tokens") == "6000"
+    assert unreserved[0].header("x-ratelimit-limit-tokens") == "60"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_slots_bound_the_calls_answered_at_once_and_the_rest_wait_in_order(scrip
 
 def test_more_slots_free_the_waiting_calls(scripted_server, post) -> None:
     server = scripted_server(slots=0, latency_s=0.0)
-    got = post(server, "a", "b", at_once=True, timeout_s=0.2)
+    got = post(server, "a", "b", at_once=True, timeout_s=1.0)
     assert [answer.error for answer in got] == ["TimeoutError", "TimeoutError"]
     server.wait_until(lambda stats: stats.in_flight == 0)
     assert [call.billed for call in server.log()] == [False, False]

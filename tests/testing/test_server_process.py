@@ -17,7 +17,7 @@ from apwa_dask.errors import ConfigError, RunError
 from apwa_dask.testing import Fault, Script, ScriptedServer
 
 
-def gone(pid: int, timeout_s: float = 20.0) -> bool:
+def gone(pid: int, timeout_s: float = 60.0) -> bool:
     """Whether the process ends in time; a zombie that waits for its parent has ended."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -89,7 +89,7 @@ def test_the_server_dies_when_its_owner_is_killed_while_a_fork_lives_on() -> Non
 
 def test_the_server_dies_when_its_owner_forgets_to_close_it() -> None:
     owner, pid, _ = start_owner("")
-    owner.communicate(timeout=20)
+    owner.communicate(timeout=60)
     assert gone(pid)
 
 
@@ -114,8 +114,8 @@ def test_closing_with_calls_in_flight_is_quick_and_the_clients_hear_of_it(post, 
     server.wait_until(lambda stats: stats.in_flight == 6)
     before = time.monotonic()
     server.close()
-    assert time.monotonic() - before < 5
-    client.join(20)
+    assert time.monotonic() - before < 20, "the calls would last for ever"
+    client.join(60)
     assert [answer.status for answer in answers] == [0] * 6
     assert all("Timeout" not in answer.error for answer in answers)
 
@@ -173,5 +173,5 @@ def test_a_server_of_a_child_process_is_usable_from_its_url_alone(post) -> None:
         remote = type("Remote", (), {"base_url": url})
         assert post(remote, "x")[0].status == 200
     finally:
-        owner.communicate("\n", timeout=20)
+        owner.communicate("\n", timeout=60)
     assert gone(pid)

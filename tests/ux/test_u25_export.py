@@ -70,7 +70,11 @@ def test_u25_a_run_exports_its_result_in_every_format(store):
     assert pd.read_parquet(f"{store}/all.parquet")["count"].dropna().tolist() == [2]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(ROWS)
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_u25_columnar_files_keep_values_types_and_order(store, suffix, rows):
@@ -86,7 +90,11 @@ def test_u25_columnar_files_keep_values_types_and_order(store, suffix, rows):
         assert back[name].dtype.pyarrow_dtype == expected
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(ROWS)
 def test_u25_lines_of_json_keep_values_and_order(store, rows):
     import orjson
@@ -102,7 +110,11 @@ def test_u25_lines_of_json_keep_values_and_order(store, rows):
     assert days == [None if plain(cell) is None else str(cell)[:10] for cell in result["day"]]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(ROWS)
 def test_u25_csv_is_read_back_and_no_cell_is_a_formula(store, rows):
     result, path = exported(frame_of(rows), store, ".csv")

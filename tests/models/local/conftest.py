@@ -188,7 +188,7 @@ def eventually() -> Callable[[Callable[[], bool]], bool]:
     """Wait until a condition holds, at most 20 seconds; returns whether it came to hold."""
 
     def wait(condition: Callable[[], bool]) -> bool:
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 120
         while not condition():
             if time.monotonic() > deadline_s:
                 return False

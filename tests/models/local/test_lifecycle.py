@@ -73,7 +73,7 @@ class User:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_a_forked_child_is_no_user(small_model: str, runtime_dir: Path, eventual
     assert parent.process.stdout is not None
     pid, child = map(int, parent.process.stdout.readline().split())
     try:
-        assert parent.process.wait(timeout=20) == -signal.SIGKILL
+        assert parent.process.wait(timeout=60) == -signal.SIGKILL
         assert eventually(lambda: is_gone(pid))
         assert not is_gone(child)
     finally:
