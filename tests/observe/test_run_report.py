@@ -10,8 +10,9 @@ from apwa_dask import api
 from apwa_dask.errors import ProviderError
 from apwa_dask.models.model import Model, Price
 from apwa_dask.observe.first_rows import first_rows
+from apwa_dask.observe.report import EstimateRow
 from apwa_dask.observe.reprs import run_html, run_text
-from apwa_dask.observe.run_report import failure_reports, local_label, report_facts, report_of
+from apwa_dask.observe.run_report import estimate_rows, failure_reports, local_label, report_facts, report_of
 from apwa_dask.testing import Fault, Script, ScriptedServer, grep_canary
 
 KEY = "sk-CANARY-report-0123456789abcdef"
@@ -152,3 +153,14 @@ def test_the_first_rows_are_found_behind_empty_parts_without_reading_the_rest(n)
     assert first_rows(frame, n)["n"].tolist() == expected
     if n == 1:
         assert set(read) <= {0, 1}
+
+
+def test_minutes_stand_beside_what_they_came_to_and_are_unknown_where_nobody_knew():
+    known = {"calls": None, "minutes": {"low": 1.0, "expected": 2.0, "high": 12.0}}
+    assert estimate_rows({"estimate": known}, 90.0)[-1] == EstimateRow(
+        "Minutes", "1.00", "2.00", "12", "1.50"
+    )
+    assert estimate_rows({"estimate": {"minutes": None}}, None)[-1] == EstimateRow(
+        "Minutes", *["unknown"] * 4
+    )
+    assert estimate_rows({}, 90.0) == []
