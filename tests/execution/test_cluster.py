@@ -26,11 +26,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ["OPENAI_API_KEY"] = "sk-CANARY-of-the-cluster"  # workers look for it in their own environment
-    with LocalCluster(
-        n_workers=WORKERS, threads_per_worker=THREADS, processes=True, dashboard_address="127.0.0.1:0"
-    ) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "OPENAI_API_KEY", "sk-CANARY-of-the-cluster"
+        )  # workers look for it in their own environment
+        with LocalCluster(
+            n_workers=WORKERS, threads_per_worker=THREADS, processes=True, dashboard_address="127.0.0.1:0"
+        ) as made:
+            yield made
 
 
 @pytest.fixture
@@ -171,8 +174,10 @@ def test_a_wrong_key_stops_all_workers(scripted_server, model_at, store, client)
     assert server.calls <= WORKERS
 
 
-def test_stopping_reaches_all_workers_and_the_run_goes_on_later(scripted_server, model_at, store, client):
-    server = scripted_server(latency_s=0.05)
+def test_stopping_reaches_all_workers_and_the_run_goes_on_later(
+    scripted_server, model_at, store, client, slow_from
+):
+    server = scripted_server(faults=(slow_from(21),))
     run = mapped().run(model=model_at(server, max_concurrency=4), store=store, client=client, progress=False)
     server.wait_until(lambda stats: stats.calls >= 20)
 
@@ -181,6 +186,7 @@ def test_stopping_reaches_all_workers_and_the_run_goes_on_later(scripted_server,
 
     assert run.status()["status"] == "stopped"
     assert stopped_at < 240
+    server.set(Script())
     assert len(run.resume().result()) == 240
     assert server.calls == server.log().distinct_texts == 240
 
@@ -227,16 +233,18 @@ def test_a_cluster_is_prepared_once(client, monkeypatch):
 
 
 def test_a_run_without_workers_says_that_it_waits_and_goes_on_when_there_are_some(
-    scripted_server, model_at, store, monkeypatch
+    scripted_server, model_at, store, monkeypatch, slow_from
 ):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY-of-the-cluster")
-    server = scripted_server(latency_s=0.02)
+    server = scripted_server(latency_s=0.02, faults=(slow_from(21),))
     said: list[str] = []
-    waits = [threading.Event(), threading.Event()]
+    waits, works = [threading.Event(), threading.Event()], threading.Event()
 
     def watch(event):
         if isinstance(event, State):
             said.append(event.words)
+            if event.words == "running":
+                works.set()
             if event.words == plugin.WAITING:
                 waits[said.count(plugin.WAITING) - 1].set()
 
@@ -247,12 +255,13 @@ def test_a_run_without_workers_says_that_it_waits_and_goes_on_when_there_are_som
         run = mapped().run(
             model=model_at(server, max_concurrency=4), store=store, client=client, progress=watch
         )
-        assert waits[0].wait(30), "adaptive scaling at nought"
+        assert waits[0].wait(120), "adaptive scaling at nought"
         cluster.scale(1)
         server.wait_until(lambda stats: stats.calls >= 20)
-        assert "running" in said
+        assert works.wait(120), "it works again"
         cluster.scale(0)
-        assert waits[1].wait(60), "all workers lost"
+        assert waits[1].wait(120), "all workers lost"
+        server.set(Script())
         cluster.scale(1)
         assert len(run.result()) == len(FRAME)
     assert server.calls <= len(FRAME) + 4

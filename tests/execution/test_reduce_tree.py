@@ -245,11 +245,12 @@ UNFLUSHED = 256
 
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ["OPENAI_API_KEY"] = "sk-only-for-loopback"  # workers look for it in their own environment
-    with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
-    ) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-only-for-loopback")  # workers look for it in their own environment
+        with LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
+        ) as made:
+            yield made
 
 
 @pytest.fixture

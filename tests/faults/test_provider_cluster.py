@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ import apwa_dask as apwa
 from apwa_dask.errors import BudgetError
 from apwa_dask.testing import ServerLog
 
-RPM = 6_000
+RPM = 3_600
 PER_S = RPM / 60
 WORKERS = 4
 KEY = "sk-CANARY-of-four-workers"
@@ -23,11 +24,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    os.environ["APWA_TEST_KEY"] = KEY  # workers look for it in their own environment
-    with LocalCluster(
-        n_workers=WORKERS, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
-    ) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("APWA_TEST_KEY", KEY)  # workers look for it in their own environment
+        with LocalCluster(
+            n_workers=WORKERS, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0"
+        ) as made:
+            yield made
 
 
 @pytest.fixture
@@ -47,9 +49,11 @@ def frame_of(rows: int, distinct: int | None = None) -> pd.DataFrame:
 
 
 def rate_per_s(log: ServerLog) -> float:
-    """Answers a second from the first call to the last."""
+    """Answers a second in most half seconds from the first call to the last: a machine that stands still for a
+    moment is not the pace's fault."""
     times = [call.t_start for call in log if call.status == 200]
-    return len(times) / (times[-1] - times[0])
+    halves = Counter(int((t - times[0]) / 0.5) for t in times)
+    return 2 * median(halves[k] for k in range(int((times[-1] - times[0]) / 0.5)))
 
 
 def test_fault_05_four_processes_with_one_key_share_one_limit(

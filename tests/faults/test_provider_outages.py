@@ -85,7 +85,8 @@ def test_fault_08_a_burst_of_errors_opens_the_breaker_and_is_drained(
     """Everything fails for three seconds; a row's own attempts would last a tenth of that."""
     frame = pd.DataFrame({"text": [f"row {k}" for k in range(400)]})
     script = Script(latency_s=0.02)
-    server = scripted_server(script)
+    out = Fault("status", On(calls=tuple(range(101, 2000))), status=status)
+    server = scripted_server(script.but(faults=(out,)))
     words: list[str] = []
 
     run = mapped(frame).run(
@@ -93,8 +94,7 @@ def test_fault_08_a_burst_of_errors_opens_the_breaker_and_is_drained(
         store=store,
         progress=lambda event: words.append(getattr(event, "words", "")),
     )
-    server.wait_until(lambda stats: stats.calls >= 100)
-    server.set(script.but(faults=(Fault("status", status=status),)))
+    server.wait_until(lambda stats: stats.by_fault.get("status", 0) >= 1)
     threading.Event().wait(3.0)
     server.set(script)
     result = run.result(status=True)
@@ -109,10 +109,10 @@ def test_fault_08_a_burst_of_errors_opens_the_breaker_and_is_drained(
 
 
 def test_fault_09_a_run_waits_for_a_provider_that_is_gone_and_says_so(
-    scripted_server, model_at, invariants, store, quick_retries
+    scripted_server, model_at, invariants, store, quick_retries, slow_from
 ):
     """Connections are refused for three seconds, which stand for ten minutes: no attempt of a row is used up."""
-    server = scripted_server(in_process=True, latency_s=0.02)
+    server = scripted_server(in_process=True, latency_s=0.02, faults=(slow_from(31, delay_s=60.0),))
     port = int(server.base_url.split(":")[2].split("/")[0])
     words: list[str] = []
     run = mapped().run(

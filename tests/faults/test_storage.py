@@ -122,13 +122,14 @@ def test_fault_50_a_crash_in_the_middle_of_a_write_is_never_visible(
 
 
 def test_fault_51_of_two_resumes_at_once_one_works_and_the_other_is_refused(
-    scripted_server, model_at, canary_key, invariants, store, whole
+    scripted_server, model_at, canary_key, invariants, store, whole, slow_from
 ):
-    server = scripted_server(latency_s=0.05)
+    server = scripted_server(faults=(slow_from(11),))
     first = table().run(model=model_at(server, max_concurrency=IN_FLIGHT), store=store, progress=False)
     server.wait_until(lambda stats: stats.calls >= 10)
     first.stop().wait()
     stopped_at = server.calls
+    server.set(server.script.but(faults=(), latency_s=0.05))
     rivals = [apwa.attach(first.id, store, progress=False) for _ in range(2)]
     refused: list[StoreError] = []
     start = threading.Barrier(2)
@@ -157,33 +158,36 @@ def test_fault_51_of_two_resumes_at_once_one_works_and_the_other_is_refused(
 
 
 def test_fault_51_a_resume_that_is_refused_does_not_disturb_the_one_at_work(
-    scripted_server, model_at, canary_key, invariants, store, whole
+    scripted_server, model_at, canary_key, invariants, store, whole, slow_from
 ):
-    server = scripted_server(latency_s=0.05)
+    server = scripted_server(faults=(slow_from(11),))
     run = table().run(model=model_at(server, max_concurrency=IN_FLIGHT), store=store, progress=False)
     server.wait_until(lambda stats: stats.calls >= 10)
 
     with pytest.raises(StoreError) as refused:
         apwa.attach(run.id, store, progress=False).resume().wait()
+    worked_on_at = server.calls
+    server.set(server.script.but(faults=()))
 
     assert refused.value.code == "STORE-CLAIMED"
-    assert server.calls < 60, "it was refused while the other worked"
+    assert worked_on_at < 60, "it was refused while the other worked"
     invariants.hold(run, server, FRAME, canary=canary_key, uninterrupted=whole)
     assert {"failed", "stopped"}.isdisjoint(event["event"] for event in run.folder.history())
 
 
 def test_fault_52_what_is_done_is_never_decided_from_a_cached_listing(
-    scripted_server, model_at, canary_key, invariants, whole
+    scripted_server, model_at, canary_key, invariants, whole, slow_from
 ):
     """One handle on a store whose filesystem caches listings, the work done through another."""
     import fsspec
 
-    server = scripted_server(latency_s=0.02)
+    server = scripted_server(faults=(slow_from(11),))
     place = f"memory://fault-52-{os.getpid()}"
     cached = fsspec.filesystem("memory")
     run = table().run(model=model_at(server, max_concurrency=IN_FLIGHT), store=place, progress=False)
     server.wait_until(lambda stats: stats.calls >= 10)
     run.stop().wait()
+    server.set(server.script.but(faults=()))
     watcher = RunStore(place, {"use_listings_cache": True}).open(run.id)
     before = {stage.index: len(watcher.committed(stage.index)) for stage in run.stages}
 
@@ -241,9 +245,9 @@ def test_fault_53_a_store_that_stumbles_costs_no_row_and_no_call(
 
 
 def test_fault_53_lost_credentials_stop_the_run_in_words_and_a_resume_pays_for_the_rest(
-    scripted_server, model_at, canary_key, invariants, store, whole, disk
+    scripted_server, model_at, canary_key, invariants, store, whole, disk, slow_from
 ):
-    server = scripted_server(latency_s=0.05)
+    server = scripted_server(faults=(slow_from(13),))
     run = table().run(model=model_at(server, max_concurrency=IN_FLIGHT), store=store, progress=False)
     server.wait_until(lambda stats: stats.calls >= 12)
     disk.fail(errno.EACCES)
@@ -253,6 +257,7 @@ def test_fault_53_lost_credentials_stop_the_run_in_words_and_a_resume_pays_for_t
     said = caught.value
     stopped_at = server.calls
     disk.fail(0)
+    server.set(server.script.but(faults=()))
 
     assert said.code == "STORE-DENIED"
     assert said.fix

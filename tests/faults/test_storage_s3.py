@@ -17,7 +17,7 @@ from apwa_dask.store.runs import RunStore
 
 pytestmark = pytest.mark.slow
 KINDS = {0: "SlowDown", 5: "InternalError", 10: "lost answer", 15: "slow"}
-ROWS, PARTS, IN_FLIGHT = 48, 8, 2
+ROWS, PARTS, IN_FLIGHT, ASKED = 48, 8, 2, 8
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(ROWS)], "k": range(ROWS)})
 
 
@@ -47,9 +47,9 @@ def whole(scripted_server, model_at, tmp_path) -> pd.DataFrame:
 
 
 def started(server: Any, model: Any, store: str, options: dict[str, Any]) -> Any:
-    """A run of which some calls have been answered, and most have not."""
+    """A run of which some calls have been answered, and most will not be soon."""
     run = table().run(model=model, store=store, storage_options=options, progress=False)
-    server.wait_until(lambda stats: stats.calls >= 8)
+    server.wait_until(lambda stats: stats.calls >= ASKED)
     return run
 
 
@@ -82,9 +82,9 @@ def test_fault_53_an_s3_that_stumbles_costs_no_row_and_no_call(
 
 
 def test_fault_53_expired_s3_credentials_stop_the_run_in_words_and_new_ones_pay_for_the_rest(
-    scripted_server, model_at, canary_key, invariants, whole, bucket, s3_options, proxy, options
+    scripted_server, model_at, canary_key, invariants, whole, bucket, s3_options, proxy, options, slow_from
 ):
-    server = scripted_server(latency_s=0.15)
+    server = scripted_server(faults=(slow_from(ASKED + 1),))
     store = f"{bucket}/store"
     run = started(server, model_at(server, max_concurrency=IN_FLIGHT), store, options)
     proxy.plan = lambda number, path: "ExpiredToken"
@@ -93,6 +93,7 @@ def test_fault_53_expired_s3_credentials_stop_the_run_in_words_and_new_ones_pay_
         run.wait(timeout=100)
     said, stopped_at = caught.value, server.calls
     proxy.heal()
+    server.set(server.script.but(faults=()))
 
     assert said.code == "STORE-DENIED"
     assert said.fix
@@ -106,32 +107,35 @@ def test_fault_53_expired_s3_credentials_stop_the_run_in_words_and_new_ones_pay_
 
 
 def test_fault_53_an_s3_that_is_gone_for_good_stops_the_run_and_loses_nothing_that_was_committed(
-    scripted_server, model_at, canary_key, invariants, whole, bucket, proxy, options
+    scripted_server, model_at, canary_key, invariants, whole, bucket, proxy, options, slow_from
 ):
-    server = scripted_server(latency_s=0.3)
+    server = scripted_server(faults=(slow_from(ASKED + 1),))
     store = f"{bucket}/store"
     run = started(server, model_at(server, max_concurrency=IN_FLIGHT), store, options)
     proxy.plan = lambda number, path: "InternalError"
 
     with pytest.raises(StoreError) as caught:
         run.wait(timeout=100)
+    stopped_at = server.calls
     proxy.heal()
+    server.set(server.script.but(faults=()))
 
     assert caught.value.saved
-    assert server.calls < ROWS, "it stopped paying"
+    assert stopped_at < ROWS, "it stopped paying"
     again = apwa.attach(run.id, store, storage_options=options, progress=False).resume()
     invariants.hold(again, server, FRAME, canary=canary_key, uninterrupted=whole)
     assert server.calls == ROWS
 
 
 def test_fault_52_on_s3_what_is_done_is_never_decided_from_a_cached_listing(
-    scripted_server, model_at, canary_key, invariants, whole, bucket, s3_options
+    scripted_server, model_at, canary_key, invariants, whole, bucket, s3_options, slow_from
 ):
     """The caller's own options turn a listings cache on, and another process has worked meanwhile."""
-    server = scripted_server(latency_s=0.02)
+    server = scripted_server(faults=(slow_from(ASKED + 1),))
     store, caching = f"{bucket}/store", {**s3_options, "use_listings_cache": True}
     run = started(server, model_at(server, max_concurrency=IN_FLIGHT), store, caching)
     run.stop().wait()
+    server.set(server.script.but(faults=()))
     watcher = RunStore(store, {**caching, "skip_instance_cache": True}).open(run.id)
     before = {stage.index: len(watcher.committed(stage.index)) for stage in run.stages}
     other = apwa.attach(run.id, store, storage_options=s3_options, progress=False)

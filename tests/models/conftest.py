@@ -39,7 +39,7 @@ class Ask:
     client: Client | None = None
 
     def model(self) -> Model:
-        given: dict[str, Any] = {"base_url": self.server.base_url, "timeout_s": 5.0, **self.settings}
+        given: dict[str, Any] = {"base_url": self.server.base_url, "timeout_s": 60.0, **self.settings}
         return Model(given.pop("name", "test-model"), **given)
 
     def template(self) -> Template:

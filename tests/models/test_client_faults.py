@@ -100,7 +100,7 @@ def test_a_lasting_fault_ends_in_its_class_after_so_many_requests(
 @pytest.mark.parametrize("kind", ["hang", "drip"])
 def test_the_deadline_is_on_the_wall_clock_and_tried_three_times(serve: Serve, ask: Ask, kind: str) -> None:
     server = serve(faults=(Fault(kind, interval_s=0.05),))
-    (reply,) = ask(server, settings={"timeout_s": 0.2})("hello")
+    (reply,) = ask(server, settings={"timeout_s": 1.0})("hello")
     assert (reply.outcome, reply.attempts, server.calls) == (OutcomeClass.DEADLINE, 3, 3)
     assert reply.usage.estimated
     assert reply.usage.input > 0

@@ -111,8 +111,8 @@ def test_cancelling_a_call_frees_its_slot(serve: Serve, ask: Ask) -> None:
 
 
 def test_stop_ends_what_waits_and_lets_what_flies_finish(serve: Serve, ask: Ask) -> None:
-    server = serve(latency_s=0.3)
-    asked = ask(server, settings={"max_concurrency": 2})
+    server = serve(latency_s=2.0)
+    asked = ask(server, settings={"max_concurrency": 2, "timeout_s": 60.0})
 
     async def story() -> list[Any]:
         work = asyncio.create_task(asked._all(tuple(f"row {i}" for i in range(50))))
