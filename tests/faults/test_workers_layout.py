@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apwa_dask.tables.packing import MANY_PARTITIONS
+from apwa_dask.testing import Fault, On
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,9 @@ def test_fault_48_tiny_partitions_on_a_cluster_are_one_task_each_and_one_giant_k
         done = client.run_on_scheduler(_tasks_done)
         assert done <= 2 * tiny + 20
 
-        giant_server = scripted_server(latency_s=0.05)
+        # some calls last as long as it takes to fill the window, however busy the machine is
+        long = Fault("slow", on=On(calls=tuple(range(1000, 1000 + 2 * concurrency))), delay_s=2.0)
+        giant_server = scripted_server(latency_s=0.02, faults=(long,))
         giant = processes.mapped(rows, 1).run(
             model=model(giant_server, max_concurrency=concurrency), namespace="giant", **options
         )
