@@ -71,10 +71,16 @@ class Coordinator:
         now = self._clock()
         lane = self._lanes.setdefault(gate_key, Lane())
         mine = lane.holder(holder, now)
+        if lane.is_late(mine, want):
+            return Grant(concurrency=0, requests=0, tokens=0)
         mine.expires_s = now + self._expires_s
-        news = lane.learn(report, now)
+        is_repeated = lane.is_repeated(mine, want)
+        news = lane.learn(report.beyond(mine.booked) if is_repeated else report, now)
         share = lane.shares.lease(holder, want, now)
-        permits = lane.permits(mine, want if share else _without_permits(want), now)
+        wanted = want if share else _without_permits(want)
+        permits = lane.again(mine, wanted, now) if is_repeated else None
+        permits = permits or lane.permits(mine, wanted, now)
+        lane.keep(mine, want, report, permits, now)
         pause_s = max(0.0, lane.pause_until_s - now)
         if news and self._tell is not None:
             self._tell(Notice(gate_key, pause_s, lane.penalties), [h for h in lane.holders if h != holder])

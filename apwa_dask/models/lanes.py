@@ -8,7 +8,7 @@ coordinator books *permits* one by one at their moments, and each holder waits f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from apwa_dask.models.accounting import Accounting
 from apwa_dask.models.headers import Window
@@ -38,6 +38,19 @@ TELL_EVERY_S, TELL_LONGER_S = 0.5, 1.0
 worker."""
 
 
+@dataclass(frozen=True, slots=True)
+class Permits:
+    """The part of a grant that is about limits; see `Grant`."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    start_in_s: float = 0.0
+    paced: bool = False
+    requests_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    ask_in_s: float | None = None
+
+
 @dataclass(slots=True)
 class Holder:
     """A process at a gate."""
@@ -50,19 +63,16 @@ class Holder:
     """Of the pace, by a holder whose calls do not wait."""
     hungry: bool = False
     leases: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Permits:
-    """The part of a grant that is about limits; see `Grant`."""
-
-    requests: int | None = None
-    tokens: int | None = None
-    start_in_s: float = 0.0
-    paced: bool = False
-    requests_per_s: float = 0.0
-    tokens_per_s: float = 0.0
-    ask_in_s: float | None = None
+    series: int = 0
+    """Of its questions."""
+    answered: int = 0
+    """Number of the last one that was answered."""
+    booked: Report = field(default_factory=Report)
+    """What that one reported, and what it may repeat if the answer was lost."""
+    given: Permits = field(default_factory=Permits)
+    """What the answer granted, at this moment and under the limits of this epoch."""
+    given_s: float = 0.0
+    given_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -121,6 +131,37 @@ class Lane:
         # Sums of floats drift.
         self._parts = math.fsum(holder.part for holder in self.holders.values())
         self._used = math.fsum(holder.use for holder in self.holders.values())
+
+    # -- questions
+
+    def is_late(self, mine: Holder, want: Want) -> bool:
+        """It was asked before the last one that was answered: nobody waits for it any more."""
+        return want.number > 0 and want.series == mine.series and want.number <= mine.answered
+
+    def is_repeated(self, mine: Holder, want: Want) -> bool:
+        """It is asked in place of one that was answered and not heard."""
+        return want.number > 0 and want.series == mine.series and want.heard < mine.answered
+
+    def again(self, mine: Holder, want: Want, now: float) -> Permits | None:
+        """What the answer that was not heard granted, at the same moment; None if that has passed.
+
+        Then only what the endpoint may have kept in its bucket meanwhile goes back into ours.
+        """
+        lost, mine.given = mine.given, Permits()
+        if mine.given_epoch != self.epoch or not (lost.requests or lost.tokens):
+            return None
+        left_s = mine.given_s + lost.start_in_s - now
+        if left_s > 0 and (want.requests or want.tokens) and not self._is_wide:
+            return replace(lost, start_in_s=left_s)
+        for bucket, units in ((self.requests, lost.requests), (self.tokens, lost.tokens)):
+            if bucket is not None and units:
+                bucket.level += min(units, bucket.capacity - 1.0)
+        return None
+
+    def keep(self, mine: Holder, want: Want, report: Report, permits: Permits, now: float) -> None:
+        """Remember the answer to a question until the next one tells whether it was heard."""
+        mine.series, mine.answered, mine.booked = want.series, want.number, report
+        mine.given, mine.given_s, mine.given_epoch = permits, now, self.epoch
 
     # -- limits
 

@@ -6,7 +6,7 @@ All times are spans, never moments: the clocks of two machines have nothing in c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from apwa_dask.models.headers import Announced
 
@@ -33,6 +33,11 @@ class Want:
         Calls sent a second since the last question.
     tokens_per_call : int
         What a waiting call expects to use; 0 where none waits.
+    series, number : int
+        Which question it is, of which gate's; 0 where nobody counts them. An answer may come too late: one that was
+        given and not heard is settled by the next question, and one that is asked after its successor grants nothing.
+    heard : int
+        The last question of the series whose answer arrived.
     """
 
     concurrency: int
@@ -44,6 +49,9 @@ class Want:
     tokens_per_call: int = 0
     in_flight: int = 0
     share: int = 0
+    series: int = 0
+    number: int = 0
+    heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,16 @@ class Report:
     tokens_refused: int = 0
     pause_s: float = 0.0
     limits: Announced = field(default_factory=Announced)
+
+    def beyond(self, booked: Report) -> Report:
+        """What is not booked yet, of a report that repeats one that was booked."""
+        return replace(
+            self,
+            admitted=self.admitted - booked.admitted,
+            throttled=self.throttled - booked.throttled,
+            counted_less=self.counted_less - booked.counted_less,
+            tokens_refused=self.tokens_refused - booked.tokens_refused,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING
 
 from apwa_dask.errors import ApwaError
@@ -57,6 +58,7 @@ class Stock:
         self._told_idle = True
         self._epoch = 0
         self._penalties = 0
+        self._series, self._number, self._heard = secrets.randbits(60), 0, 0
         self._expires_at = INFINITE
         self._urgent = False
         self._task: asyncio.Task[None] | None = None
@@ -171,6 +173,7 @@ class Stock:
         waiting, waiting_tokens, sent = gate.waiting, gate.waiting_tokens, gate.admissions
         per_s = (sent - self._asked_sent) / max(now - self._asked_at, DRIP_S)
         self._asked_at, self._asked_sent = now, sent
+        self._number += 1
         may_use = not self._promises and not gate.paused
         short_of_requests = self._requests <= self._half_requests or self._requests < 1
         short_of_tokens = self._tokens <= self._half_tokens or self._tokens <= 0
@@ -186,6 +189,9 @@ class Stock:
             tokens_per_call=waiting_tokens // waiting if waiting else 0,
             in_flight=gate.in_flight,
             share=self.share,
+            series=self._series,
+            number=self._number,
+            heard=self._heard,
         )
 
     def _unanswered(self, report: Report) -> None:
@@ -193,7 +199,8 @@ class Stock:
         self.throttled += report.throttled
         self.counted_less += report.counted_less
         self.tokens_refused += report.tokens_refused
-        self.pause_s = max(self.pause_s, report.pause_s)
+        passed_s = self._loop.time() - self._asked_at
+        self.pause_s = max(self.pause_s, report.pause_s - passed_s, 0.0)
         self._renew_in(RETRY_S)
 
     def _expired(self) -> None:
@@ -218,7 +225,7 @@ class Stock:
         self.ask_soon(urgent=True)
 
     def _take_over(self, want: Want, grant: Grant, *, reported_throttle: bool) -> None:
-        self.share = grant.concurrency
+        self.share, self._heard = grant.concurrency, want.number
         # From when we asked: the coordinator's time began later, and so ends later.
         self._expires_at = self._asked_at + grant.expires_s
         if self._expiry is not None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from apwa_dask.models.coordinator import Coordinator
 from apwa_dask.models.headers import Announced, Window
+from apwa_dask.models.lanes import Lane
 from apwa_dask.models.leases import Grant, Notice, Report, Want
 from apwa_dask.models.pace import Bucket
 from apwa_dask.models.shares import Shares
@@ -327,3 +328,67 @@ def test_an_answer_to_one_holder_is_known_to_the_others(coordinator: Coordinator
     assert not ask(coordinator, "a").answered
     assert ask(coordinator, "a", admitted=1).answered
     assert ask(coordinator, "b").answered
+
+
+def question(coordinator: Coordinator, number: int, heard: int, series: int = 7, **report: object) -> Grant:
+    want = Want(50, requests=50, hungry=True, series=series, number=number, heard=heard)
+    return coordinator.lease("a", GATE, want, Report(**report))  # type: ignore[arg-type]
+
+
+def narrow(coordinator: Coordinator) -> None:
+    """One call in ten seconds, and two processes: permits are booked at their moments."""
+    hear(coordinator, 6)
+    settle(coordinator, "a", "b")
+
+
+def test_permits_of_an_answer_that_came_too_late_are_there_for_others(
+    coordinator: Coordinator, clock: Clock
+) -> None:
+    narrow(coordinator)
+    assert question(coordinator, 1, heard=0).start_in_s == pytest.approx(10.0)
+    lost = question(coordinator, 2, heard=1)
+    assert lost.start_in_s == pytest.approx(20.0)
+    clock.now += 1.0
+    assert question(coordinator, 3, heard=1).start_in_s == pytest.approx(19.0), "in the place of the lost one"
+    assert hungry(coordinator, "b").start_in_s == pytest.approx(29.0)
+    assert question(coordinator, 4, heard=3).start_in_s == pytest.approx(39.0), "and the heard one stands"
+
+
+def test_a_question_that_arrives_after_its_successor_grants_and_books_nothing(
+    coordinator: Coordinator, clock: Clock
+) -> None:
+    narrow(coordinator)
+    question(coordinator, 1, heard=0)
+    assert question(coordinator, 3, heard=1, throttled=1).penalties == 1
+    shares = coordinator.in_flight_share(GATE)
+    clock.now += 1.0
+    late = question(coordinator, 2, heard=1, throttled=1)
+    assert (late.requests, late.tokens, late.concurrency) == (0, 0, 0)
+    assert coordinator.in_flight_share(GATE) == shares
+    following = hungry(coordinator, "b")
+    assert (following.start_in_s, following.penalties) == (pytest.approx(29.0), 1)
+
+
+def test_a_report_is_booked_once_though_its_answer_was_lost_twice(
+    coordinator: Coordinator, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    booked: list[tuple[int, int]] = []
+    real = Lane.learn
+
+    def learn(lane: Lane, report: Report, now: float) -> bool:
+        booked.append((report.admitted, report.throttled))
+        return real(lane, report, now)
+
+    monkeypatch.setattr(Lane, "learn", learn)
+    question(coordinator, 1, heard=0, admitted=5, throttled=1)
+    for number, admitted in ((2, 8), (3, 9)):  # each tells again what was not answered
+        clock.now += 11.0
+        question(coordinator, number, heard=0, admitted=admitted, throttled=1)
+    question(coordinator, 4, heard=3, admitted=2)
+    assert booked == [(5, 1), (3, 0), (1, 0), (2, 0)]
+
+
+def test_a_gate_made_anew_in_a_known_process_counts_its_questions_anew(coordinator: Coordinator) -> None:
+    narrow(coordinator)
+    question(coordinator, 9, heard=8)
+    assert question(coordinator, 1, heard=0, series=8).requests == 1

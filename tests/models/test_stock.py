@@ -33,6 +33,7 @@ class Limit:
         self.doors: dict[str, Gate] = {}
         self.questions: list[tuple[float, str]] = []
         self.stalled = False
+        self.lost = 0
         self.most = 512
         self._rows: dict[str, list[asyncio.Task[None]]] = {}
 
@@ -45,7 +46,11 @@ class Limit:
             if self.stalled:
                 raise TimeoutError
             self.questions.append((asyncio.get_running_loop().time(), name))
-            return self.coordinator.lease(name, gate_key, want, report)
+            grant = self.coordinator.lease(name, gate_key, want, report)
+            if self.lost and len(self.questions) % self.lost == 0:
+                await asyncio.sleep(2.0)
+                raise TimeoutError
+            return grant
 
         return lease
 
@@ -173,6 +178,21 @@ def test_a_stall_of_the_coordinator_costs_nothing_until_the_lease_ends(virtual_t
         limit.stalled = False
         await limit.until(100.0)
         assert limit.used(85.0, 100.0) >= 0.95
+        await limit.close()
+
+    virtual_time(story())
+
+
+def test_answers_that_come_too_late_cost_few_permits(virtual_time: Virtual) -> None:
+    """Each third answer is lost, after the coordinator gave it: nearly all of what it granted is granted again."""
+
+    async def story() -> None:
+        limit = Limit(1.0)
+        limit.lost = 3
+        limit.join(*processes(4))
+        await limit.until(300.0)
+        assert limit.used(50.0, 300.0) >= 0.8
+        assert not [at for at in limit.refused if at > 50.0]
         await limit.close()
 
     virtual_time(story())
