@@ -201,6 +201,11 @@ def test_rows_that_meet_several_others_repeat_and_can_be_grouped_by(sold: Sketch
     assert schema["properties"]["each"]["enum"] == ["make"]
 
 
+def test_a_count_of_what_is_so_is_one_number(sold: Sketch) -> None:
+    schema = count_schema(sold, "How many different cars are a shade of black?")
+    assert schema["properties"] == {"each": {"type": "string", "enum": ["all rows"]}}
+
+
 def test_ids_and_what_is_grouped_by_are_not_read(kit: Any) -> None:
     frame = pd.DataFrame(
         {"id": ["p-0001", "p-0002"], "title": ["Acme red boots", "Bolt tea bags"], "kind": ["Shoe", "Tea"]}

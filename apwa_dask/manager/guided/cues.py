@@ -26,6 +26,7 @@ __all__ = [
     "period_of",
     "picks",
     "redacts",
+    "speaks_of_groups",
     "speaks_of_more",
     "speaks_of_time",
     "wants_all_in_order",
@@ -123,6 +124,9 @@ _TIME = _words(
     r"|october|november|december|today|yesterday|(?:last|this|past) (?:year|month|week|day)"
 )
 _AFTER_EACH = _words(r"(?:each|every|per|by)\s+(?:the |their |its |different )?((?:[a-z][\w-]*\s*){1,3})")
+_GROUPS = _words(
+    r"each|every|per\b|by\b|respectively|group|distribut|breakdown|most\b|fewest|more than|at least|than\b"
+)
 _BRITISH = re.compile(r"(?<=[a-z]{3})our")
 _PART = re.compile(r"[^\W\d_]{3,}|\d+")
 
@@ -240,6 +244,11 @@ def means_each(question: str) -> bool:
 def means_kind(question: str) -> bool:
     """Whether rows are kept by what a value means, not by the value: "whose colour is a shade of red"."""
     return _KIND.search(question) is not None
+
+
+def speaks_of_groups(question: str) -> bool:
+    """Whether rows may be counted by something: not "how many cars are blue"."""
+    return _GROUPS.search(question) is not None
 
 
 def speaks_of_time(question: str) -> bool:

@@ -370,7 +370,7 @@ def overview_schema(sketch: Sketch, each: str = "") -> Json:
 def count_schema(sketch: Sketch, question: str) -> Json:
     """How many rows, in all or for each value of a column; then perhaps only counts within a bound."""
     total = _object(each=_enum([ALL_ROWS]))
-    if not sketch.keys:
+    if not sketch.keys or (cues.begins_with_counting(question) and not cues.speaks_of_groups(question)):
         return total
     bounds = [_object(**{"is": _enum(how)}, value={"enum": [value]}) for value, how in said.bounds(question)]
     # "more than five" that can be about no column is about the counts.
