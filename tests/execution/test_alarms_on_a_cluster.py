@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
@@ -20,15 +18,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def client():
-    os.environ["OPENAI_API_KEY"] = "sk-only-for-loopback"  # workers look for it in their own environment
-    with (
-        LocalCluster(
-            n_workers=WORKERS, threads_per_worker=4, processes=True, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as made,
-    ):
-        made.wait_for_workers(WORKERS)
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-only-for-loopback")  # workers look for it in their own environment
+        with (
+            LocalCluster(
+                n_workers=WORKERS, threads_per_worker=4, processes=True, dashboard_address="127.0.0.1:0"
+            ) as cluster,
+            Client(cluster, set_as_default=False) as made,
+        ):
+            made.wait_for_workers(WORKERS)
+            yield made
 
 
 def table() -> apwa.Table:

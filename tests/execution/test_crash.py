@@ -50,14 +50,14 @@ def finished(program: str, *arguments: str) -> list[str]:
 def uninterrupted(tmp_path_factory) -> str:
     from apwa_dask.testing import ScriptedServer
 
-    os.environ.setdefault("OPENAI_API_KEY", "sk-only-for-loopback")
-    with ScriptedServer() as server:
+    with pytest.MonkeyPatch.context() as patch, ScriptedServer() as server:
+        patch.setenv("OPENAI_API_KEY", "sk-only-for-loopback")
         lines = finished("whole", server.base_url, str(tmp_path_factory.mktemp("whole") / "store"))
     return lines[1]
 
 
-def test_a_killed_run_is_resumed_by_its_id_in_a_new_process(scripted_server, store, uninterrupted):
-    server = scripted_server(latency_s=0.02)
+def test_a_killed_run_is_resumed_by_its_id_in_a_new_process(scripted_server, store, uninterrupted, slow_from):
+    server = scripted_server(latency_s=0.02, faults=(slow_from(ROWS // 2 + 1),))
     with child("whole", server.base_url, store) as process:
         run_id = process.stdout.readline().strip()
         server.wait_until(lambda stats: stats.calls >= ROWS // 2)
@@ -65,6 +65,7 @@ def test_a_killed_run_is_resumed_by_its_id_in_a_new_process(scripted_server, sto
         process.wait()
     server.wait_until(lambda stats: stats.in_flight == 0)
     at_crash = server.calls
+    server.set(Script())
 
     lines = finished("resume", server.base_url, store, run_id)
 
@@ -93,8 +94,10 @@ def test_the_same_program_after_a_kill_is_served_by_the_journal(scripted_server,
     assert again[1] == uninterrupted
 
 
-def test_ctrl_c_stops_dispatch_and_resume_pays_only_the_rest(scripted_server, store, uninterrupted):
-    server = scripted_server(latency_s=0.05)
+def test_ctrl_c_stops_dispatch_and_resume_pays_only_the_rest(
+    scripted_server, store, uninterrupted, slow_from
+):
+    server = scripted_server(faults=(slow_from(41),))
     with child("interrupted", server.base_url, store) as process:
         run_id = process.stdout.readline().strip()
         server.wait_until(lambda stats: stats.calls >= 40)
@@ -104,6 +107,7 @@ def test_ctrl_c_stops_dispatch_and_resume_pays_only_the_rest(scripted_server, st
     assert out.strip() == "stopped"
     stopped_at = server.calls
     assert stopped_at < ROWS
+    server.set(Script())
     assert apwa.attach(run_id, store).status()["status"] == "stopped"
 
     lines = finished("resume", server.base_url, store, run_id)
@@ -112,8 +116,10 @@ def test_ctrl_c_stops_dispatch_and_resume_pays_only_the_rest(scripted_server, st
     assert server.calls == server.log().distinct_texts == ROWS
 
 
-def test_a_program_that_ends_early_leaves_a_run_that_can_be_resumed(scripted_server, store, uninterrupted):
-    server = scripted_server(latency_s=0.05)
+def test_a_program_that_ends_early_leaves_a_run_that_can_be_resumed(
+    scripted_server, store, uninterrupted, slow_from
+):
+    server = scripted_server(faults=(slow_from(41),))
     with child("ends_early", server.base_url, store) as process:
         run_id = process.stdout.readline().strip()
         server.wait_until(lambda stats: stats.calls >= 40)
@@ -121,6 +127,7 @@ def test_a_program_that_ends_early_leaves_a_run_that_can_be_resumed(scripted_ser
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert server.calls < ROWS
+    server.set(Script())
 
     lines = finished("resume", server.base_url, store, run_id)
 
@@ -139,8 +146,8 @@ def test_a_program_ends_although_the_endpoint_never_answers(scripted_server, sto
     assert apwa.attach(run_id, store).status()["status"] == "stopped"
 
 
-def test_a_second_process_may_not_work_on_a_run_that_is_at_work(scripted_server, store):
-    server = scripted_server(latency_s=0.05)
+def test_a_second_process_may_not_work_on_a_run_that_is_at_work(scripted_server, store, slow_from):
+    server = scripted_server(faults=(slow_from(11),))
     with child("whole", server.base_url, store) as process:
         run_id = process.stdout.readline().strip()
         server.wait_until(lambda stats: stats.calls >= 10)
@@ -148,6 +155,7 @@ def test_a_second_process_may_not_work_on_a_run_that_is_at_work(scripted_server,
         with pytest.raises(apwa.ApwaError, match=r"(?i)held|claim|work"):
             apwa.attach(run_id, store, progress=False).resume().wait()
 
+        server.set(Script())
         _, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
     assert server.calls == ROWS

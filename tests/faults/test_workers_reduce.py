@@ -83,7 +83,7 @@ def test_fault_40_a_group_that_kills_is_a_dead_letter_and_the_others_are_paid_on
 def test_fault_35_a_worker_that_leaves_amid_the_groups_costs_nothing(
     processes, scripted_server, store, model, tmp_path, how
 ):
-    server = scripted_server(latency_s=0.3)
+    server = scripted_server(latency_s=2.0)  # whoever leaves has calls in flight, and waits for them
     with processes.Cluster(tmp_path) as cluster, cluster.client() as client:
         cluster.ready(client, 2)
         run = grouped(1).run(
