@@ -38,7 +38,7 @@ from apwa_dask.execution.foresight import Foresight
 from apwa_dask.execution.kept import KeptRun
 from apwa_dask.execution.manifest import estimated_usd, manifest_of
 from apwa_dask.execution.outlook import with_left
-from apwa_dask.execution.priced import asked_models
+from apwa_dask.execution.priced import kept_budget
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
 from apwa_dask.execution.results import answered_by, result_frame, whole_result
 from apwa_dask.execution.runtime import runtime
@@ -46,7 +46,6 @@ from apwa_dask.execution.stages import StageGraphs, check_consumed
 from apwa_dask.execution.stopping import DEFERRED, Interrupted, read_stop
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
-from apwa_dask.models.prices import require_prices
 from apwa_dask.store.runs import RunFolder
 
 __all__ = ["Run"]
@@ -149,8 +148,7 @@ class Run(KeptRun):
         if done and on_change == "refuse":
             return self
         if budget is not None:
-            require_prices(asked_models(self.spec.plan, self.spec.models), Budget.of(budget).usd)
-            self.spec = replace(self.spec, budget=Budget.of(budget).as_dict())
+            self.spec = replace(self.spec, budget=kept_budget(budget, self.spec.plan, self.spec.models))
             self.folder.append_history("budget", **self.spec.budget)
         self.executor.admit(self.spec.plan.tools, self._frames)
         if max_failure_rate is not None or early_stop is not None:
@@ -349,8 +347,7 @@ class Run(KeptRun):
     def _drive(self) -> None:
         from apwa_dask.observe.keeping import keep_history
 
-        status, message = "done", ""
-        is_ours = False
+        status, message, is_ours = "done", "", False
         try:
             self._emit(
                 RunStarted(

@@ -33,7 +33,8 @@ def times(*factors: Range) -> Range:
     if any(factor.low <= 0 for factor in factors):
         return Range(0.0, expected, expected * exp(above))
     below = sqrt(sum(log(max(factor.expected / factor.low, 1.0)) ** 2 for factor in factors))
-    return Range(round(expected * exp(-below), 9), expected, round(expected * exp(above), 9))
+    low, high = round(expected * exp(-below), 9), round(expected * exp(above), 9)
+    return Range(min(low, expected), expected, max(high, expected))
 
 
 def spread(expected: float, low: float, high: float) -> Range:
