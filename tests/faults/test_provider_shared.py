@@ -139,12 +139,13 @@ def senders(run: apwa.Run, texts: set[str]) -> set[str]:
             any(part * size <= number < (part + 1) * size for number in numbers)}  # fmt: skip
 
 
-def test_fault_05_two_processes_share_a_pace_of_tokens(scripted_server, start):
-    """The server counts as OpenAI's does: a prompt and the most that may be answered, when the call comes in."""
-    tpm, answer_tokens = 60_000, 8
-    server = scripted_server(tpm=tpm, latency_s=0.2)
+@pytest.mark.parametrize(("counts", "ceiling", "rows"), [("most", 8, 280), ("made", 400, 280)])
+def test_fault_05_two_processes_share_a_pace_of_tokens(scripted_server, start, counts, ceiling, rows):
+    """A server counts a prompt and the most that may be answered when the call comes in, or what is made."""
+    tpm = 60_000
+    server = scripted_server(tpm=tpm, counts_tokens=counts, latency_s=0.2)
 
-    run = start(server, 280, max_concurrency=32, max_output_tokens=answer_tokens)
+    run = start(server, rows, max_concurrency=32, max_output_tokens=ceiling)
     result = run.result(status=True)
 
     assert (result["_apwa_status"] == "ok").all()
@@ -159,7 +160,7 @@ def test_fault_05_two_processes_share_a_pace_of_tokens(scripted_server, start):
     for call in good:
         stretch = int((call.t_start - good[0].t_start) / stretch_s)
         if stretch < len(taken):
-            taken[stretch] += call.prompt_tokens + answer_tokens
+            taken[stretch] += call.prompt_tokens + (ceiling if counts == "most" else call.completion_tokens)
     used = median(taken) / (tpm / 60 * stretch_s)
     assert sum(call.status == 429 for call in steady) <= 0.02 * len(steady)
     assert used >= 0.9
