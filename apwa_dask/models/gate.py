@@ -29,7 +29,7 @@ SHRINK = 0.7
 SLOW_START_STEP = 2.0
 """Slots added by each good answer of a full window in slow start: the window triples every round trip."""
 
-OPENING_STEP_S, OPENING_FIRST, OPENING_STEPS = 0.02, 4.0, 8
+OPENING_STEP_S, OPENING_FIRST, OPENING_STEPS = 0.02, 8.0, 8
 """Behind a probe that was answered the window opens by the clock: a few calls, then twice as many at each step, but
 not more than an eighth of the ceiling at a time.
 
