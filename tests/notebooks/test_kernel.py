@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import time
+from pathlib import Path
 
 import pytest
 
@@ -29,19 +30,30 @@ result = run.result()
 print(len(result), result["topic"].notna().sum())
 """
 
+WAITING = """
+import pathlib, sys, threading, time, traceback
+
+def watch(main=threading.main_thread().ident):
+    while not any(frame.name == "_join" for frame in traceback.extract_stack(sys._current_frames()[main])):
+        time.sleep(0.02)
+    pathlib.Path({flag!r}).touch()
+
+threading.Thread(target=watch, daemon=True).start()
+"""
+
 
 def cell(server, store: str) -> str:
     return CELL.format(url=server.base_url, store=store, rows=ROWS, concurrency=CONCURRENCY)
 
 
 def test_u10_an_interrupted_cell_stops_dispatch_within_a_second_and_leaves_its_run(
-    new_kernel, scripted_server, store
+    new_kernel, scripted_server, store, tmp_path
 ):
     script = Script(latency_s=0.5)
     server, kernel = scripted_server(script), new_kernel()
 
     kernel.run(cell(server, store))
-    asked = kernel.begin(RESULT)
+    asked = waits_in(kernel, tmp_path)
     server.wait_until(lambda stats: stats.calls >= 8, timeout_s=90)
     interrupted_s = time.monotonic()
     kernel.interrupt()
@@ -55,11 +67,24 @@ def test_u10_an_interrupted_cell_stops_dispatch_within_a_second_and_leaves_its_r
     assert server.calls == ROWS  # calls in flight were waited for, and kept
 
 
-def test_u10_a_second_interrupt_gives_the_run_back_where_nobody_answers(new_kernel, scripted_server, store):
+def waits_in(kernel, folder: Path) -> str:
+    """A cell that waits for the result by now: before that, an interrupt would be anybody's."""
+    flag = folder / "waits"
+    asked = kernel.begin(WAITING.format(flag=str(flag)) + RESULT)
+    end_s = time.monotonic() + 90
+    while not flag.exists() and time.monotonic() < end_s:
+        time.sleep(0.02)
+    assert flag.exists(), "the cell does not wait"
+    return str(asked)
+
+
+def test_u10_a_second_interrupt_gives_the_run_back_where_nobody_answers(
+    new_kernel, scripted_server, store, tmp_path
+):
     server, kernel = scripted_server(faults=(Fault("hang"),)), new_kernel()
 
     kernel.run(cell(server, store))
-    asked = kernel.begin(RESULT)
+    asked = waits_in(kernel, tmp_path)
     server.wait_until(lambda stats: stats.in_flight >= 1, timeout_s=90)
     kernel.interrupt()
     with pytest.raises(queue.Empty):  # it drains: calls in flight may be billed
