@@ -62,14 +62,14 @@ def _machine(monkeypatch, tmp_path):
     (tmp_path / "plan.yaml").write_text("version: 1\nsources: [reviews]\n")
 
 
-def test_every_command_has_a_golden_document():
+def test_u23_every_command_has_a_golden_document():
     from apwa_dask.cli import main
 
     assert set(main.commands) <= {arguments[0] for arguments in COMMANDS.values()}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_json_of_a_command_is_what_it_was(apwa, fake_api, name):
+def test_u23_the_json_of_a_command_is_what_it_was(apwa, fake_api, name):
     fake_api.failed_rows = int(name in ("ask-failed-rows", "failures", "retry"))
     done = apwa(*COMMANDS[name], "--json")
     document = json.loads(done.stdout)
@@ -82,7 +82,7 @@ def test_the_json_of_a_command_is_what_it_was(apwa, fake_api, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_exit_code_in_a_document_is_that_of_the_process(apwa, fake_api, name):
+def test_u23_the_exit_code_in_a_document_is_that_of_the_process(apwa, fake_api, name):
     fake_api.failed_rows = int(name == "ask-failed-rows")
     done = apwa(*COMMANDS[name], "--json")
     document = json.loads(done.stdout)
@@ -91,7 +91,7 @@ def test_the_exit_code_in_a_document_is_that_of_the_process(apwa, fake_api, name
         assert told == done.exit_code
 
 
-def test_every_command_has_json_and_help():
+def test_u23_every_command_has_json_and_help():
     from apwa_dask.cli import main
 
     for name, command in main.commands.items():
