@@ -12,7 +12,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from apwa_dask.errors import StoreError
 from apwa_dask.store.record import Record
@@ -186,8 +185,7 @@ class WriteBehind:
         with self._lock:
             self._writing = 0
             self._failure = None
-            for record in batch:
-                self._remember(record)
+            self._remember(batch)
         self._after_write()
 
     def _told(self, error: BaseException, count: int) -> StoreError:
@@ -201,17 +199,22 @@ class WriteBehind:
             code=cause.code,
         )
 
-    def _remember(self, record: Record) -> None:
-        if not record.is_served:
-            return
-        if self._waiting.get(record.key) is record:
-            del self._waiting[record.key]
-        replaced = self._recent.pop(record.key, None)
-        self._recent[record.key] = record
-        self._recent_bytes += record.size_bytes - (replaced.size_bytes if replaced else 0)
+    def _remember(self, batch: Sequence[Record]) -> None:
+        waiting, recent = self._waiting, self._recent
+        for record in batch:
+            if not record.is_served:
+                continue
+            key = record.key
+            if waiting.get(key) is record:
+                del waiting[key]
+            replaced = recent.pop(key, None)
+            if replaced is not None:
+                self._recent_bytes -= replaced.size_bytes
+            recent[key] = record
+            self._recent_bytes += record.size_bytes
         while self._recent_bytes > self._recent_limit:
-            oldest = next(islice(self._recent, 1))
-            self._recent_bytes -= self._recent.pop(oldest).size_bytes
+            _, oldest = recent.popitem(last=False)
+            self._recent_bytes -= oldest.size_bytes
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="apwa-journal-writer", daemon=True)
