@@ -47,7 +47,7 @@ from apwa_dask.store.runs import RunFolder, RunStore
 from apwa_dask.tables.changes import changes_of
 from apwa_dask.tables.dtypes import arrow_schema_of, to_arrow
 from apwa_dask.tables.manifest import Manifest
-from apwa_dask.tables.packing import FEW_ROWS, MANY_PARTITIONS
+from apwa_dask.tables.packing import coalesced_rows
 from apwa_dask.tables.sources import read_sources
 
 __all__ = [
@@ -391,10 +391,9 @@ def _write_frame(
     flat = pd.concat([_index_columns(source.frame), flat], axis=1)
     schema = arrow_schema_of(flat)
     table = to_arrow(flat, schema)
-    asked = max(source.npartitions, 1)
-    rows = -(-max(table.num_rows, 1) // asked)
+    rows = -(-max(table.num_rows, 1) // max(source.npartitions, 1))
     if coalesce:
-        rows = max(rows, min(FEW_ROWS, rows * (asked // MANY_PARTITIONS)))
+        rows = coalesced_rows(rows, -(-table.num_rows // rows))
     npartitions = -(-max(table.num_rows, 1) // rows)
     folder = (
         open_folder(settings.store, settings.store_options)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from .pieces import Cut, Limits, Partition, Piece
 
-__all__ = ["FEW_ROWS", "MANY_PARTITIONS", "coalesce", "pack"]
+__all__ = ["FEW_ROWS", "MANY_PARTITIONS", "coalesce", "coalesced_rows", "pack"]
 
 FEW_ROWS = 64
 """A partition below it costs more to start, to commit and to schedule than its rows cost to ask."""
@@ -77,6 +77,11 @@ def coalesce(partitions: Sequence[Partition]) -> tuple[Partition, ...]:
             rows, tokens = partition.rows, partition.est_tokens
         groups[-1].append(partition)
     return tuple(_joined(ordinal, group) for ordinal, group in enumerate(groups))
+
+
+def coalesced_rows(rows: int, npartitions: int) -> int:
+    """Rows of a partition, where `npartitions` of `rows` each are yet to be written: what `coalesce` comes to."""
+    return max(rows, min(FEW_ROWS, rows * (npartitions // MANY_PARTITIONS)))
 
 
 def _joined(ordinal: int, group: Sequence[Partition]) -> Partition:

@@ -236,6 +236,16 @@ class Cluster:
     def address_of(self, client: Client, worker: Child) -> str:
         return next(address for address, pid in self.pids(client).items() if pid == worker.pid)
 
+    def busy_one_leaves(self, client: Client, how: str) -> None:
+        """The only worker that has tasks is retired (``retire_workers``) or told to end (``SIGTERM``), and ends."""
+        (address,) = (worker for worker, tasks in client.processing().items() if tasks)
+        leaving = next(worker for worker in self.workers if worker.pid == self.pids(client)[address])
+        if how == "SIGTERM":
+            leaving.signal(signal.SIGTERM)
+        else:
+            client.retire_workers([address])
+        leaving.ended()
+
     @property
     def logs(self) -> list[Path]:
         """What its processes have written."""

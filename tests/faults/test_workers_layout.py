@@ -100,6 +100,15 @@ def test_fault_48_tiny_partitions_share_tasks_and_a_task_costs_a_few_files_howev
     invariants.hold(run, server, processes.frame(TINY), paid_again=0, canary=processes.KEY)
 
 
+def test_fault_48_fewer_rows_than_partitions_asked_for_are_a_partition_each(
+    processes, scripted_server, store, model
+):
+    options = {"store": store, "scheduler": "threads", "progress": False}
+    run = processes.mapped(100, 1000).run(model=model(scripted_server()), **options).wait(timeout=60)
+
+    assert run.folder.committed_count(0) == 100
+
+
 def test_fault_48_tiny_partitions_on_a_cluster_are_one_task_each_and_one_giant_keeps_the_window_full(
     processes, scripted_server, store, tmp_path, model, invariants
 ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -105,13 +104,7 @@ def test_fault_35_a_worker_that_leaves_amid_the_comparisons_costs_nothing(
             model=model(server, max_concurrency=2), store=store, client=client, progress=False
         )
         server.wait_until(lambda stats: stats.calls >= FIRST_ROUND // 2)
-        (address,) = (worker for worker, tasks in client.processing().items() if tasks)
-        leaving = next(worker for worker in cluster.workers if worker.pid == cluster.pids(client)[address])
-        if how == "SIGTERM":
-            leaving.signal(signal.SIGTERM)
-        else:
-            client.retire_workers([address])
-        leaving.ended()
+        cluster.busy_one_leaves(client, how)
         run.wait(timeout=120)
 
     assert run.result()["n"].tolist() == [ROWS - 1, ROWS - 2]

@@ -6,7 +6,6 @@ Groups are in no partition of the result before they are answered, so what holds
 from __future__ import annotations
 
 import math
-import signal
 from pathlib import Path
 
 import dask
@@ -90,13 +89,7 @@ def test_fault_35_a_worker_that_leaves_amid_the_groups_costs_nothing(
             model=model(server, max_concurrency=4), store=store, client=client, progress=False
         )
         server.wait_until(lambda stats: stats.calls >= GROUPS // 2)
-        (address,) = (worker for worker, tasks in client.processing().items() if tasks)
-        leaving = next(worker for worker in cluster.workers if worker.pid == cluster.pids(client)[address])
-        if how == "SIGTERM":
-            leaving.signal(signal.SIGTERM)
-        else:
-            client.retire_workers([address])
-        leaving.ended()
+        cluster.busy_one_leaves(client, how)
         run.wait(timeout=120)
 
     assert server.calls == GROUPS

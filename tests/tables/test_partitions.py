@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from apwa_dask.errors import SourceError
 from apwa_dask.tables import ROW_ID, read_partition, read_sources
-from apwa_dask.tables.packing import FEW_ROWS, MANY_PARTITIONS, coalesce
+from apwa_dask.tables.packing import FEW_ROWS, MANY_PARTITIONS, coalesce, coalesced_rows
 from apwa_dask.tables.pieces import Partition, Piece, Slice
 
 ROWS = 137
@@ -226,3 +226,19 @@ def test_rows_of_a_file_cut_into_single_rows_are_read_as_before_once_they_are_jo
     ids = [value for table in tables for value in table[ROW_ID].to_pylist()]
     assert ids[:3] == [read_partition(manifest, k, row_ids=True)[ROW_ID][0].as_py() for k in range(3)]
     assert len(set(ids)) == 1_500
+
+
+@pytest.mark.parametrize(
+    ("rows", "npartitions", "expected"),
+    [
+        (1, 100, 1),
+        (1, 511, 1),
+        (1, 512, 2),
+        (1, 10_000, 39),
+        (1, 10**6, 64),
+        (10, 1_000, 30),
+        (100, 10_000, 100),
+    ],
+)
+def test_what_is_yet_to_be_written_is_cut_as_it_would_be_joined(rows, npartitions, expected):
+    assert coalesced_rows(rows, npartitions) == expected
