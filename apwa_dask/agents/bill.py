@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from apwa_dask.agents.outcome import Outcome, OutcomeSource
-from apwa_dask.models.types import Reply, Usage
+from apwa_dask.models.types import NO_USAGE, Reply, Usage
 
 __all__ = ["Bill"]
 
@@ -16,7 +16,7 @@ _RANK: tuple[OutcomeSource, ...] = ("none", "journal", "shared", "live")
 class Bill:
     """Running totals. ``cost_usd`` is None from the first call of unknown price on."""
 
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     cost_usd: float | None = 0.0
     attempts: int = 0
     calls: int = 0
@@ -27,7 +27,12 @@ class Bill:
 
     def add(self, reply: Reply) -> None:
         """Enter one reply."""
-        self.usage = reply.usage if self.calls == 0 else self.usage + reply.usage
+        if not self.calls:  # of most units the only one
+            self.usage, self.cost_usd, self.attempts = reply.usage, reply.cost_usd, reply.attempts
+            self.calls, self.latency_s, self.source = 1, reply.latency_s, reply.source
+            self.request_id, self.model = reply.request_id, reply.model
+            return
+        self.usage = self.usage + reply.usage
         self.cost_usd = _sum(self.cost_usd, reply.cost_usd)
         self.attempts += reply.attempts
         self.calls += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.conversation import Conversation
@@ -15,9 +16,9 @@ __all__ = ["RunTool", "converse"]
 RunTool = Callable[[ToolCall, Unit], Awaitable[ToolResult]]
 
 
-async def converse(
+def converse(
     conversation: Conversation, caller: Caller, purpose: Purpose, run_tool: RunTool | None = None
-) -> None:
+) -> Coroutine[Any, Any, None]:
     """Drive `conversation` until every row has its outcome.
 
     Branches of a pack are driven at the same time. The contract's ``limits.seconds`` is a wall-clock deadline
@@ -41,8 +42,13 @@ async def converse(
     """
     seconds = conversation.limits.seconds
     if seconds is None:
-        await _drive(conversation, caller, purpose, run_tool)
-        return
+        return _drive(conversation, caller, purpose, run_tool)
+    return _drive_in_time(conversation, caller, purpose, run_tool, seconds)
+
+
+async def _drive_in_time(
+    conversation: Conversation, caller: Caller, purpose: Purpose, run_tool: RunTool | None, seconds: float
+) -> None:
     try:
         async with asyncio.timeout(seconds) as deadline:
             await _drive(conversation, caller, purpose, run_tool)
@@ -56,13 +62,12 @@ async def _drive(
     conversation: Conversation, caller: Caller, purpose: Purpose, run_tool: RunTool | None
 ) -> None:
     while not conversation.finished:
-        branches = conversation.branches
-        if len(branches) > 1:
+        if len(branches := conversation.branches) > 1:
             await _drive_branches(branches, caller, purpose, run_tool)
-        elif conversation.pending_tools:
-            await _run_tools(conversation, run_tool)
         elif (request := conversation.request) is not None:
             conversation.feed(await caller.call(request, purpose))
+        elif conversation.pending_tools:
+            await _run_tools(conversation, run_tool)
         else:
             raise RuntimeError("the conversation neither asks nor is finished")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from apwa_dask.models.types import OutcomeClass, Usage
+from apwa_dask.models.types import NO_USAGE, OutcomeClass, Usage
 
 __all__ = ["Outcome", "OutcomeSource"]
 
@@ -44,7 +44,7 @@ class Outcome:
     rows: list[dict[str, Any]] | None = None
     message: str = ""
     raw: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     cost_usd: float | None = 0.0
     attempts: int = 0
     calls: int = 0

@@ -129,7 +129,7 @@ def _known(
 
 def _paces(run: Run, plan: Plan, models: Mapping[str, Model]) -> dict[str, Pace]:
     """How fast the calls of each step were answered, and under which announced limits."""
-    picture = kept_picture(run.folder)
+    picture = run.seen.picture() if run.seen is not None else kept_picture(run.folder)
     if picture is None:
         return {}
     latencies = {step.step: mean_s(step.latency) for step in picture.steps}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.crew import resting
+from apwa_dask.execution.meter import Flights
 from apwa_dask.execution.tool_notes import tool_calls_of, tools_text
 from apwa_dask.models.types import Caller, OutcomeClass, Purpose, Reply, Request, Usage
 from apwa_dask.store.journal import Journal, Record
@@ -58,7 +59,7 @@ class JournaledCaller:
         journal: Journal,
         control: Control,
         namespace: str,
-        on_flight: Callable[[int], None] = lambda change: None,
+        flights: Flights | None = None,
         in_flight: InFlight | None = None,
         *,
         store_prompts: bool = False,
@@ -67,7 +68,7 @@ class JournaledCaller:
     ) -> None:
         self._client, self._journal, self._control, self._namespace = client, journal, control, namespace
         self._store_prompts, self._asked_again = store_prompts, asked_again
-        self._on_flight, self._on_answer = on_flight, on_answer
+        self._flights, self._on_answer = flights or Flights(), on_answer
         self._in_flight: InFlight = {} if in_flight is None else in_flight
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -88,7 +89,7 @@ class JournaledCaller:
             self._loop = asyncio.get_running_loop()
         mine: asyncio.Future[Reply | None] = self._loop.create_future()
         self._in_flight[key] = mine
-        self._on_flight(1)
+        self._flights.now += 1
         try:
             reach("call.before")
             reply = await self._client.call(request, purpose)
@@ -100,7 +101,7 @@ class JournaledCaller:
                 mine.set_result(reply)
             return reply
         finally:
-            self._on_flight(-1)
+            self._flights.now -= 1
             del self._in_flight[key]
             if not mine.done():
                 # What stopped this call (its run's end) does not stop a twin of another run.
@@ -145,7 +146,7 @@ def record_of(key: bytes, reply: Reply, purpose: Purpose, prompt: str | None, to
     """A reply as the journal keeps it."""
     return Record(
         key=key,
-        outcome=reply.outcome.value,
+        outcome=str(reply.outcome),
         text=reply.text,
         finish_reason=reply.finish_reason,
         model=reply.model,

@@ -43,6 +43,8 @@ class StageDesk:
         self.context = context
         self.note = context.meter.note
         self._flying = 0
+        self._ended: dict[str, int] = {}
+        """Conversations by step whose end nobody was told of."""
         self._bell: asyncio.TimerHandle | None = None
 
     def reuse(self, conversations: Sequence[Conversation]) -> None:
@@ -148,7 +150,7 @@ class StageDesk:
     def _landed(
         self, step_id: str, position: int, done: Callable[[int], None], wake: Callable[[], None]
     ) -> None:
-        self.context.run.steps.begun(step_id, -1)
+        self._ended[step_id] = self._ended.get(step_id, 0) + 1
         done(position)
         self._flying -= 1
         if not self._flying:
@@ -161,6 +163,9 @@ class StageDesk:
         if self._bell is not None:
             self._bell.cancel()
             self._bell = None
+        for step_id, units in self._ended.items():
+            self.context.run.steps.begun(step_id, -units)
+        self._ended.clear()
         wake()
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from apwa_dask.execution import reduce_groups
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS, Stage
 from apwa_dask.execution.lineage import Place, parents_of
+from apwa_dask.execution.meter import Flights
 from apwa_dask.execution.reduce import SPLIT_EVERY, GroupTree
 from apwa_dask.execution.replay import NOT_KEPT, ReplayDesk
 from apwa_dask.execution.row_story import StepStory
@@ -33,7 +34,7 @@ class _Replayed(StageContext):
     """A reduce stage whose conversations are held by the journal alone."""
 
     def __init__(self, real: StageContext, desk: ReplayDesk) -> None:
-        super().__init__(real.run, real.stage)
+        super().__init__(real.run, real.stage, Flights())
         self._desk = desk
 
     @property

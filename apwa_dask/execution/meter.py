@@ -11,7 +11,14 @@ from apwa_dask.agents.outcome import Outcome
 from apwa_dask.execution.events import Progress
 from apwa_dask.models.types import OutcomeClass
 
-__all__ = ["Meter"]
+__all__ = ["Flights", "Meter"]
+
+
+@dataclass(slots=True)
+class Flights:
+    """Calls in flight, counted by who makes them."""
+
+    now: int = 0
 
 
 @dataclass
@@ -29,13 +36,19 @@ class _Counts:
 
 
 class Meter:
-    """Adds up what happens in one stage of a run in this process. Any thread may count."""
+    """Adds up what happens in one stage of a run in this process. Any thread may count.
 
-    def __init__(self, run_id: str, stage: int) -> None:
+    Parameters
+    ----------
+    flights : Flights, optional
+        The calls to report with this stage.
+    """
+
+    def __init__(self, run_id: str, stage: int, flights: Flights | None = None) -> None:
         self.run_id, self.stage = run_id, stage
+        self._flights = flights or Flights()
         self._lock = threading.Lock()
         self._counts = _Counts()
-        self._in_flight = 0
         self._reported_in_flight = 0
         self._rows = self._failed = 0
         self._told_failed = 0
@@ -88,18 +101,14 @@ class Meter:
             self._told_failed = failed
             return rows, failed
 
-    def flight(self, change: int) -> None:
-        """A call started (+1) or ended (-1)."""
-        self._in_flight += change
-
     def take(self, worker: str = "") -> Progress | None:
         """The deltas since the last call, or None when nothing happened."""
         with self._lock:
             counts, self._counts = self._counts, _Counts()
-        quiet = counts == _Counts() and self._in_flight == self._reported_in_flight
-        if quiet:
+        in_flight = self._flights.now
+        if counts == _Counts() and in_flight == self._reported_in_flight:
             return None
-        self._reported_in_flight = self._in_flight
+        self._reported_in_flight = in_flight
         return Progress(
             self.run_id,
             time.time(),
@@ -112,7 +121,7 @@ class Meter:
             output_tokens=counts.output_tokens,
             cost_usd=counts.cost_usd,
             cost_unknown=counts.cost_unknown,
-            in_flight=self._in_flight,
+            in_flight=in_flight,
             worker=worker,
             failures=dict(counts.failures),
             paid=counts.paid,

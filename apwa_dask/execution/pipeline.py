@@ -168,7 +168,7 @@ class _Flow:
         self.failures: list[Failure] = []
         self.ledger = Ledger()
         self._flying = 0
-        self._landed: deque[tuple[Sequence[Row], Conversation, LLMStep]] = deque()
+        self._landed: deque[tuple[Sequence[Row], Conversation, LLMStep, float]] = deque()
         self._wake = threading.Event()
         self._gathering: dict[int, list[Row]] = {}
         self._deferred = 0
@@ -290,11 +290,7 @@ class _Flow:
             submitted_s = time.monotonic()
 
             def landed(position: int) -> None:
-                rows, conversation = flying[position]
-                calls_s = conversation.calls_s
-                waited_s = max(time.monotonic() - submitted_s - calls_s, 0.0)
-                self.desk.lasted(step.id, rows[0].row_id, calls_s, waited_s)
-                self._landed.append((rows, conversation, step))
+                self._landed.append((*flying[position], step, time.monotonic() - submitted_s))
 
             held = [conversation for _, conversation in flying]
             self.desk.submit(held, step.id, landed, self._wake.set)
@@ -303,7 +299,9 @@ class _Flow:
     def _land(self) -> None:
         moved: list[Row] = []
         while self._landed:
-            rows, conversation, step = self._landed.popleft()
+            rows, conversation, step, lasted_s = self._landed.popleft()
+            calls_s = conversation.calls_s
+            self.desk.lasted(step.id, rows[0].row_id, calls_s, max(lasted_s - calls_s, 0.0))
             self._flying -= 1
             self._seat.leave(rows[0].fragment.row_bytes)
             moved.extend(self._settle(step, rows, conversation))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -38,6 +39,9 @@ LATENCY_BINS = 88
 
 SLOWEST = 12
 """Units named in one report of a process because no others were so long in calls."""
+
+COUNTED_TOGETHER = 256
+"""Answers that are noted, and then counted at once: one by one, on the loop, each would cost several times as much."""
 
 SAMPLED = 200
 """Units of a step whose times are a sample of all of them; of a preview of fewer rows, every one."""
@@ -88,6 +92,8 @@ class StepMeter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._steps: dict[str, _Step] = {}
+        self._answers: deque[tuple[str, float]] = deque()
+        """Step and latency of calls that are not in `_steps` yet."""
 
     def begun(self, step_id: str, units: int) -> None:
         """Units go out; with a negative number, they have come back."""
@@ -103,10 +109,10 @@ class StepMeter:
 
     def answered(self, step_id: str, latency_s: float) -> None:
         """A call was answered after so long on the wire."""
-        place = latency_bin(latency_s)
-        with self._lock:
-            latency = self._of(step_id).latency
-            latency[place] = latency.get(place, 0) + 1
+        self._answers.append((step_id, latency_s))
+        if len(self._answers) >= COUNTED_TOGETHER:
+            with self._lock:
+                self._count()
 
     def lasted(self, step_id: str, row_id: str, calls_s: float, waited_s: float) -> None:
         """A unit has come back: so long it was in calls, so long it waited for them."""
@@ -128,6 +134,7 @@ class StepMeter:
     def take(self, run_id: str, worker: str) -> list[StepPulse]:
         """What has happened since the last call, a pulse for each step of which there is news."""
         with self._lock:
+            self._count()
             taken = dict(self._steps)
             self._steps = {
                 name: _Step(waiting=step.waiting, told=step.waiting, ranks=step.ranks)
@@ -148,6 +155,12 @@ class StepMeter:
             for name, step in taken.items()
             if step.outcomes or step.latency or step.waiting != step.told
         ]
+
+    def _count(self) -> None:
+        while self._answers:
+            step_id, latency_s = self._answers.popleft()
+            latency, place = self._of(step_id).latency, latency_bin(latency_s)
+            latency[place] = latency.get(place, 0) + 1
 
     def _of(self, step_id: str) -> _Step:
         step = self._steps.get(step_id)

@@ -32,7 +32,7 @@ from apwa_dask.execution.crew import Crews
 from apwa_dask.execution.events import Event, PartitionDone, State
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.lent import lent_tables
-from apwa_dask.execution.meter import Meter
+from apwa_dask.execution.meter import Flights, Meter
 from apwa_dask.execution.neighbours import LEAVING, Neighbours
 from apwa_dask.execution.packing import PackingCaller
 from apwa_dask.execution.pulse import LeaseMeter, Pulses
@@ -232,8 +232,8 @@ class RunContext:
         self.journal = owner.journal(store, self.spec.namespace, store_prompts=self.spec.store_prompts)
         self.journal.refresh()
         self.journal.require_key()
-        self._airborne: Meter | None = None
-        """Counts the calls in flight of all stages."""
+        self._flights = Flights()
+        """Of all stages: the first one here reports them."""
         self.client = client_for(owner, folder.run_id, self.spec)
         self.pulses = Pulses(owner.endpoints.gates, owner.leases)
         self.steps = self.pulses.steps
@@ -257,7 +257,7 @@ class RunContext:
         namespace = self.spec.namespace
         in_flight = self.runtime.in_flight(self.store, namespace)
         client = PackingCaller(self.client)
-        given = (client, self.journal, self.control, namespace, self._on_flight, in_flight)
+        given = (client, self.journal, self.control, namespace, self._flights, in_flight)
         options: dict[str, Any] = {
             "store_prompts": self.spec.store_prompts,
             "asked_again": AskedAgain.of(self.folder),
@@ -271,7 +271,8 @@ class RunContext:
         """The context of one stage, made once."""
         with self._lock:
             if index not in self._stages:
-                self._stages[index] = StageContext(self, self.stages[index])
+                flights = Flights() if self._stages else self._flights
+                self._stages[index] = StageContext(self, self.stages[index], flights)
             return self._stages[index]
 
     def manifest(self, alias: str) -> Manifest:
@@ -295,12 +296,6 @@ class RunContext:
             if self._batches is None:
                 self._batches = BatchRoom(self.folder, self.runtime.options_of(self.store))
             return self._batches
-
-    def _on_flight(self, change: int) -> None:
-        if self._airborne is None:
-            self._airborne = next((stage.meter for stage in self._stages.values()), None)
-        if self._airborne is not None:
-            self._airborne.flight(change)
 
     def stop(self, why: str, error: BaseException | None = None) -> None:
         """Start no further call here. From any thread; calls in flight finish and are journaled."""
@@ -347,10 +342,10 @@ class RunContext:
 class StageContext:
     """A stage as one process sees it: agents built once, a desk for its conversations."""
 
-    def __init__(self, run: RunContext, stage: Stage) -> None:
+    def __init__(self, run: RunContext, stage: Stage, flights: Flights) -> None:
         self.run, self.stage = run, stage
         self.ref = StageRef(run.store, run.folder.run_id, stage.index)
-        self.meter = Meter(run.folder.run_id, stage.index)
+        self.meter = Meter(run.folder.run_id, stage.index, flights)
         self.watch = StageWatch(self)
 
     @property

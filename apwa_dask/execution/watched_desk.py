@@ -52,7 +52,7 @@ class WatchedDesk(StageDesk):
     def settled(self, step_id: str, outcome: Outcome) -> None:
         """Count the outcome of one unit, kept answers too."""
         self.note(outcome=outcome, step=step_id)
-        self.context.run.steps.settled(step_id, outcome.outcome.value, reused=outcome.source != "live")
+        self.context.run.steps.settled(step_id, str(outcome.outcome), reused=outcome.source != "live")
         if outcome.ok:
             self.context.watch.probation(step_id).succeed()
 

@@ -130,14 +130,15 @@ class Client:
             route = await self._route(request.template)
         if self._fatal is not None:
             raise copy.copy(self._fatal)
-        spent = Spent()
+        spent, reply = Spent(), None
         outcome = OutcomeClass.STOPPED
         try:
             verdict = await self._attempt(route, request, spent, first=True)
             if verdict.retry is not Retry.NONE:
                 verdict = await self._until_settled(route, request, spent, verdict)
             outcome = verdict.outcome
-            return _reply(route, request, verdict, spent)
+            reply = _reply(route, request, verdict, spent)
+            return reply
         except _Stopped:
             return _reply(route, request, Verdict(OutcomeClass.STOPPED, words=self._stopped), spent)
         except ApwaError:
@@ -146,7 +147,8 @@ class Client:
         finally:
             if spent.attempts:
                 name, usage = route.template.model.name, spent.usage
-                self.wallet.book(purpose.step_id, name, outcome, usage, route.cost_usd(usage), spent.attempts)
+                cost_usd = route.cost_usd(usage) if reply is None else reply.cost_usd
+                self.wallet.book(purpose.step_id, name, outcome, usage, cost_usd, spent.attempts)
 
     async def _route(self, template: Template) -> Route:
         lane = await self.preflight(template.model)
@@ -221,14 +223,17 @@ class Client:
             if not wallet.try_reserve(reserved):
                 await self._rest(wallet.reserve(reserved))
         try:
-            tokens, output = route.input_tokens(request), route.output
-            number = gate.try_acquire(tokens, output) or await self._wait(gate.acquire(tokens, output))
+            output = route.output
+            number = 0 if gate.limits_tokens else gate.try_acquire()
+            if not number:
+                number = await self._wait(gate.acquire(route.input_tokens(request), output))
             try:
                 return await self._exchange(route, request, spent, number, first=first)
             finally:
                 if spent.flying:
                     spent.land(route.abandoned(request))
-                gate.settle(number, output, spent.counted(before))
+                if gate.reserved:
+                    gate.settle(number, output, spent.counted(before))
                 gate.release()
         finally:
             if wallet.limited:
@@ -238,7 +243,7 @@ class Client:
         self, route: Route, request: Request, spent: Spent, number: int, *, first: bool
     ) -> Verdict:
         lane, loop = route.lane, asyncio.get_running_loop()
-        if self._stops():
+        if self._stopped:
             raise _Stopped
         if self._fatal is not None:
             raise copy.copy(self._fatal)

@@ -88,7 +88,8 @@ class Gate:
         self._wall_clock = wall_clock
         self.counts_most = True
         self._waiters: deque[tuple[asyncio.Future[int], int, OutputEstimate | None]] = deque()
-        self._reserved: dict[int, int] = {}
+        self.reserved: dict[int, int] = {}
+        """Tokens set aside for calls, by their numbers; empty where the endpoint limits none."""
         self._limit = float(
             min(max_concurrency, start if start is not None else max(8, max_concurrency // 4))
         )
@@ -124,7 +125,7 @@ class Gate:
         """
         if self._waiters or self.in_flight >= self._cap:
             return 0
-        reserved = self._need(tokens, output)
+        reserved = tokens if output is None else self._need(tokens, output)
         if self._lease is not None and not self._lease.take(reserved):
             return 0
         self.in_flight += 1
@@ -162,7 +163,7 @@ class Gate:
         usage : Usage, optional
             What it came to; None when nobody knows what it was counted for, and no tokens when it was not sent.
         """
-        reserved = self._reserved.pop(number, None)
+        reserved = self.reserved.pop(number, None)
         if reserved is None or usage is None or self._lease is None:
             return
         counted = usage.input + usage.output
@@ -176,7 +177,7 @@ class Gate:
     def _numbered(self, reserved: int) -> int:
         self._sequence += 1
         if reserved and self._lease is not None and self._lease.limits_tokens:
-            self._reserved[self._sequence] = reserved
+            self.reserved[self._sequence] = reserved
         return self._sequence
 
     def release(self) -> None:
@@ -201,6 +202,11 @@ class Gate:
                 self.in_flight += 1
                 future.set_result(reserved)
             waiters.popleft()
+
+    @property
+    def limits_tokens(self) -> bool:
+        """The endpoint is known to limit tokens: a call that may be sent needs some."""
+        return self._lease is not None and self._lease.limits_tokens
 
     @property
     def waiting(self) -> int:

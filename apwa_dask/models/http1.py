@@ -15,9 +15,9 @@ import socket
 import ssl
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 import httptools
 from yarl import URL
@@ -70,12 +70,12 @@ class _Connection(asyncio.Protocol):
     """One connection to the endpoint. `waiter` is the exchange under way, None while it rests in the pool."""
 
     __slots__ = (
-        "_chunks", "_deadline", "_encoding", "_headers", "_in_body", "_parser", "_pool", "_size", "_too_big",
+        "_chunks", "_deadline", "_encoding", "_headers", "_in_body", "_loop", "_parser", "_pool", "_size", "_too_big",
         "_transport", "_unasked", "open", "rested_s", "waiter",
     )  # fmt: skip
 
-    def __init__(self, pool: Http1Transport) -> None:
-        self._pool = pool
+    def __init__(self, pool: Http1Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._pool, self._loop = pool, loop
         self._parser = httptools.HttpResponseParser(self)
         self._begin()
         self._deadline: asyncio.TimerHandle | None = None
@@ -94,7 +94,7 @@ class _Connection(asyncio.Protocol):
     def send(self, request: bytes, body: bytes, waiter: asyncio.Future[Raw], timeout_s: float) -> None:
         """Send one request; its answer, or why there is none, is set on `waiter`."""
         self.waiter = waiter
-        self._deadline = self._pool.loop.call_later(timeout_s, self._expire)
+        self._deadline = self._loop.call_later(timeout_s, self._expire)
         self._transport.write(request + body)
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class _Connection(asyncio.Protocol):
         self._settle(self._answer())
         if self.open and self._parser.should_keep_alive():
             self._begin()
-            self._pool.rest(self)
+            self._pool.rest(self, self._loop.time())
         else:
             self.close()
 
@@ -244,17 +244,17 @@ class Http1Transport:
     def __repr__(self) -> str:
         return f"<Http1Transport {self._url.host}>"
 
-    async def post(self, body: bytes, timeout_s: float) -> Raw:
+    def post(self, body: bytes, timeout_s: float) -> Coroutine[Any, Any, Raw]:
         """Send a chat completion and read the response, within `timeout_s` on the wall clock."""
-        return await self._exchange(b"%b%d\r\n\r\n" % (self._post, len(body)), body, timeout_s)
+        return self._exchange(b"%b%d\r\n\r\n" % (self._post, len(body)), body, timeout_s)
 
-    async def post_embeddings(self, body: bytes, timeout_s: float) -> Raw:
+    def post_embeddings(self, body: bytes, timeout_s: float) -> Coroutine[Any, Any, Raw]:
         """Send texts to be embedded; else as `post`."""
-        return await self._exchange(b"%b%d\r\n\r\n" % (self._post_embeddings, len(body)), body, timeout_s)
+        return self._exchange(b"%b%d\r\n\r\n" % (self._post_embeddings, len(body)), body, timeout_s)
 
-    async def get_models(self, timeout_s: float) -> Raw:
+    def get_models(self, timeout_s: float) -> Coroutine[Any, Any, Raw]:
         """The endpoint's list of models, for an error message."""
-        return await self._exchange(self._get_models, b"", timeout_s)
+        return self._exchange(self._get_models, b"", timeout_s)
 
     async def close(self) -> None:
         """End all connections; exchanges under way end as broken."""
@@ -262,15 +262,10 @@ class Http1Transport:
         for connection in list(self._all):
             connection.close()
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop it is used on; found once, because finding it asks the system for the process's number."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
-
     async def _exchange(self, head: bytes, body: bytes, timeout_s: float) -> Raw:
-        loop = self.loop
+        loop = self._loop
+        if loop is None:  # found once: finding it asks the system for the process's number
+            loop = self._loop = asyncio.get_running_loop()
         connection = self._rested(loop.time())
         if connection is None:
             began_s = loop.time()
@@ -291,16 +286,15 @@ class Http1Transport:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(timeout_s):
             _, made = await loop.create_connection(
-                lambda: _Connection(self), self._url.raw_host or "", self._url.port or 0, ssl=self._ssl
+                lambda: _Connection(self, loop), self._url.raw_host or "", self._url.port or 0, ssl=self._ssl
             )
         self._all.add(made)
         return made
 
     # -- the pool: last in, first out, so that what is not needed grows old and is dropped
 
-    def rest(self, connection: _Connection) -> None:
+    def rest(self, connection: _Connection, now_s: float) -> None:
         """Take back a connection whose answer is complete."""
-        now_s = self.loop.time()
         connection.rested_s = now_s
         self._resting.append(connection)
         if now_s - self._resting[0].rested_s >= KEEP_ALIVE_S:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.endpoints import Lane
@@ -10,7 +10,7 @@ from apwa_dask.models.hedge import Lateness
 from apwa_dask.models.leases import Money
 from apwa_dask.models.outcomes import Verdict
 from apwa_dask.models.tokens import BYTES_PER_TOKEN_AT_MOST, OutputEstimate, guess_output_tokens
-from apwa_dask.models.types import OutcomeClass, Request, Template, Usage
+from apwa_dask.models.types import NO_USAGE, OutcomeClass, Request, Template, Usage
 
 __all__ = ["Route", "Spent"]
 
@@ -24,8 +24,8 @@ class Spent:
     """What one call has come to so far, over all its attempts."""
 
     attempts: int = 0
-    usage: Usage = field(default_factory=Usage)
-    last: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
+    last: Usage = NO_USAGE
     latency_s: float = 0.0
     flying: bool = False
     connected: bool = True
@@ -64,13 +64,13 @@ class Route:
         hedges = template.model.hedge and not template.tools and not self.embeds
         self.lateness = Lateness() if hedges else None
         self._constant_bytes = len(template.prefix) + len(template.suffix)
-        self._adapted_for: Adaptation | None = None
+        self._adapted_for: Adaptation | None = None if lane.adaptation else lane.adaptation
         self._adapted = template
 
     def wire_template(self) -> Template:
         """The template with everything left out that the endpoint turned out to lack."""
         adaptation = self.lane.adaptation
-        if adaptation and adaptation is not self._adapted_for:
+        if adaptation is not self._adapted_for:
             self._adapted, self._adapted_for = adaptation.applied(self.template), adaptation
         return self._adapted
 

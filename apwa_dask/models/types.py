@@ -20,6 +20,7 @@ from apwa_dask.models.model import Model
 
 __all__ = [
     "KEY_VERSION",
+    "NO_USAGE",
     "Caller",
     "Kind",
     "Message",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 
 from apwa_dask.execution.pulse import SAMPLED, sample_rank
@@ -24,24 +25,30 @@ class Sample:
     """
 
     def __init__(self, known: Mapping[str, Took] | None = None) -> None:
-        self._rows: dict[str, tuple[int, Took]] = {}
-        self._last = -1
+        self._rows: dict[str, Took] = {}
+        self._drawn: list[tuple[int, str]] = []
+        """A heap of negative ranks: the row that gives way to the next is at its head."""
         self.add(known or {})
 
     def add(self, told: Mapping[str, Took]) -> None:
         """Rows that ended; a row that is told again counts as told last."""
-        for row_id, (calls_s, waited_s) in told.items():
-            rank = sample_rank(row_id)
-            if row_id not in self._rows and len(self._rows) >= SAMPLED:
-                if rank > self._last:
-                    continue
-                del self._rows[max(self._rows, key=lambda row: self._rows[row][0])]
-            self._rows[row_id] = (rank, (calls_s, waited_s))
-            self._last = max(rank for rank, _ in self._rows.values())
+        for row_id, took in told.items():
+            if row_id in self._rows or self._draws(-sample_rank(row_id), row_id):
+                self._rows[row_id] = took
+
+    def _draws(self, place: int, row_id: str) -> bool:
+        if len(self._drawn) < SAMPLED:
+            heapq.heappush(self._drawn, (place, row_id))
+            return True
+        _, gone = heapq.heappushpop(self._drawn, (place, row_id))
+        if gone == row_id:
+            return False
+        del self._rows[gone]
+        return True
 
     def rows(self) -> dict[str, Took]:
         """What was drawn, by row id."""
-        return {row_id: took for row_id, (_, took) in self._rows.items()}
+        return dict(self._rows)
 
 
 def median_and_most(seconds: list[float]) -> tuple[float | None, float | None]:
