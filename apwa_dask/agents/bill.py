@@ -59,8 +59,7 @@ class Bill:
 
     def added_to(self, outcome: Outcome) -> Outcome:
         """`outcome` with this bill entered before its own."""
-        return replace(
-            outcome,
+        return outcome._replace(
             usage=self.usage + outcome.usage,
             cost_usd=_sum(self.cost_usd, outcome.cost_usd),
             attempts=self.attempts + outcome.attempts,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from apwa_dask.models.types import NO_USAGE, OutcomeClass, Usage
 
@@ -12,8 +11,7 @@ __all__ = ["Outcome", "OutcomeSource"]
 OutcomeSource = Literal["live", "journal", "shared", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One unit's end. Exactly one per row.
 
     Parameters

@@ -78,7 +78,7 @@ def check_plan(plan: Plan, catalog: Mapping[str, pa.Schema]) -> None:
 
 def profile_of(source: engine.Source, samples: int) -> Profile:
     if isinstance(source, engine.FileSource):
-        return profile_source(source, samples=samples)
+        return profile_source(source, samples=samples) if samples else source.outline
     if isinstance(source, engine.PandasSource):
         rows = len(source.frame)
         return profile_frame(source.frame, rows=rows, npartitions=source.npartitions, samples=samples)

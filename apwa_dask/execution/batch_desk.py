@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -127,7 +126,7 @@ class CollectingDesk(WatchedDesk):
         """Count the unit towards progress, once: it is whole. Its calls were counted when they were paid."""
         self.context.meter.note(rows=self._rows, failed=self._failed, cached=self._cached)
         for outcome in self._failures:
-            self.context.meter.note(outcome=replace(outcome, source="journal"))
+            self.context.meter.note(outcome=outcome._replace(source="journal"))
         if self._failed:
             self.context.watch.rows_failed()
 
@@ -199,7 +198,7 @@ class CollectingDesk(WatchedDesk):
         reply = held.to("" if key in self._paid else self.owner)
         if reply.source == "live":
             self._paid.add(key)
-        return replace(reply, message=_unquoted(reply.message, request)) if reply.message else reply
+        return reply._replace(message=_unquoted(reply.message, request)) if reply.message else reply
 
     def _collect(self, request: Request, step_id: str) -> Reply | None:
         """Note the request for a batch; or the outcome of one that cannot be written down."""

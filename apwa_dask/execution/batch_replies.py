@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -36,7 +36,7 @@ class Held:
         """The reply as `owner` gets it: paid for now, or shared with the one who paid."""
         if owner == self.owner:
             return self.reply
-        return replace(self.reply, source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
+        return self.reply._replace(source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
 
 
 class Replies:

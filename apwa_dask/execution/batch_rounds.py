@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -290,7 +290,7 @@ class BatchRounds:
         """The error of a line that is refused for good, in words that do not quote what was asked."""
         asked = self._heed(self._apis[results.shard.model].results(job.input_file_id))
         said = said_in(read_prompts(asked)[results.fatal_key])
-        safe = replace(verdict, words=without_quotes(verdict.words, said))
+        safe = verdict._replace(words=without_quotes(verdict.words, said))
         return self._heed(fatal_error(results.lane, safe))
 
     def _keep(self, results: Results) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from apwa_dask.execution.asked_again import AskedAgain
 from apwa_dask.execution.crew import resting
@@ -82,7 +82,7 @@ class JournaledCaller:
             with resting():
                 shared = await asyncio.shield(twin)
             if shared is not None:
-                return replace(shared, source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
+                return shared._replace(source="shared", cost_usd=0.0, usage=Usage(), attempts=0)
         if self._control.stopping:
             return Reply(OutcomeClass.STOPPED, message=self._control.stopping, attempts=0)
         if self._loop is None:  # found once: it asks the system for the process's number

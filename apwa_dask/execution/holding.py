@@ -12,7 +12,6 @@ import hashlib
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from apwa_dask.agents.conversation import Conversation
@@ -61,7 +60,7 @@ def hold_all(context: StageContext, conversations: Sequence[Conversation], step_
         _hold(context, open_, step_id)
     outcomes = [held.outcomes[0] for held in conversations]
     return [
-        replace(outcome, attempts=lost) if outcome.outcome is OutcomeClass.POISON else outcome
+        outcome._replace(attempts=lost) if outcome.outcome is OutcomeClass.POISON else outcome
         for outcome in outcomes
     ]
 

@@ -48,6 +48,7 @@ from apwa_dask.tables.changes import changes_of
 from apwa_dask.tables.dtypes import arrow_schema_of, to_arrow
 from apwa_dask.tables.manifest import Manifest
 from apwa_dask.tables.packing import coalesced_rows
+from apwa_dask.tables.profile import Profile, profile_source
 from apwa_dask.tables.sources import read_sources
 
 __all__ = [
@@ -79,6 +80,11 @@ class FileSource:
     @property
     def schema(self) -> pa.Schema:
         return self.manifest.schema
+
+    @cached_property
+    def outline(self) -> Profile:
+        """Its profile without values: the rows for it are read once."""
+        return profile_source(self, samples=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +134,8 @@ class Settings:
     """Answers come from the endpoint's batches; None: live."""
     estimate: Mapping[str, Any] | None = None
     """What the run was thought to come to; kept beside what it came to."""
+    teaches: str = ""
+    """As in `RunSpec`."""
 
 
 def launch(
@@ -221,7 +229,9 @@ def again(run: Run) -> Run:
     tried.
     """
     store = RunStore(run.store, runtime().options_of(run.store))
-    folder = store.create(store.new_run_id(), {**run.folder.spec, **_alarms_of(run.spec), "retry_of": run.id})
+    folder = store.create(
+        store.new_run_id(), {**run.folder.spec, **_alarms_of(run.spec), "teaches": "", "retry_of": run.id}
+    )
     for alias, source in run.spec.sources.items():
         if source.kind == "manifest":
             name = f"source-{alias}.json"
@@ -318,6 +328,7 @@ def _prepare(
         grants=settings.grants,
         name=settings.name,
         batch=None if settings.batch is None else settings.batch.as_dict(),
+        teaches=settings.teaches,
     )
     folder = store.create(run_id, spec.as_dict())
     if settings.estimate is not None:

@@ -125,7 +125,7 @@ class PackingCaller:
         vectors = (reply.text or "").split("\n") if reply.ok else []
         if reply.ok and len(vectors) == len(pack.requests):
             shares = divided(reply, [_tokens(request) for request in pack.requests])
-            return [replace(share, text=vector) for share, vector in zip(shares, vectors, strict=True)]
+            return [share._replace(text=vector) for share, vector in zip(shares, vectors, strict=True)]
         if reply.ok or reply.outcome in _OF_ONE_TEXT:
             alone = await asyncio.gather(
                 *(self._client.call(request, pack.purpose) for request in pack.requests),
@@ -154,7 +154,7 @@ def divided(reply: Reply, weights: Sequence[int]) -> list[Reply]:
         share = replace(usage, input=tokens_to - tokens, cached=cached_to - cached, output=0)
         tokens, cached = tokens_to, cached_to
         cost = None if reply.cost_usd is None else reply.cost_usd * weight / total
-        shares.append(replace(reply, usage=share, cost_usd=cost))
+        shares.append(reply._replace(usage=share, cost_usd=cost))
     return shares
 
 
@@ -163,8 +163,7 @@ def _with(reply: Reply | BaseException, before: Reply) -> Reply | BaseException:
     if isinstance(reply, BaseException):
         return reply
     known = reply.cost_usd is not None and before.cost_usd is not None
-    return replace(
-        reply,
+    return reply._replace(
         usage=reply.usage + before.usage,
         cost_usd=(reply.cost_usd or 0.0) + (before.cost_usd or 0.0) if known else None,
         attempts=reply.attempts + before.attempts,

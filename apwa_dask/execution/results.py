@@ -63,8 +63,12 @@ def whole_result(run: Run, *, status: bool) -> pd.DataFrame:
     stage = run.stages[-1]
     records = run.folder.committed(stage.index)
     context = context_of(StageRef(run.store, run.id, stage.index))
-    with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
-        tables = list(pool.map(context.read, (records[k] for k in sorted(records))))
+    parts = [records[k] for k in sorted(records)]
+    if len(parts) == 1:
+        tables = [context.read(parts[0])]
+    else:
+        with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+            tables = list(pool.map(context.read, parts))
     rows = to_pandas(pa.concat_tables(tables) if tables else stage.schema.empty_table())
     return user_frame(rows, index_names(run.spec, stage), status=status, start=0)
 

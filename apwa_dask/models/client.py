@@ -262,9 +262,7 @@ class Client:
         now_s = loop.time()
         verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=lane.secrets)
         if route.embeds and raw.status in ABSENT:
-            verdict = dataclasses.replace(
-                verdict, outcome=OutcomeClass.FATAL, retry=Retry.NONE, fatal="endpoint"
-            )
+            verdict = verdict._replace(outcome=OutcomeClass.FATAL, retry=Retry.NONE, fatal="endpoint")
         spent.land(route.usage(verdict, len(body)))
         spent.latency_s = now_s - sent_s
         spent.connected = raw.trouble != "connect"
@@ -306,7 +304,7 @@ class Client:
 
     async def _stop(self, lane: Lane, request: Request, verdict: Verdict) -> ApwaError:
         """The error of a refusal for good. The slot is still held: nobody probes while models are listed."""
-        verdict = dataclasses.replace(verdict, words=_safe(verdict.words, request))
+        verdict = verdict._replace(words=_safe(verdict.words, request))
         if request.template.kind == "embeddings" and verdict.fatal in ("model", "endpoint"):
             return self._give_up(lane, no_embeddings_error(lane.model, verdict))
         return self._give_up(lane, await fatal_error(lane, verdict))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -42,8 +42,7 @@ class Retry(enum.StrEnum):
     """The endpoint lacks something we asked for: ask without it, for all requests from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """The first choice of a chat completion."""
 
     text: str | None
@@ -54,8 +53,7 @@ class Completion:
     request_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to make of one attempt.
 
     Parameters
@@ -145,9 +143,9 @@ def classify(
 
 def _overruled(verdict: Verdict, again: bool | None) -> Verdict:
     if again is True and verdict.retry is Retry.NONE and verdict.completion is None:
-        return replace(verdict, retry=Retry.TRANSIENT)
+        return verdict._replace(retry=Retry.TRANSIENT)
     if again is False and verdict.retry in (Retry.TRANSIENT, Retry.THROTTLED):
-        return replace(verdict, retry=Retry.NONE)
+        return verdict._replace(retry=Retry.NONE)
     return verdict
 
 
@@ -202,13 +200,13 @@ def _spoken(completion: Completion, refusal: object) -> Verdict:
         words = "the endpoint's content filter stopped the answer"
         return Verdict(OutcomeClass.FILTERED, completion=completion, words=words, sent=True)
     if refusal and not completion.text:
-        stated = replace(completion, text=str(refusal))
+        stated = completion._replace(text=str(refusal))
         return Verdict(OutcomeClass.REFUSED, completion=stated, words="the model refused", sent=True)
     if reason == "length":
         words = "the answer was cut at the limit of output tokens"
         return Verdict(OutcomeClass.TRUNCATED, completion=completion, words=words, sent=True)
     if not completion.text and not completion.tool_calls:
-        return replace(_silent("the answer is empty", None), completion=completion)
+        return _silent("the answer is empty", None)._replace(completion=completion)
     return Verdict(OutcomeClass.OK, completion=completion, sent=True)
 
 

@@ -149,8 +149,7 @@ def read_sources(
     opener = Opener(secrets)
     lasting_urls = tuple(lasting(url) for url in urls)
     located = list_files(lasting_urls, opener, format)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="apwa-read") as pool:
-        outcomes = list(pool.map(lambda item: probe_file(item, opener, options, format), located))
+    outcomes = _probed(located, opener, options, format)
     probed = [outcome for outcome, _ in outcomes if outcome is not None]
     report = ReadReport(tuple(row for _, row in outcomes))
     if not probed:
@@ -164,6 +163,18 @@ def read_sources(
         asked = Asked(lasting_urls, options, format, others)
         sources.append(_source(name, shape, asked, report, columns, documents, secrets))
     return Sources(sources, report)
+
+
+def _probed(
+    located: Sequence[tuple[Located, str]], opener: Opener, options: ReadOptions, said: str | None
+) -> list[tuple[Probed | None, FileReport]]:
+    def probe(item: tuple[Located, str]) -> tuple[Probed | None, FileReport]:
+        return probe_file(item, opener, options, said)
+
+    if len(located) == 1:
+        return [probe(located[0])]
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="apwa-read") as pool:
+        return list(pool.map(probe, located))
 
 
 def list_files(urls: Sequence[str], opener: Opener, said: str | None) -> list[tuple[Located, str]]:
