@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from apwa_dask.api.learning import Notebook
 from apwa_dask.api.settings import store_url, subscribers_for
+from apwa_dask.api.teaching import Learner, profiles_of_run
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution import purging
 from apwa_dask.execution.executors import executor_for
@@ -34,9 +36,13 @@ def attach(
     progress: Any = None,
 ) -> Run:
     """Find a run again, in any process: look at it, or go on with ``resume()``."""
-    return engine.attach(
-        store_url(store), run_id, executor_for(client, scheduler), storage_options, subscribers_for(progress)
+    learner = Learner(Notebook(), profiles_of_run)
+    subscribers = (*subscribers_for(progress), learner)
+    run = engine.attach(
+        store_url(store), run_id, executor_for(client, scheduler), storage_options, subscribers
     )
+    learner.run = run
+    return run
 
 
 def purge(

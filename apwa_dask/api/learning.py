@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -37,8 +38,8 @@ class Notebook:
     def write(self, key: str, mark: str, lessons: Mapping[str, Lesson], store: str, options: Any) -> None:
         """Keep lessons; one that was learned from more units stays, at the pace of the last."""
         known = self.read(key, mark, store, options)
-        steps = {step: _joined(lesson, known.get(step)).to_dict() for step, lesson in lessons.items()}
-        page = {"mark": mark, "steps": steps}
+        learned = {step: _joined(lesson, known.get(step)) for step, lesson in lessons.items()}
+        page = {"mark": mark, "steps": {step: one.to_dict() for step, one in {**known, **learned}.items()}}
         self._here[key] = page
         try:
             _folder(store, options).write(f"{key}.json", orjson.dumps(page))
@@ -57,9 +58,12 @@ class Notebook:
 
 
 def _joined(lesson: Lesson, known: Lesson | None) -> Lesson:
-    if known is None or lesson.paid >= known.paid:
-        return lesson if known is None or lesson.pace.latency_s is not None else lesson.at_pace(known.pace)
-    return known if lesson.pace.latency_s is None else known.at_pace(lesson.pace)
+    if known is None:
+        return lesson
+    best = lesson if lesson.paid >= known.paid else known
+    rows = lesson if lesson.rows_of_one is not None else known
+    pace = known.pace if lesson.pace.latency_s is None else lesson.pace
+    return replace(best, rows_of_one=rows.rows_of_one, rows_seen=rows.rows_seen, pace=pace)
 
 
 def _page(key: str, store: str, options: Any) -> dict[str, Any] | None:

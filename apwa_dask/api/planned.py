@@ -14,16 +14,18 @@ from apwa_dask.agents.agent import Agent
 from apwa_dask.agents.capabilities import powers_of
 from apwa_dask.api import estimating, previewing
 from apwa_dask.api.ceilings import warn_without_ceiling
-from apwa_dask.api.learning import Notebook
+from apwa_dask.api.learning import Notebook, source_mark
 from apwa_dask.api.naming import free_name, renamed_step
 from apwa_dask.api.settings import (
     ModelLike,
     batch_terms,
     models_of,
+    profile_of,
     store_url,
     subscribers_for,
     with_alarms,
 )
+from apwa_dask.api.teaching import Learner
 from apwa_dask.errors import ApwaError, ConfigError
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.executors import executor_for, executors_of_lazy
@@ -36,9 +38,8 @@ from apwa_dask.plans import explain as explaining
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.lowering import lowered
 from apwa_dask.plans.plan import Plan
-from apwa_dask.plans.steps import (
-    Sample,
-)
+from apwa_dask.plans.steps import Sample
+from apwa_dask.tables.profile import Profile
 
 if TYPE_CHECKING:
     from apwa_dask.api.previewing import Preview
@@ -216,6 +217,7 @@ class PlannedQuery:
         PlanError, ConfigError
             Before any call.
         """
+        teaches = self._teaches and optimized and bool(self.plan.llm_steps)
         settings = replace(
             self._settings(
                 model, store, storage_options, namespace, budget, max_concurrency, on_error, name, grants
@@ -224,10 +226,10 @@ class PlannedQuery:
             hedge=config.get("hedge", hedge),
             estimate=self._forecast(model, mode, store, storage_options, max_concurrency),
             batch=batch_terms(mode),
+            teaches=source_mark(self.sources) if teaches else "",
         )
         settings = with_alarms(settings, max_failure_rate, early_stop)
-        learner = estimating.Learner(self)
-        teaches = self._teaches and optimized and bool(self.plan.llm_steps)
+        learner = Learner(self._notebook, lambda run: self._profiles())
         subscribers = (*subscribers_for(progress), *((learner,) if teaches else ()))
         plan = optimize(self.plan, self._catalog()).plan if optimized else self.plan
         warn_without_ceiling(settings.estimate, settings.budget)
@@ -381,6 +383,9 @@ class PlannedQuery:
             return known.to_dict()
         except ApwaError:
             return None
+
+    def _profiles(self) -> dict[str, Profile]:
+        return {alias: profile_of(self.sources[alias], 0) for alias in self.plan.sources}
 
     def _catalog(self) -> dict[str, pa.Schema]:
         return {alias: self.sources[alias].schema for alias in self.plan.sources}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from apwa_dask.api.estimating import learn_from
 from apwa_dask.api.settings import subscribers_for
+from apwa_dask.api.teaching import learn_from_preview
 from apwa_dask.execution import launch as engine
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
 from apwa_dask.execution.events import Event, StepPulse
@@ -72,7 +72,7 @@ def preview(planned: PlannedQuery, n: int, seed: int, options: Mapping[str, Any]
     result = run.result(status=True)
     frame = Preview(_beside(sample, run, result, clock))
     frame.run = run
-    learn_from(planned, sample, run)
+    learn_from_preview(planned, sample, run)
     known = {
         name: told[name]
         for name in ("model", "mode", "store", "storage_options", "max_concurrency")

@@ -190,7 +190,7 @@ def _folder(run: Run, new: Mapping[str, Manifest], marks: Mapping[str, str]) -> 
         else source
         for alias, source in run.spec.sources.items()
     }
-    spec = replace(run.spec, sources=sources, budget=_left(run))
+    spec = replace(run.spec, sources=sources, budget=_left(run), teaches="")
     store = RunStore(run.store, runtime().options_of(run.store))
     kept = {name: value for name, value in run.folder.spec.items() if name not in ("run_id", "created_s")}
     folder = store.create(store.new_run_id(), {**kept, **spec.as_dict(), **marks, "redo_of": run.id})

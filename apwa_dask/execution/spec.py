@@ -113,6 +113,8 @@ class RunSpec:
     name: str = ""
     batch: Mapping[str, Any] | None = None
     """Terms of a run in batches (`models.batch_terms.BatchTerms`); None: live."""
+    teaches: str = ""
+    """Tells the tables whose estimates learn from the run; empty: it says nothing of any whole table."""
 
     @property
     def catalog(self) -> dict[str, pa.Schema]:
@@ -144,6 +146,7 @@ class RunSpec:
             "grants": list(self.grants),
             "name": self.name,
             "batch": None if self.batch is None else dict(self.batch),
+            "teaches": self.teaches,
         }
 
     @classmethod
@@ -183,6 +186,7 @@ class RunSpec:
             grants=tuple(data["grants"]),
             name=data["name"],
             batch=data.get("batch"),
+            teaches=data.get("teaches", ""),
         )
 
 

@@ -27,7 +27,7 @@ from apwa_dask.plans.steps import (
     Where,
 )
 
-__all__ = ["Lesson", "Tally", "counted", "root_of", "taught", "units_expected"]
+__all__ = ["Lesson", "Tally", "counted", "root_of", "taught", "units_expected", "unknown_rows"]
 
 _BY_THE_ROW = (Map, Filter, FlatMap, Where, Assign, Select, Chunk, Explode, Sort, Join, Merge)
 """Twice the rows of their (left) input are twice the rows behind them."""
@@ -214,6 +214,11 @@ def counted(plan: Plan, lines: Iterable[_Line], rows: Mapping[str, int]) -> dict
             )  # rows that a bad input keeps from the model are rows of the step all the same
         found[step.id] = Lesson(0, share, of)
     return found
+
+
+def unknown_rows(plan: Plan) -> dict[str, Lesson]:
+    """`counted` of a run that has not seen all rows of its tables."""
+    return {step.id: Lesson(0, None, 0) for step in plan.llm_steps}
 
 
 def taught(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import apwa_dask as apwa
 from apwa_dask.execution.events import Forecast
-from apwa_dask.testing import Rule
+from apwa_dask.testing import Fault, Rule
 
 ROWS_ARE_KNOWN = 6.0
 ROWS_ARE_THE_MODELS_CHOICE = 20.0
@@ -134,6 +137,103 @@ def test_u3_what_a_contract_came_to_is_known_in_another_plan_over_other_data_and
     )
     assert known.rows == new.rows
     assert stranger.minutes is None
+
+
+def expected_tokens(count: int, told: dict[str, object]) -> float:
+    """Of an answer, as a plan object of its own thinks of it."""
+    (step,) = noted(count).plan().estimate(**told).steps.values()
+    return step.output_tokens.expected / step.calls.expected
+
+
+def stopped_at(server, slow_from, calls: int, told: dict[str, object], count: int = 60) -> apwa.Run:
+    """A run that was told to stop when so many calls had been answered, and each further one took seconds."""
+    script = server.script
+    server.set(script.but(faults=(slow_from(calls + 1),)))
+    run = noted(count).plan().run(**told, progress=False, max_concurrency=4)
+    server.wait_until(lambda stats: stats.calls - stats.in_flight >= calls, timeout_s=60)
+    run.stop()
+    server.set(script)
+    return run
+
+
+def test_u3_a_stopped_run_teaches_what_a_call_takes_and_not_how_many_rows_there_are(
+    scripted_server, model_at, store, slow_from
+):
+    server = scripted_server(rules=(WORDY,))
+    told = {"model": model_at(server), "store": store}
+    thought = expected_tokens(60, told)
+    before = noted(60).plan().estimate(**told)
+    run = stopped_at(server, slow_from, 30, told)
+    with contextlib.suppress(apwa.ApwaError):
+        run.wait(60)
+    after = noted(60).plan().estimate(**told)
+    assert run.status()["status"] == "stopped"
+    assert expected_tokens(60, told) > 2 * thought
+    assert next(iter(after.steps.values())).rows == next(iter(before.steps.values())).rows
+    assert after.minutes is not None
+
+
+def test_u3_a_run_that_another_process_goes_on_with_teaches_as_a_whole_one(
+    scripted_server, model_at, store, slow_from
+):
+    server = scripted_server(rules=(WORDY,))
+    told = {"model": model_at(server), "store": store}
+    run = stopped_at(server, slow_from, 30, told)
+    with contextlib.suppress(apwa.ApwaError):
+        run.wait(60)
+    forget_lessons(store)
+
+    found = apwa.attach(run.id, store, progress=False)
+    assert found.resume().wait(60).status()["status"] == "done"
+    actual = found.manifest["actual"]["cost_usd"]
+    after = noted(60).plan().estimate(**told)
+    assert after.cost_usd.expected == pytest.approx(actual, rel=0.05)
+    assert after.cost_usd.low <= actual <= after.cost_usd.high
+    assert after.minutes is not None
+
+
+def test_u3_answers_of_a_killed_process_count_as_units_where_a_unit_is_a_call(
+    scripted_server, model_at, store
+):
+    """All were paid by a life that committed nothing: the next one is served by the journal."""
+    server = scripted_server(rules=(WORDY,))
+    told = {"model": model_at(server), "store": store}
+    run = noted(40).plan().run(**told, progress=False).wait(60)
+    forget_lessons(store)
+    forget_commits(run)
+
+    again = apwa.attach(run.id, store, progress=False).resume().wait(60)
+    assert server.calls == 40
+    assert again.costs().set_index("outcome")["units"].get("uncommitted") == 0
+    assert expected_tokens(40, told) > 100
+
+
+def test_u3_a_retry_says_nothing_of_the_whole(scripted_server, model_at, store):
+    server = scripted_server(rules=(WORDY,), faults=(Fault("refusal"),))
+    told = {"model": model_at(server), "store": store}
+    run = noted(40).plan().run(**told, progress=False, early_stop=False).wait(60)
+    learned = noted(40).plan().estimate(**told).cost_usd
+    assert len(run.failures) == 40
+    server.set(server.script.but(faults=()))
+    again = run.retry_failed().wait(60)
+    assert again.manifest["actual"]["calls"] == 40
+    assert run.spec.teaches
+    assert again.spec.teaches == ""  # nor, then, where another process goes on with it
+    assert noted(40).plan().estimate(**told).cost_usd == learned
+
+
+def forget_lessons(store: str) -> None:
+    for page in (Path(store) / "lessons").glob("*.json"):
+        page.unlink()
+
+
+def forget_commits(run: apwa.Run) -> None:
+    """As if the process had died behind its last answer, and before its first commit."""
+    folder = Path(run.store) / "runs" / run.id
+    shutil.rmtree(folder / "commit")
+    (folder / "manifest.json").unlink()
+    for entry in sorted((folder / "history").iterdir())[1:]:
+        entry.unlink()
 
 
 def test_u3_a_preview_is_no_run_of_the_whole_and_a_run_that_paid_nothing_teaches_nothing(
