@@ -7,13 +7,21 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.scaling import calibrate, virtual
 from benchmarks.scaling.cluster import Scale
 from benchmarks.scaling.report import table
-from benchmarks.scaling.scenarios import limited, open_ended
+from benchmarks.scaling.scenarios import below_one, limited, open_ended
+
+BELOW_ONE = ((10, 600.0), (50, 600.0), (50, 300.0), (8, 60.0))
+"""Workers and requests a minute of ``--below-one`` without more words."""
+
+
+def _workers_and_rpm(word: str) -> tuple[int, float]:
+    workers, rpm = word.split("x")
+    return int(workers), float(rpm)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,6 +37,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--stalls", nargs="*", type=float, default=[5, 30, 120], help="of the scheduler, seconds"
     )
     parser.add_argument("--only-limits", action="store_true", help="only the announced limits")
+    parser.add_argument(
+        "--below-one",
+        nargs="*",
+        type=_workers_and_rpm,
+        metavar="WORKERSxRPM",
+        help="only limits below one request a second and worker, at the other settings",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--calibrate", action="store_true", help="measure the costs of a lease here, and simulate with them"
@@ -45,11 +60,16 @@ def main(words: Sequence[str] | None = None) -> int:
         print(calibrate.table(measured) + "\n")
         scale = Scale(**{**vars(scale), "cost": measured.cost})
     began_s = time.perf_counter()
-    found = [] if given.only_limits else virtual.run(open_ended(scale, given.stalls))
-    for rpm in given.rpm:
-        found += virtual.run(limited(scale, rpm, given.stalls[:1]))
+    if given.below_one is not None:
+        pairs = given.below_one or BELOW_ONE
+        found = [virtual.run(below_one(replace(scale, workers=few), rpm)) for few, rpm in pairs]
+    else:
+        found = [] if given.only_limits else virtual.run(open_ended(scale, given.stalls))
+        for rpm in given.rpm:
+            found += virtual.run(limited(scale, rpm, given.stalls[:1]))
+    workers = "few" if given.below_one is not None else given.workers
     print(
-        f"{given.workers} workers x {given.in_flight} in flight, latency p50 {given.p50:g} s, p99 {given.p99:g} s, "
+        f"{workers} workers x {given.in_flight} in flight, latency p50 {given.p50:g} s, p99 {given.p99:g} s, "
         f"seed {given.seed}; simulated in {time.perf_counter() - began_s:.0f} s\n"
     )
     print(table(found))

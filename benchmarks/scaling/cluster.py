@@ -120,7 +120,7 @@ class Cluster:
     async def join(self, count: int) -> None:
         """So many workers come up, over `Scale.start_s`."""
         for delay_s in sorted(self._rng.uniform(0.0, self.scale.start_s) for _ in range(count)):
-            self._loop.call_later(delay_s, self._bear)
+            self._loop.call_later(delay_s, self.bear)
         await asyncio.sleep(self.scale.start_s)
 
     async def leave(self, count: int) -> None:
@@ -192,7 +192,8 @@ class Cluster:
             facts=facts,
         )
 
-    def _bear(self) -> None:
+    def bear(self) -> None:
+        """One more worker, at once."""
         scale, number = self.scale, self._born
         self._born += 1
         self.workers.append(

@@ -41,6 +41,8 @@ class SimEndpoint:
         self._limited = rpm is not None
         self._refused_until_s: dict[str, float] = {}
         self.admitted = self.refused = 0
+        self.first_s: dict[str, float] = {}
+        """When each worker's first call was admitted."""
 
     def refuse(self, worker: str, until_s: float) -> None:
         """429 with a ``Retry-After`` until then, for this worker alone: the others can only be told."""
@@ -62,6 +64,7 @@ class SimEndpoint:
             hint = dict(retry_hint("seconds", verdict.wait_s, now_s))
             return Answer(REFUSAL_S, float(hint["retry-after"]), headers)
         self.admitted += 1
+        self.first_s.setdefault(worker, now_s)
         return Answer(self._latency_s(), None, headers)
 
     def _latency_s(self) -> float:

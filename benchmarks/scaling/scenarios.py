@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from benchmarks.scaling.cluster import Cluster, Figures, Scale
 
-__all__ = ["limited", "open_ended"]
+__all__ = ["below_one", "limited", "open_ended"]
 
 PAUSE_S = 12.0
 STEADY_S = 30.0
 PATIENCE_S = 180.0
+WORK_S, SETTLED_S = 300.0, 60.0
 AFTER_S = 10.0
 """Looked on after an event is over."""
 
@@ -52,6 +53,27 @@ async def limited(scale: Scale, rpm: float, stalls_s: Sequence[float] = ()) -> l
         fact = f"meanwhile {share:.0%} of the limit used"
         found.append(cluster.figures(f"{name}, stall of {seconds:.0f} s", mark, fact))
     return found
+
+
+async def below_one(scale: Scale, rpm: float) -> Figures:
+    """An announced limit of less than a request a second and worker: five minutes of work, then a newcomer."""
+    cluster = Cluster(scale, rpm=rpm)
+    await cluster.join(scale.workers)
+    await asyncio.sleep(SETTLED_S)
+    mark, ahead_s = cluster.mark(), []
+    for _ in range(int(WORK_S - SETTLED_S)):
+        await asyncio.sleep(1.0)
+        ahead_s.append(max(worker.booked_ahead_s for worker in cluster.workers))
+    cluster.bear()
+    newcomer, born_s = cluster.workers[-1].name, asyncio.get_running_loop().time()
+    await cluster.until(lambda: newcomer in cluster.endpoint.first_s, PATIENCE_S)
+    first_s = cluster.endpoint.first_s.get(newcomer, float("inf")) - born_s
+    return cluster.figures(
+        f"{scale.workers} workers, {rpm:,.0f} a minute",
+        mark,
+        f"a newcomer's first call after {first_s:.1f} s",
+        f"permits are booked {max(ahead_s):.1f} s ahead at most",
+    )
 
 
 async def _penalty(cluster: Cluster) -> Figures:

@@ -35,12 +35,16 @@ class SimWorker:
         self.gate = Gate(GATE_KEY, max_concurrency=most, lease=self._lease, rng=random.Random(seed))
         scheduler.listeners[name] = self.gate.noticed
         self.paused_at_s = float("inf")
+        self.booked_ahead_s = 0.0
+        """Until its last permits may be used; 0 where it has a pace of its own, or need not wait."""
         self._pauses = 0
         self._limits_read_s = float("-inf")
         self._rows = [self._loop.create_task(self._row()) for _ in range(rows)]
 
     async def _lease(self, gate_key: str, want: Want, report: Report) -> Grant:
-        return await self._scheduler.lease(self.name, gate_key, want, report)
+        grant = await self._scheduler.lease(self.name, gate_key, want, report)
+        self.booked_ahead_s = grant.start_in_s if grant.requests else 0.0
+        return grant
 
     async def _row(self) -> None:
         gate, endpoint, time_s = self.gate, self._endpoint, self._loop.time

@@ -100,6 +100,17 @@ def test_the_real_handler_costs_something_and_hardly_more_with_more_holders() ->
     assert measured.rpc_us > 0
 
 
+def test_a_newcomer_below_one_request_a_second_and_worker_waits_for_one_round_of_bookings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command.main(["--below-one", "8x60", "--in-flight", "5", "--p50", "1", "--p99", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "| 8 workers, 60 a minute |" in printed
+    waited = float(printed.partition("first call after ")[2].partition(" s")[0])
+    ahead = float(printed.partition("booked ")[2].partition(" s ahead")[0])
+    assert 0 < ahead <= waited <= 10.0
+
+
 def test_one_command_prints_and_keeps_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--workers",
