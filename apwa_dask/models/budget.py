@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ IDLE_S = 1.0
 
 RECHECK_S = 0.5
 """How often to ask again while other processes hold money that may come back."""
+
+SILENCES = 8
+"""Questions in a row without an answer, at growing intervals; then the coordinator is gone, or counts us as gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,10 @@ class Wallet:
         self._account = account
         self._fund = fund
         self._have = Money() if fund is not None else budget.money
-        self._unreported = Money()
+        self._granted = self._spent = self._returned = Money()
+        """In all, of what the coordinator is told and tells."""
+        self._series, self._number, self._heard = secrets.randbits(60), 0, 0
+        self._silences = 0
         self._reserved_calls = 0
         self._queue = asyncio.Lock()
         self._settled = asyncio.Event()
@@ -211,20 +218,25 @@ class Wallet:
         assert self._fund is not None
         # Two processes that each hold a part of what they need must not wait for each other.
         report = self._report(returning=not self._reserved_calls)
-        missing = _at_least_zero(money - self._have)
+        missing = (money - self._have).at_least(Money())
         try:
             funds = await self._fund(self._account, missing, _times(money, BLOCK_CALLS), report)
         except OSError:
-            self._unreported += report.spent
-            self._have += report.returned
+            self._silences += 1
+            self._return_later()
             return None
-        self._have += funds.granted
+        self._silences = 0
+        if report.number > self._heard:
+            self._heard = report.number
+            self._have += funds.granted - self._granted
+            self._granted = funds.granted
+            self._return_later()  # who asked may wait for it no more
         return funds
 
     def settle(self, reserved: Money, actual: Money) -> None:
         """Replace a reservation by what the call really came to."""
         self._reserved_calls -= 1
-        self._unreported += actual
+        self._spent += actual
         self._have = self._have + reserved - actual
         self._settled.set()
         if self._fund is not None and not self._reserved_calls and self._idle is None:
@@ -257,6 +269,13 @@ class Wallet:
                 await question
         await self._return()
 
+    def _return_later(self) -> None:
+        """What nobody uses goes back, and what the coordinator has not heard is told again."""
+        owes = 0 < self._silences <= SILENCES or (not self._silences and self._have.is_something)
+        if owes and self._idle is None:
+            wait_s = IDLE_S * 2**self._silences
+            self._idle = asyncio.get_running_loop().call_later(wait_s, self._return_soon)
+
     def _return_soon(self) -> None:
         self._idle = None
         if not self._reserved_calls and (self._returning is None or self._returning.done()):
@@ -265,15 +284,18 @@ class Wallet:
     async def _return(self) -> None:
         """Give back what is not in use: others may wait for it."""
         if self._fund is None or self._queue.locked():
-            return
-        await self._fund(self._account, Money(), Money(), self._report(returning=True))
+            return  # who waits for money asks, and returns before that
+        try:
+            await self._ask(Money())
+        except BudgetError:
+            return  # nobody keeps the account any more
 
     def _report(self, *, returning: bool) -> MoneyReport:
-        returned = _at_least_zero(self._have) if returning else Money()
-        report = MoneyReport(self._unreported, returned)
-        self._unreported = Money()
-        self._have -= returned
-        return report
+        self._number += 1
+        if returning:
+            self._returned = self._returned.at_least(self._granted - self._spent)
+            self._have = self._granted - self._spent - self._returned
+        return MoneyReport(self._spent, self._returned, self._granted, self._series, self._number)
 
     def _covers(self, money: Money) -> bool:
         usd, tokens, calls = self.budget.limited
@@ -304,10 +326,6 @@ class Wallet:
             saved="all answers so far",
             code="BUDGET-REACHED",
         )
-
-
-def _at_least_zero(money: Money) -> Money:
-    return Money(max(money.usd, 0.0), max(money.tokens, 0), max(money.calls, 0))
 
 
 def _times(money: Money, count: int) -> Money:

@@ -9,30 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from apwa_dask.errors import BudgetError
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.lanes import Lane
 from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Notice, Report, Want
+from apwa_dask.models.purses import Purses
 
 __all__ = ["Coordinator", "LocalLease"]
 
 HOLDERS_PER_RENEWAL_SECOND = 200
 """One lease costs about 0.3 ms of a scheduler's CPU: at this density renewals take at most 6 % of it."""
-
-
-@dataclass(slots=True)
-class _Account:
-    """The money of one run, or of all runs that name one budget.
-
-    ``leased`` is what each holder has for each run, and has not reported as spent.
-    """
-
-    budget: Budget
-    left: Money
-    spent: Money = field(default_factory=Money)
-    leased: dict[tuple[str, str], Money] = field(default_factory=dict)
 
 
 class Coordinator:
@@ -60,8 +47,7 @@ class Coordinator:
         self._tell = tell
         self._expires_s = expires_s
         self._lanes: dict[str, Lane] = {}
-        self._accounts: dict[str, _Account] = {}
-        self._shared: dict[str, _Account] = {}
+        self._purses = Purses()
         self._stops: dict[str, str] = {}
 
     # -- capacity
@@ -110,9 +96,7 @@ class Coordinator:
             if holder in lane.holders:
                 lane.forget(holder)
                 self._call(gate_key, lane, holder, self._clock())
-        for account in self._accounts.values():
-            for key in [key for key in account.leased if key[0] == holder]:
-                account.spent += account.leased.pop(key)
+        self._purses.release(holder)
 
     def stop(self, gate_key: str, why: str) -> None:
         """Carry a reason to stop to every holder of a gate; an empty reason takes it back."""
@@ -142,54 +126,24 @@ class Coordinator:
         """Give a run its purse.
 
         Opening it again (a second client, a resume) does not fill it again, but a changed budget counts from
-        now on.
+        now on, for all that the run has spent.
 
         Parameters
         ----------
         account : str
             The run's id.
         spent : Money, optional
-            What the run spent before this coordinator knew it, from its ledger.
+            What the run has spent, by its ledger: before this coordinator knew it, or without a ceiling.
         """
-        known, before = self._accounts.get(account), spent or Money()
-        if known is None and budget.name in self._shared:
-            known = self._accounts[account] = self._shared[budget.name]
-            known.left -= before
-            known.spent += before
-        if known is None:
-            known = self._accounts[account] = _Account(budget, budget.money - before, before)
-            if budget.name:
-                self._shared[budget.name] = known
-            return
-        known.left += budget.money - known.budget.money
-        known.budget = budget
+        self._purses.open(account, budget, spent or Money())
 
     def fund(self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         """Book what a holder spent and returned; lease it `wanted` if there is plenty, else `least`."""
-        purse = self._accounts.get(account)
-        if purse is None:
-            raise BudgetError(
-                "the run's money is not known to the coordinator",
-                why="the scheduler was restarted, or the run was never opened here",
-                fix="resume the run",
-                code="BUDGET-ACCOUNT",
-            )
-        leased = purse.leased.get((holder, account), Money())
-        purse.spent += report.spent
-        purse.left += report.returned
-        leased = leased - report.spent - report.returned
-        granted = _affordable(purse, least, wanted, holders=len(purse.leased) or 1)
-        enough = granted is not None
-        if granted is not None:
-            purse.left -= granted
-            leased += granted
-        purse.leased[holder, account] = leased
-        others = any(_holds(money) for key, money in purse.leased.items() if key != (holder, account))
-        return Funds(granted or Money(), enough, others, purse.left)
+        return self._purses.fund(holder, account, least, wanted, report, self._clock())
 
     def spent(self, account: str) -> Money:
         """Settled, plus what dead holders left unaccounted for."""
-        return self._accounts[account].spent
+        return self._purses.spent(account)
 
 
 class LocalLease:
@@ -210,23 +164,3 @@ class LocalLease:
 def _without_permits(want: Want) -> Want:
     """Of a holder without a share: permits would lie idle."""
     return replace(want, concurrency=0, requests=0, tokens=0, hungry=False, tokens_per_call=0)
-
-
-def _holds(money: Money) -> bool:
-    """More than what rounding leaves."""
-    return money.usd > 1e-9 or money.tokens > 0 or money.calls > 0
-
-
-def _affordable(purse: _Account, least: Money, wanted: Money, holders: int) -> Money | None:
-    """`wanted`, cut to half a fair share of what is left, so that its last is leased in small pieces."""
-    usd, tokens, calls = purse.budget.limited
-    parts = []
-    for limited, left, lowest, desired in (
-        (usd, purse.left.usd, least.usd, wanted.usd),
-        (tokens, purse.left.tokens, least.tokens, wanted.tokens),
-        (calls, purse.left.calls, least.calls, wanted.calls),
-    ):
-        if limited and lowest > left + 1e-12:
-            return None
-        parts.append(0.0 if not limited else max(lowest, min(desired, left / (2 * holders))))
-    return Money(parts[0], int(parts[1]), int(parts[2]))

@@ -173,13 +173,36 @@ class Money:
     def __bool__(self) -> bool:
         return bool(self.usd or self.tokens or self.calls)
 
+    def at_least(self, other: Money) -> Money:
+        """The larger amount of each currency."""
+        return Money(max(self.usd, other.usd), max(self.tokens, other.tokens), max(self.calls, other.calls))
+
+    @property
+    def is_something(self) -> bool:
+        """More than what rounding leaves."""
+        return self.usd > 1e-9 or self.tokens > 0 or self.calls > 0
+
 
 @dataclass(frozen=True, slots=True)
 class MoneyReport:
-    """What a wallet did since it last asked: `spent` of its grants, and `returned` unused."""
+    """All that a wallet ever did, so that no report is booked twice and none is lost.
+
+    Parameters
+    ----------
+    spent, returned : Money
+        Of its grants; returned unused.
+    granted : Money
+        The total that it has heard of.
+    series, number : int
+        Which question it is, of which wallet's: one that comes after its successor grants nothing. 0 where nobody
+        counts them.
+    """
 
     spent: Money = field(default_factory=Money)
     returned: Money = field(default_factory=Money)
+    granted: Money = field(default_factory=Money)
+    series: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +212,9 @@ class Funds:
     Parameters
     ----------
     granted : Money
-        Added to the wallet.
+        All that the wallet was ever granted, this time included.
     enough : bool
-        The wanted minimum was granted.
+        The wanted minimum is granted.
     may_return : bool
         When not: others hold money that may still come back.
     left : Money

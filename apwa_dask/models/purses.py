@@ -1,0 +1,196 @@
+"""The money of runs: leased to wallets in blocks, and kept in running totals. Pure: time is given.
+
+A question may come twice, late, or never, and so may its answer. Wallets therefore tell all that they have ever spent
+and returned, and hear all that they were ever granted: what one message did not bring the next one does, and nothing
+is booked twice. At every moment the ceiling is what is left, what was paid, and what wallets hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from apwa_dask.errors import BudgetError
+from apwa_dask.models.budget import Budget
+from apwa_dask.models.leases import Funds, Money, MoneyReport
+
+__all__ = ["Purses"]
+
+FORGOTTEN_S = 600.0
+"""A wallet that holds nothing and is silent for so long is forgotten; no message is under way for as long as that."""
+
+LOOK_S = 60.0
+
+NOTHING = Money()
+
+_WalletKey = tuple[str, str, int]
+"""Holder, account, and the series of the wallet's questions."""
+
+
+@dataclass(slots=True)
+class _Lease:
+    """One wallet, in totals since it was first heard of."""
+
+    granted: Money
+    spent: Money
+    returned: Money
+    number: int = 0
+    heard_s: float = 0.0
+
+    @property
+    def held(self) -> Money:
+        """What it may still spend; below zero what calls have come to beyond their reservations."""
+        return self.granted - self.spent - self.returned
+
+
+@dataclass(slots=True)
+class _Purse:
+    """The money of one run, or of all runs that name one budget."""
+
+    budget: Budget
+    left: Money
+    paid: dict[str, Money] = field(default_factory=dict)
+    """By account: what its wallets have reported, and what holders that are gone left unaccounted for."""
+    leases: dict[_WalletKey, _Lease] = field(default_factory=dict)
+    looked_s: float = 0.0
+
+    @property
+    def spent(self) -> Money:
+        return sum(self.paid.values(), NOTHING)
+
+    def accounted(self, account: str) -> Money:
+        """What a run has paid, and what its wallets hold and may have paid by now."""
+        held = (lease.held for key, lease in self.leases.items() if key[1] == account)
+        return sum(held, self.paid.get(account, NOTHING))
+
+    def allow(self, budget: Budget) -> None:
+        """Change the ceiling."""
+        self.left += budget.money - self.budget.money
+        self.budget = budget
+
+    def bring(self, account: str, spent: Money) -> None:
+        """A run's own ledger says what it has spent: what is not accounted for here is booked now."""
+        beyond = (spent - self.accounted(account)).at_least(NOTHING)
+        self.paid[account] = self.paid.get(account, NOTHING) + beyond
+        self.left -= beyond
+
+    def lease_of(self, key: _WalletKey, report: MoneyReport, now: float) -> _Lease:
+        """A wallet that is not known begins with nothing: what it held when its holder was given up was booked as
+        spent.
+        """
+        if now - self.looked_s >= LOOK_S:
+            self._look(now)
+        known = self.leases.get(key)
+        if known is None:
+            known = _Lease(report.spent + report.returned, report.spent, report.returned)
+            self.leases[key] = known
+        known.heard_s = now
+        return known
+
+    def _look(self, now: float) -> None:
+        self.looked_s = now
+        for key, lease in list(self.leases.items()):
+            if now - lease.heard_s > FORGOTTEN_S and not lease.held.is_something:
+                del self.leases[key]
+
+    def book(self, account: str, lease: _Lease, report: MoneyReport) -> None:
+        """Take in a wallet's totals; what it spent beyond its leases comes out of what is left."""
+        self.paid[account] = self.paid.get(account, NOTHING) + report.spent - lease.spent
+        self.left += report.returned - lease.returned
+        lease.number, lease.spent, lease.returned = report.number, report.spent, report.returned
+        beyond = (NOTHING - lease.held).at_least(NOTHING)
+        if beyond:
+            self.grant(lease, beyond)
+
+    def grant(self, lease: _Lease, money: Money) -> None:
+        self.left -= money
+        lease.granted += money
+
+    def release(self, holder: str) -> None:
+        """Its process is gone: what its wallets held may all be spent."""
+        for key in [key for key in self.leases if key[0] == holder]:
+            lost = self.leases.pop(key).held.at_least(NOTHING)
+            self.paid[key[1]] = self.paid.get(key[1], NOTHING) + lost
+
+    def affordable(self, least: Money, wanted: Money, asking: _WalletKey) -> Money | None:
+        """`wanted`, cut to half a fair share of what is left, so that its last is leased in small pieces; None
+        where not even `least` is there.
+        """
+        holders = sum(1 for key, lease in self.leases.items() if key == asking or lease.held.is_something)
+        usd, tokens, calls = self.budget.limited
+        parts = []
+        for limited, left, lowest, desired in (
+            (usd, self.left.usd, least.usd, wanted.usd),
+            (tokens, self.left.tokens, least.tokens, wanted.tokens),
+            (calls, self.left.calls, least.calls, wanted.calls),
+        ):
+            if limited and lowest > left + 1e-12:
+                return None
+            parts.append(0.0 if not limited else max(lowest, min(desired, left / (2 * holders))))
+        return Money(parts[0], int(parts[1]), int(parts[2]))
+
+    def others_hold(self, asking: _WalletKey) -> bool:
+        """Money that may come back."""
+        return any(lease.held.is_something for key, lease in self.leases.items() if key != asking)
+
+
+class Purses:
+    """The purses of all runs that a coordinator knows."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Purse] = {}
+        self._shared: dict[str, _Purse] = {}
+
+    def open(self, account: str, budget: Budget, spent: Money) -> None:
+        """Give a run its purse, or change the ceiling of the one that it has."""
+        purse, before = self._of.get(account), spent
+        if purse is not None and purse.budget.name != budget.name:
+            before = purse.accounted(account).at_least(spent)
+            purse = None
+        if purse is None:
+            purse = self._shared.get(budget.name) if budget.name else None
+        if purse is None:
+            purse = _Purse(budget, budget.money)
+            if budget.name:
+                self._shared[budget.name] = purse
+        self._of[account] = purse
+        purse.allow(budget)
+        purse.bring(account, before)
+
+    def fund(
+        self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport, now: float
+    ) -> Funds:
+        """Book what a wallet has spent and returned; lease it `wanted` if there is plenty, else `least`.
+
+        Raises
+        ------
+        BudgetError
+            The run was never opened here.
+        """
+        purse = self._of.get(account)
+        if purse is None:
+            raise BudgetError(
+                "the run's money is not known to the coordinator",
+                why="the scheduler was restarted, or the run was never opened here",
+                fix="resume the run",
+                code="BUDGET-ACCOUNT",
+            )
+        key = (holder, account, report.series)
+        lease = purse.lease_of(key, report, now)
+        if 0 < report.number <= lease.number:  # its successor was here before it: nobody waits for it
+            return Funds(lease.granted, enough=False, may_return=True, left=purse.left)
+        purse.book(account, lease, report)
+        unheard = lease.granted - report.granted
+        least, wanted = (least - unheard).at_least(NOTHING), (wanted - unheard).at_least(NOTHING)
+        granted = purse.affordable(least, wanted, key)
+        if granted is not None:
+            purse.grant(lease, granted)
+        return Funds(lease.granted, granted is not None, purse.others_hold(key), purse.left)
+
+    def release(self, holder: str) -> None:
+        """A process is gone."""
+        for purse in {id(purse): purse for purse in self._of.values()}.values():
+            purse.release(holder)
+
+    def spent(self, account: str) -> Money:
+        """Of the run's purse: settled, plus what dead holders left unaccounted for."""
+        return self._of[account].spent
