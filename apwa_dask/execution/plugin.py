@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -21,7 +22,9 @@ from pydantic import TypeAdapter
 from tornado.ioloop import PeriodicCallback
 
 from apwa_dask.errors import ConfigError
+from apwa_dask.execution import loop as private
 from apwa_dask.execution.broadcast import everywhere, register_everywhere
+from apwa_dask.execution.clients import return_money
 from apwa_dask.execution.events import (
     EndpointPulse,
     Event,
@@ -58,6 +61,8 @@ RUN_TOPIC = "apwa-run"
 """What only the client knows of its runs: told to the scheduler, for its dashboard."""
 RPC_TIMEOUT_S = 10.0
 DRAIN_S = 20.0
+RETURN_S = 2.0
+"""For giving back money when a worker ends."""
 ASK_TIMEOUT_S = 2.0
 """How long another worker may take to say whether it still works on something; then it does not."""
 CLIENT_SILENT_S = 25.0
@@ -155,10 +160,14 @@ class CoordinatorPlugin(SchedulerPlugin):
 
     def log_event(self, topic: str, msg: Any) -> None:
         """What travels through the topics anyway is shown on the dashboard too."""
-        if self._board is not None and topic in (TOPIC, RUN_TOPIC):
-            event = event_of(msg)
-            if event is not None:
-                self._board(event)
+        if topic not in (TOPIC, RUN_TOPIC):
+            return
+        event = event_of(msg)
+        if isinstance(event, RunFinished):  # it waits for no workers, and its client may go
+            self.owners.pop(event.run_id, None)
+            self.waiting.discard(event.run_id)
+        if self._board is not None and event is not None:
+            self._board(event)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A dead worker's share returns; money it held and did not account for is booked as spent."""
@@ -345,9 +354,16 @@ class RuntimePlugin(WorkerPlugin):
         """
         here = runtime()
         await asyncio.to_thread(here.drain, DRAIN_S)
+        await self._return_money()
         if here.neighbours.address == str(worker.address):  # of a worker that lived in its client's process
             here.neighbours.address, here.neighbours.ask, here.neighbours.hand_over = "", None, None
             here.lease = here.fund = here.claim = here.publish = None
+
+    async def _return_money(self) -> None:
+        """What a worker holds when it is gone counts as spent."""
+        answer = asyncio.run_coroutine_threadsafe(return_money(), private.loop())
+        with suppress(TimeoutError):  # the scheduler is gone, and its purses with it
+            await asyncio.wait_for(asyncio.wrap_future(answer), RETURN_S)
 
 
 def message_of(event: Event) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Coordinator:
             if holder in lane.holders:
                 lane.forget(holder)
                 self._call(gate_key, lane, holder, self._clock())
-        self._purses.release(holder)
+        self._purses.release(holder, self._clock())
 
     def stop(self, gate_key: str, why: str) -> None:
         """Carry a reason to stop to every holder of a gate; an empty reason takes it back."""

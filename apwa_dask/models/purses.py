@@ -18,6 +18,9 @@ __all__ = ["Purses"]
 FORGOTTEN_S = 600.0
 """A wallet that holds nothing and is silent for so long is forgotten; no message is under way for as long as that."""
 
+LEAVING_S = 30.0
+"""For so long others wait for what a process that is gone may give back: one that is retired still drains."""
+
 LOOK_S = 60.0
 
 NOTHING = Money()
@@ -35,6 +38,8 @@ class _Lease:
     returned: Money
     number: int = 0
     heard_s: float = 0.0
+    is_gone: bool = False
+    """Its process has left: what it holds counts as spent, unless it says otherwise yet."""
 
     @property
     def held(self) -> Money:
@@ -49,13 +54,15 @@ class _Purse:
     budget: Budget
     left: Money
     paid: dict[str, Money] = field(default_factory=dict)
-    """By account: what its wallets have reported, and what holders that are gone left unaccounted for."""
+    """By account: what its wallets have reported, and what those that are forgotten had left unaccounted for."""
     leases: dict[_WalletKey, _Lease] = field(default_factory=dict)
     looked_s: float = 0.0
 
     @property
     def spent(self) -> Money:
-        return sum(self.paid.values(), NOTHING)
+        """By all accounts; what is with processes that are gone may all be spent."""
+        lost = (lease.held.at_least(NOTHING) for lease in self.leases.values() if lease.is_gone)
+        return sum(lost, sum(self.paid.values(), NOTHING))
 
     def accounted(self, account: str) -> Money:
         """What a run has paid, and what its wallets hold and may have paid by now."""
@@ -74,9 +81,7 @@ class _Purse:
         self.left -= beyond
 
     def lease_of(self, key: _WalletKey, report: MoneyReport, now: float) -> _Lease:
-        """A wallet that is not known begins with nothing: what it held when its holder was given up was booked as
-        spent.
-        """
+        """A wallet that is not known begins with nothing: if it was forgotten, what it held was booked as spent."""
         if now - self.looked_s >= LOOK_S:
             self._look(now)
         known = self.leases.get(key)
@@ -89,7 +94,8 @@ class _Purse:
     def _look(self, now: float) -> None:
         self.looked_s = now
         for key, lease in list(self.leases.items()):
-            if now - lease.heard_s > FORGOTTEN_S and not lease.held.is_something:
+            if now - lease.heard_s > FORGOTTEN_S and (lease.is_gone or not lease.held.is_something):
+                self.paid[key[1]] = self.paid.get(key[1], NOTHING) + lease.held.at_least(NOTHING)
                 del self.leases[key]
 
     def book(self, account: str, lease: _Lease, report: MoneyReport) -> None:
@@ -105,17 +111,21 @@ class _Purse:
         self.left -= money
         lease.granted += money
 
-    def release(self, holder: str) -> None:
-        """Its process is gone: what its wallets held may all be spent."""
-        for key in [key for key in self.leases if key[0] == holder]:
-            lost = self.leases.pop(key).held.at_least(NOTHING)
-            self.paid[key[1]] = self.paid.get(key[1], NOTHING) + lost
+    def release(self, holder: str, now: float) -> None:
+        """Its process is gone."""
+        for key, lease in self.leases.items():
+            if key[0] == holder:
+                lease.is_gone, lease.heard_s = True, now
 
     def affordable(self, least: Money, wanted: Money, asking: _WalletKey) -> Money | None:
         """`wanted`, cut to half a fair share of what is left, so that its last is leased in small pieces; None
         where not even `least` is there.
         """
-        holders = sum(1 for key, lease in self.leases.items() if key == asking or lease.held.is_something)
+        holders = sum(
+            1
+            for key, lease in self.leases.items()
+            if key == asking or (lease.held.is_something and not lease.is_gone)
+        )
         usd, tokens, calls = self.budget.limited
         parts = []
         for limited, left, lowest, desired in (
@@ -128,9 +138,13 @@ class _Purse:
             parts.append(0.0 if not limited else max(lowest, min(desired, left / (2 * holders))))
         return Money(parts[0], int(parts[1]), int(parts[2]))
 
-    def others_hold(self, asking: _WalletKey) -> bool:
+    def others_hold(self, asking: _WalletKey, now: float) -> bool:
         """Money that may come back."""
-        return any(lease.held.is_something for key, lease in self.leases.items() if key != asking)
+        return any(
+            lease.held.is_something and not (lease.is_gone and now - lease.heard_s > LEAVING_S)
+            for key, lease in self.leases.items()
+            if key != asking
+        )
 
 
 class Purses:
@@ -179,17 +193,19 @@ class Purses:
         if 0 < report.number <= lease.number:  # its successor was here before it: nobody waits for it
             return Funds(lease.granted, enough=False, may_return=True, left=purse.left)
         purse.book(account, lease, report)
+        if lease.is_gone:
+            return Funds(lease.granted, enough=False, may_return=True, left=purse.left)
         unheard = lease.granted - report.granted
         least, wanted = (least - unheard).at_least(NOTHING), (wanted - unheard).at_least(NOTHING)
         granted = purse.affordable(least, wanted, key)
         if granted is not None:
             purse.grant(lease, granted)
-        return Funds(lease.granted, granted is not None, purse.others_hold(key), purse.left)
+        return Funds(lease.granted, granted is not None, purse.others_hold(key, now), purse.left)
 
-    def release(self, holder: str) -> None:
-        """A process is gone."""
+    def release(self, holder: str, now: float) -> None:
+        """A process is gone. What it may still say, as one that is retired does, is booked."""
         for purse in {id(purse): purse for purse in self._of.values()}.values():
-            purse.release(holder)
+            purse.release(holder, now)
 
     def spent(self, account: str) -> Money:
         """Of the run's purse: settled, plus what dead holders left unaccounted for."""

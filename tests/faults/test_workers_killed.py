@@ -135,6 +135,23 @@ def test_fault_35_a_worker_that_leaves_in_order_costs_nothing(
     assert server.calls == ROWS
 
 
+def test_fault_35_a_worker_that_leaves_in_order_gives_back_the_money_it_was_lent(
+    processes, cluster, client, start, scripted_server, slow_from
+):
+    """The ceiling is what the rows need, to the call: none of it may go with the worker."""
+    server = scripted_server(latency_s=0.02, faults=(slow_from(ROWS // 4 + 1),))
+    run = start(server, budget=apwa.Budget(calls=ROWS))
+    server.wait_until(lambda stats: stats.calls >= ROWS // 4 + CONCURRENCY)
+    leaving = cluster.workers[0]
+
+    client.retire_workers([cluster.address_of(client, leaving)])
+    leaving.ended()
+    server.set(server.script.but(faults=()))
+    run.wait(timeout=120)
+
+    assert server.calls == ROWS
+
+
 def test_fault_36_a_frozen_worker_that_wakes_up_cannot_commit_what_others_have_done(
     processes, cluster, start, scripted_server, invariants, whole
 ):

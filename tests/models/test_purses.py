@@ -209,7 +209,7 @@ def test_a_new_wallet_of_the_same_process_waits_for_what_the_old_one_gives_back(
     virtual_time(story())
 
 
-def test_a_holder_that_was_given_up_and_wakes_draws_on_new_leases_only(virtual_time: Virtual) -> None:
+def test_a_holder_that_was_given_up_and_wakes_is_lent_nothing_more(virtual_time: Virtual) -> None:
     async def story() -> None:
         coordinator = opened(Budget(calls=100))
         zombie = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator).fund)
@@ -220,9 +220,31 @@ def test_a_holder_that_was_given_up_and_wakes_draws_on_new_leases_only(virtual_t
         taken = await spend_all(other)
         assert given_up + taken == 100
         zombie.settle(ONE, ONE)
-        made = 1 + await spend_all(zombie)
-        assert made + taken <= 100
-        assert coordinator.spent("run").calls <= 100
+        for _ in range(given_up - 1):
+            await zombie.reserve(ONE)
+            zombie.settle(ONE, ONE)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(zombie.reserve(ONE), 60)
+        assert coordinator.spent("run").calls == 100
+
+    virtual_time(story())
+
+
+def test_what_a_process_gives_back_as_it_leaves_is_for_the_others(virtual_time: Virtual) -> None:
+    """A worker that is retired is off the scheduler's list before it has ended its calls."""
+
+    async def story() -> None:
+        coordinator = opened(Budget(calls=100))
+        leaving = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator).fund)
+        await leaving.reserve(ONE)
+        coordinator.release_holder("worker")
+        other = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator, holder="other").fund)
+        rest = asyncio.create_task(spend_all(other))
+        await asyncio.sleep(20)
+        leaving.settle(ONE, ONE)
+        await leaving.close()
+        assert await rest == 99
+        assert coordinator.spent("run").calls == 100
 
     virtual_time(story())
 
