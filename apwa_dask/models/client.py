@@ -242,7 +242,7 @@ class Client:
     async def _exchange(
         self, route: Route, request: Request, spent: Spent, number: int, *, first: bool
     ) -> Verdict:
-        lane, loop = route.lane, asyncio.get_running_loop()
+        lane, time_s = route.lane, route.lane.gate.time_s
         if self._stopped:
             raise _Stopped
         if self._fatal is not None:
@@ -252,14 +252,14 @@ class Client:
         if isinstance(body, Verdict):
             return body
         spent.take_off(template)
-        sent_s = loop.time()
+        sent_s = time_s()
         if route.embeds:
             raw = await lane.transport.post_embeddings(body, lane.model.timeout_s)
         elif route.lateness is None:
             raw = await lane.transport.post(body, lane.model.timeout_s)
         else:
             raw = await post_hedged(route, request, spent, self.wallet, body)
-        now_s = loop.time()
+        now_s = time_s()
         verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=lane.secrets)
         if route.embeds and raw.status in ABSENT:
             verdict = verdict._replace(outcome=OutcomeClass.FATAL, retry=Retry.NONE, fatal="endpoint")

@@ -84,6 +84,7 @@ class Gate:
         self.pauses = 0
         self.retries = RetryBudget()
         self._loop = asyncio.get_running_loop()
+        self.time_s = self._loop.time
         self._rng = rng or random.Random()
         self._wall_clock = wall_clock
         self.counts_most = True

@@ -16,7 +16,6 @@ import ssl
 import zlib
 from collections import deque
 from collections.abc import Coroutine, Iterator, Mapping
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -34,6 +33,8 @@ from apwa_dask.models.transport import (
 
 __all__ = ["Headers", "Http1Transport"]
 
+_FINAL = 200
+"""Lower ones announce the answer."""
 _INFLATE = {b"gzip": zlib.MAX_WBITS | 16, b"x-gzip": zlib.MAX_WBITS | 16, b"deflate": zlib.MAX_WBITS}
 
 
@@ -70,16 +71,17 @@ class _Connection(asyncio.Protocol):
     """One connection to the endpoint. `waiter` is the exchange under way, None while it rests in the pool."""
 
     __slots__ = (
-        "_chunks", "_deadline", "_encoding", "_headers", "_in_body", "_loop", "_parser", "_pool", "_size", "_too_big",
-        "_transport", "_unasked", "open", "rested_s", "waiter",
+        "_chunks", "_encoding", "_headers", "_in_body", "_loop", "_parser", "_pool", "_size", "_too_big",
+        "_transport", "_unasked", "due_s", "open", "rested_s", "waiter",
     )  # fmt: skip
 
     def __init__(self, pool: Http1Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._pool, self._loop = pool, loop
         self._parser = httptools.HttpResponseParser(self)
         self._begin()
-        self._deadline: asyncio.TimerHandle | None = None
         self.waiter: asyncio.Future[Raw] | None = None
+        self.due_s = 0.0
+        """When the exchange must have ended, on the loop's clock."""
         self.open = False
         self.rested_s = 0.0
         """When it came back to the pool, on the loop's clock."""
@@ -94,23 +96,27 @@ class _Connection(asyncio.Protocol):
     def send(self, request: bytes, body: bytes, waiter: asyncio.Future[Raw], timeout_s: float) -> None:
         """Send one request; its answer, or why there is none, is set on `waiter`."""
         self.waiter = waiter
-        self._deadline = self._loop.call_later(timeout_s, self._expire)
+        self.due_s = self._loop.time() + timeout_s
+        self._pool.watch(self.due_s)
         self._transport.write(request + body)
+
+    def is_in_time(self, now_s: float) -> bool:
+        """Whether an exchange is under way, and may be; what is overdue ends here."""
+        if self.waiter is None:
+            return False
+        if self.due_s > now_s:
+            return True
+        self.close()
+        self._settle(Raw(0, {}, None, "deadline"))
+        return False
 
     def close(self) -> None:
         """Drop the connection, and with it what may still come."""
         self.open = False
         self._transport.abort()
 
-    def _expire(self) -> None:
-        self.close()
-        self._settle(Raw(0, {}, None, "deadline"))
-
     def _settle(self, raw: Raw) -> None:
         waiter, self.waiter = self.waiter, None
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         if waiter is not None and not waiter.done():
             waiter.set_result(raw)
 
@@ -174,7 +180,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._unasked:
             return
-        if self._parser.get_status_code() < HTTPStatus.OK:
+        if self._parser.get_status_code() < _FINAL:
             self._begin()  # 100 and 103 announce the answer
         elif not self._too_big:
             self._complete()
@@ -240,6 +246,8 @@ class Http1Transport:
         self._resting: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._look_s = 0.0
 
     def __repr__(self) -> str:
         return f"<Http1Transport {self._url.host}>"
@@ -259,8 +267,31 @@ class Http1Transport:
     async def close(self) -> None:
         """End all connections; exchanges under way end as broken."""
         self._resting.clear()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         for connection in list(self._all):
             connection.close()
+
+    def watch(self, due_s: float) -> None:
+        """See to it that an exchange ends by then, on the loop's clock.
+
+        One timer for all, since the deadline of one that is answered matters no more: a timer each costs as much as
+        parsing the answer.
+        """
+        if self._look is not None:
+            if self._look_s <= due_s:
+                return
+            self._look.cancel()
+        assert self._loop is not None
+        self._look, self._look_s = self._loop.call_at(due_s, self._expire), due_s
+
+    def _expire(self) -> None:
+        assert self._loop is not None
+        self._look, now_s = None, self._loop.time()
+        left = [connection.due_s for connection in list(self._all) if connection.is_in_time(now_s)]
+        if left:
+            self.watch(min(left))
 
     async def _exchange(self, head: bytes, body: bytes, timeout_s: float) -> Raw:
         loop = self._loop
