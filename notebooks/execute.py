@@ -47,6 +47,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
             timeout=TIMEOUT_S,
             kernel_name="python3",
             record_timing=False,
+            coalesce_streams=True,  # a line that reached us in two pieces is one line
             resources={"metadata": {"path": folder}},
         )
         client.execute()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, Protocol, TextIO
 
-from apwa_dask.observe.lines import live_line, log_line, summary_lines
+from apwa_dask.observe.lines import live_line, live_lines, log_line, summary_lines
 from apwa_dask.observe.state import ProgressState
 
 __all__ = ["Face", "LogFace", "NotebookFace", "SilentFace", "TerminalFace"]
@@ -111,19 +111,20 @@ class NotebookFace:
     interval_s = 0.5
 
     def __init__(self, display: Callable[..., Any] | None = None) -> None:
-        self._handle = (display or _ipython_display())(_Shown(["apwa: starting"]), display_id=True)
+        start = _Live(["apwa: starting", "", "", ""])
+        self._handle = (display or _ipython_display())(start, display_id=True)
 
     def draw(self, state: ProgressState, now_s: float) -> None:
         """Update the output in place."""
-        self._handle.update(_Shown([live_line(state, _NOTEBOOK_COLUMNS)]))
+        self._handle.update(_Live(live_lines(state, _NOTEBOOK_COLUMNS)))
 
     def finish(self, state: ProgressState, now_s: float) -> None:
         """Put the summary in place, which a saved notebook keeps."""
-        self._handle.update(_Shown(summary_lines(state, now_s)))
+        self._handle.update(_Summary(summary_lines(state, now_s)))
 
     def clear(self, state: ProgressState, now_s: float) -> None:
         """Leave an output of one line: frontends keep the place of an output that was shown."""
-        self._handle.update(_Shown([live_line(state, _NOTEBOOK_COLUMNS)]))
+        self._handle.update(_Live([live_line(state, _NOTEBOOK_COLUMNS)]))
 
 
 def _ipython_display() -> Callable[..., Any]:
@@ -132,7 +133,7 @@ def _ipython_display() -> Callable[..., Any]:
     return display  # type: ignore[no-any-return]
 
 
-class _Shown:
+class _Lines:
     """Text with an HTML form; no script, no outside style, readable on light and dark pages."""
 
     def __init__(self, lines: Sequence[str]) -> None:
@@ -141,9 +142,25 @@ class _Shown:
     def __repr__(self) -> str:
         return "\n".join(self._lines)
 
+
+class _Live(_Lines):
+    """As high as it has lines, however long they are."""
+
     def _repr_html_(self) -> str:
-        style = "margin:0;font-family:monospace;white-space:pre;overflow-x:auto"
+        style = (
+            "margin:0;font-family:monospace;font-size:13px;line-height:1.45;white-space:pre;overflow:hidden"
+        )
         return f'<pre style="{style}">{escape(repr(self))}</pre>'
+
+
+class _Summary(_Lines):
+    """What stays: the outcome in bold, and below it lines that break where the page is narrow."""
+
+    def _repr_html_(self) -> str:
+        first, *others = (escape(line.strip()) for line in self._lines)
+        rest = "".join(f"<div>{line}</div>" for line in others)
+        style = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;max-width:100%"
+        return f'<div style="{style}"><div style="font-weight:600">{first}</div>{rest}</div>'
 
 
 def _can_encode(stream: TextIO, text: str) -> bool:

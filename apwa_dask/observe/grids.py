@@ -88,7 +88,7 @@ def grid_html(
     title = f'<div style="font-weight:600">{escape(safe_text(caption))}</div>' if caption else ""
     foot = f'<div style="{_MUTED}">{escape(note)}</div>' if note else ""
     return (
-        f'<div style="{_BOX}">{title}<div style="overflow-x:auto"><table style="border-collapse:collapse">'
+        f'<div style="{_BOX}">{title}<div style="overflow-x:auto"><table style="border-collapse:collapse;margin:0">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{foot}</div>"
     )
 
@@ -138,7 +138,7 @@ def facts_html(title: str, facts: Mapping[str, Any], *, body: str = "") -> str:
     )
     return (
         f'<div style="{_BOX}"><div style="font-weight:600;margin-bottom:2px">{_cell_html(title, 200)}</div>'
-        f'<table style="border-collapse:collapse"><tbody>{rows}</tbody></table>{body}</div>'
+        f'<table style="border-collapse:collapse;margin:0"><tbody>{rows}</tbody></table>{body}</div>'
     )
 
 

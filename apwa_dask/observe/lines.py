@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from apwa_dask.observe.state import ProgressState
 from apwa_dask.observe.text import count_text, duration_text, money_text, rate_text, safe_text, things_text
 
-__all__ = ["live_line", "log_line", "summary_lines"]
+__all__ = ["live_line", "live_lines", "log_line", "summary_lines"]
 
 _BAR_CELLS = 12
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -28,9 +28,12 @@ def live_line(state: ProgressState, width: int = 10_000, *, ascii_only: bool = F
         (0, f"{count_text(state.rows_failed)} failed" if state.rows_failed else ""),
         (4, f"{count_text(state.rows_cached)} cached" if state.rows_cached else ""),
         (4, f"{count_text(state.rows_reused)} reused" if state.rows_reused else ""),
-        (3, f"{count_text(state.in_flight)} in flight" if state.in_flight else ""),
-        (4, rate_text(state.rate_per_s) if state.rate_per_s and not state.is_over else ""),
+        (3, _in_flight(state) if state.in_flight else ""),
+        (5, _waiting(state)),
+        (4, _rate(state)),
+        (6, _limit(state)),
         (2, _eta(state)),
+        (5, _held_back(state)),
         (1, _cost(state)),
         (1, safe_text(state.words)),
         (1, _warning(state)),
@@ -49,9 +52,12 @@ def log_line(state: ProgressState, now_s: float) -> str:
         f"{count_text(state.rows_failed)} failed",
         f"{count_text(state.rows_cached)} cached",
         f"{count_text(state.rows_reused)} reused" if state.rows_reused else "",
-        "" if state.is_over else f"{count_text(state.in_flight)} in flight",
-        rate_text(state.rate_per_s) if state.rate_per_s and not state.is_over else "",
+        "" if state.is_over else _in_flight(state),
+        _waiting(state),
+        _rate(state),
+        _limit(state),
         _eta(state),
+        _held_back(state),
         _cost(state),
         _warning(state),
         _elapsed(state, now_s),
@@ -59,6 +65,18 @@ def log_line(state: ProgressState, now_s: float) -> str:
         _last_failure(state),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def live_lines(state: ProgressState, width: int) -> tuple[str, str, str, str]:
+    """Always four lines, so that what stands below does not jump: rows, pace, money, failures."""
+    stage = _stage(state)
+    how = [_rate(state), _limit(state), _eta(state), _held_back(state), stage]
+    return (
+        _cut([f"apwa  {_bar(state, ascii_only=False)}".rstrip(), *_counts(state)], width),
+        _cut([safe_text(state.words), *how], width),
+        _cut([f"cost {_cost(state)}" if state.calls or state.budget_usd else "", _warning(state)], width),
+        _cut([_failures(state)], width),
+    )
 
 
 def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
@@ -75,7 +93,7 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
         f"cost {_cost(state)}{_estimated(state)}",
         f"{things_text(state.calls, 'call')}",
         f"{things_text(state.input_tokens, 'token')} in, {count_text(state.output_tokens)} out",
-        f"{duration_text(state.throttled_s)} held back by limits" if state.throttled_s >= 1 else "",
+        _held_back(state),
     ]
     lines = [f"{name}: {safe_text(state.words)}, " + _joined(counts), "  " + _joined(bill)]
     if state.warning:
@@ -88,6 +106,60 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
     if len(groups) > _SUMMARY_GROUPS:
         lines.append(f"  and {len(groups) - _SUMMARY_GROUPS} more kinds of failure")
     return tuple(lines)
+
+
+def _counts(state: ProgressState) -> list[str]:
+    return [
+        _rows(state),
+        f"{count_text(state.rows_failed)} failed",
+        f"{count_text(state.rows_cached)} cached",
+        f"{count_text(state.rows_reused)} reused" if state.rows_reused else "",
+        _in_flight(state),
+        _waiting(state),
+    ]
+
+
+def _in_flight(state: ProgressState) -> str:
+    """Calls in flight, and the ceiling of one endpoint; those of several say nothing together."""
+    (most,) = state.ceilings.values() if len(state.ceilings) == 1 else (0,)
+    return f"{count_text(state.in_flight)}{f' of {count_text(most)}' if most else ''} in flight"
+
+
+def _waiting(state: ProgressState) -> str:
+    waiting = state.rows_waiting
+    return f"{count_text(waiting)} waiting" if waiting and not state.is_over else ""
+
+
+def _rate(state: ProgressState) -> str:
+    return rate_text(state.rate_per_s) if state.rate_per_s and not state.is_over else ""
+
+
+def _limit(state: ProgressState) -> str:
+    """The announced limit of one endpoint."""
+    if len(state.announced_per_s) != 1 or state.is_over:
+        return ""
+    (per_s,) = state.announced_per_s.values()
+    return f"limit {rate_text(per_s)}"
+
+
+def _held_back(state: ProgressState) -> str:
+    return f"{duration_text(state.throttled_s)} held back by limits" if state.throttled_s >= 1 else ""
+
+
+def _failures(state: ProgressState) -> str:
+    """The most frequent groups, and how many more there are."""
+    groups = state.failure_groups
+    named = [
+        f"{count_text(group.rows)} x {safe_text(group.words, max_chars=_FAILURE_CHARS)}"
+        for group in groups[:_SUMMARY_GROUPS]
+    ]
+    more = len(groups) - len(named)
+    return "; ".join(named) + (f"; {more} more kinds of failure" if more else "")
+
+
+def _cut(parts: Iterable[str], width: int) -> str:
+    line = "  ".join(part for part in parts if part)
+    return line if cell_len(line) <= width else set_cell_size(line, width - 1).rstrip() + "…"
 
 
 def _rows(state: ProgressState) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["EVERY_MS", "Pictures", "RunPage", "fill"]
 
 EVERY_MS = 1000
+_FAR = "ceiling (far above)"
 MAX_LINES = 4
 """Endpoints drawn in a plot: those with the most answers."""
 
@@ -48,13 +49,15 @@ class RunPage:
         self.choice = Select(title="Run", options=[], value="", visible=False, width=420, name="run")
         self.choice.on_change("value", lambda attr, old, new: self.update())
         self.throughput = Plot("throughput", "Answers, against the announced limit", "a second")
-        self.concurrency = Plot("concurrency", "Calls in flight, against what is allowed", "calls")
-        self.throttled = Plot("throttled", "429s and pauses", "429s")
-        self.rows = Plot("rows", "Rows", "rows")
+        self.concurrency = Plot(
+            "concurrency", "Calls in flight, against what is allowed", "calls", whole=True
+        )
+        self.throttled = Plot("throttled", "429s and pauses", "429s", whole=True)
+        self.rows = Plot("rows", "Rows", "rows", whole=True)
         self.money = Plot("money", "Cost, against the ceiling", "USD")
-        self.tokens = Plot("tokens", "Tokens", "tokens")
+        self.tokens = Plot("tokens", "Tokens", "tokens", whole=True)
         self.latency = Plot("latency", "Latency of calls on the wire", "seconds", log=True)
-        self.queue = Plot("queue", "Calls that wait for a slot", "calls")
+        self.queue = Plot("queue", "Calls that wait for a slot", "calls", whole=True)
         plots = (
             self.throughput,
             self.concurrency,
@@ -135,10 +138,7 @@ class RunPage:
 
     def _draw_run(self, picture: Picture) -> None:
         series, times_s = picture.series, picture.series.times_s()
-        money = {"spent": (times_s, series.summed("cost_usd"))}
-        if picture.state.budget_usd is not None:
-            money["ceiling"] = _flat(times_s, picture.state.budget_usd)
-        self.money.show(money, dashed={"ceiling"})
+        self.money.show(_money(picture), dashed={"ceiling", "forecast", _FAR})
         self.tokens.show(
             {
                 "in": (times_s, series.summed("input_tokens")),
@@ -154,6 +154,21 @@ class RunPage:
         )
         moments_s, quantiles = quantiles_over_time(series)
         self.latency.show({f"p{100 * q:.0f}": (moments_s, quantiles[q]) for q in QUANTILES})
+
+
+def _money(picture: Picture) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    """What was spent, will be, and may be; of a ceiling far above the others only its name."""
+    series, state, times_s = picture.series, picture.state, picture.series.times_s()
+    lines: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+        "spent": (times_s, series.summed("cost_usd"))
+    }
+    if state.forecast_usd is not None and not state.is_over:
+        lines["forecast"] = _flat(times_s, state.forecast_usd)
+    if state.ceiling_in_sight_usd is not None:
+        lines["ceiling"] = _flat(times_s, state.ceiling_in_sight_usd)
+    elif state.budget_usd is not None:
+        lines[_FAR] = [], []
+    return lines
 
 
 def _limits_of(one: EndpointPicture, name: str) -> list[tuple[str, float, str]]:

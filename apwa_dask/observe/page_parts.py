@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from bokeh.models import (
+    BasicTicker,
     BasicTickFormatter,
     ColumnDataSource,
+    DatetimeTickFormatter,
     Div,
     HoverTool,
     InlineStyleSheet,
     Legend,
     LegendItem,
+    NumeralTickFormatter,
 )
 from bokeh.plotting import figure
 
@@ -89,6 +92,22 @@ def table_html(
     )
 
 
+def _clock() -> DatetimeTickFormatter:
+    """The time of day at each tick, also where ticks are less than a second apart; the day below the first."""
+    fine = dict.fromkeys(("microseconds", "milliseconds"), "%H:%M:%S.%3N")
+    seconds = dict.fromkeys(("seconds", "minsec"), "%H:%M:%S")
+    minutes = dict.fromkeys(("minutes", "hourmin", "hours"), "%H:%M")
+    day = dict.fromkeys((*fine, *seconds, *minutes), "%b %d, %Y")
+    return DatetimeTickFormatter(
+        **fine,
+        **seconds,
+        **minutes,
+        days="%b %d",
+        context=DatetimeTickFormatter(**day, days="%Y"),
+        context_which="start",
+    )
+
+
 class Plot:
     """A figure over time with named lines; `show` replaces all that they draw.
 
@@ -98,9 +117,11 @@ class Plot:
         Ours, never a user's.
     log : bool
         A logarithmic scale.
+    whole : bool
+        Things that are counted: no tick between one and two, thousands as ``16k``.
     """
 
-    def __init__(self, name: str, title: str, unit: str, *, log: bool = False) -> None:
+    def __init__(self, name: str, title: str, unit: str, *, log: bool = False, whole: bool = False) -> None:
         self.figure = figure(
             name=name,
             title=title,
@@ -132,7 +153,11 @@ class Plot:
         )
         self.figure.add_layout(self._legend, "above")
         self._finish_style()
-        if not log:
+        self.figure.xaxis.formatter = _clock()
+        if whole:
+            self.figure.yaxis.ticker = BasicTicker(min_interval=1)
+            self.figure.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+        elif not log:
             self.figure.yaxis.formatter = BasicTickFormatter(use_scientific=False)
 
     def _finish_style(self) -> None:

@@ -33,7 +33,9 @@ def summary_html(picture: Picture, now_s: float) -> str:
     if not state.run_id and state.started_s is None:
         return "<div class='none'>No run has been seen yet. This page fills when one begins.</div>"
     total = "" if state.rows_total is None else f"of {count_text(state.rows_total)}"
-    ceiling = "no ceiling" if state.budget_usd is None else f"of {money_text(state.budget_usd)}"
+    ceiling = "no ceiling" if state.budget_usd is None else f"of at most {money_text(state.budget_usd)}"
+    if state.forecast_usd is not None and not state.is_over:
+        ceiling = f"about {money_text(max(state.forecast_usd, state.cost_usd))} in all, {ceiling}"
     rate = state.rate_per_s if not state.is_over else None
     eta = state.eta_s
     # begun calls wait for a slot too: the workers tell which are on the wire
@@ -44,7 +46,7 @@ def summary_html(picture: Picture, now_s: float) -> str:
         ("Rows", count_text(state.rows_done), total),
         ("Failed", count_text(state.rows_failed), ""),
         ("Rate", "" if rate is None else rate_text(rate), "" if eta is None else _left(*eta)),
-        ("In flight", count_text(on_wire), "calls"),
+        ("In flight", count_text(on_wire), _of_calls(picture)),
         ("Cost", money_text(None if state.cost_unknown else state.cost_usd), ceiling),
         (
             "Tokens",
@@ -53,6 +55,13 @@ def summary_html(picture: Picture, now_s: float) -> str:
         ),
     ]
     return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + f"</div>{_NOTE}"
+
+
+def _of_calls(picture: Picture) -> str:
+    """The ceiling of one endpoint; several workers speak at moments of their own."""
+    most = picture.endpoints[0].most if len(picture.endpoints) == 1 else 0
+    calls = f"of {count_text(most)} calls" if most else "calls"
+    return f"{calls}, as last told" if len({worker.worker for worker in picture.workers}) > 1 else calls
 
 
 def _on_wire(picture: Picture) -> int:
@@ -88,9 +97,11 @@ def steps_table(picture: Picture) -> str:
         ]
         for step in picture.steps
     ]
-    columns = ["step", "out now", "from the journal", _OK, *classes, *quantiles, "waited p50", "waited p90"]
+    columns = ["step", "open", "from the journal", _OK, *classes, *quantiles, "waited p50", "waited p90"]
     return table_html(
-        "Steps: units of work by outcome, latency of their calls, waiting of their rows", columns, rows
+        "Steps: units of work still open and by outcome, latency of their calls, waiting of their rows",
+        columns,
+        rows,
     )
 
 

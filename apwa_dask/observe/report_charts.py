@@ -7,7 +7,7 @@ from markupsafe import Markup
 from apwa_dask.observe.history import EndpointPicture, Picture
 from apwa_dask.observe.latency import QUANTILES, quantile_s, quantiles_over_time
 from apwa_dask.observe.svg import Chart, Line, line_chart
-from apwa_dask.observe.text import count_text, seconds_text
+from apwa_dask.observe.text import count_text, money_text, seconds_text
 
 __all__ = ["charts_of", "latency_rows"]
 
@@ -81,10 +81,12 @@ def _refusals(picture: Picture) -> Chart:
 def _money(picture: Picture) -> Chart:
     times_s = picture.series.times_s()
     lines = [Line("spent", times_s, picture.series.summed("cost_usd"), "b")]
-    if picture.state.budget_usd is not None and times_s:
-        ends = [times_s[0], times_s[-1]]
-        lines.append(Line("ceiling", ends, [picture.state.budget_usd] * 2, "limit"))
-    return Chart("Cost", "USD", lines)
+    ceiling_usd, unit = picture.state.ceiling_in_sight_usd, "USD"
+    if ceiling_usd is not None and times_s:
+        lines.append(Line("ceiling", [times_s[0], times_s[-1]], [ceiling_usd] * 2, "limit"))
+    elif picture.state.budget_usd is not None:
+        unit = f"USD; the ceiling, {money_text(picture.state.budget_usd)}, is above"
+    return Chart("Cost", unit, lines)
 
 
 def _tokens(picture: Picture) -> Chart:

@@ -23,6 +23,8 @@ __all__ = ["FailureGroup", "ProgressState", "StageProgress"]
 _RATE_WINDOW_S = 30.0
 _SAMPLE_EVERY_S = 0.5
 _MAX_GROUPS = 100
+_IN_SIGHT = 10.0
+"""A ceiling so many times above what is spent leaves a plot with nothing but the ceiling."""
 _OTHER_FAILURES = "other failures"
 _FINAL_WORDS = {"done": "done", "stopped": "stopped", "failed": "failed", "budget": "stopped by the budget"}
 
@@ -90,6 +92,10 @@ class ProgressState:
     """Calls begun and not ended, in the queue of an endpoint or on the wire."""
     on_wire_by_endpoint: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Of all runs of a process, by worker and endpoint."""
+    ceilings: Mapping[str, int] = field(default_factory=dict)
+    """Calls that may be in flight over all processes, by endpoint: the user's word."""
+    announced_per_s: Mapping[str, float] = field(default_factory=dict)
+    """Requests a second that an endpoint announced as its limit, where it announced one."""
     failures: Mapping[str, int] = field(default_factory=dict)
     last_failure: str = ""
     forecast_usd: float | None = None
@@ -125,6 +131,20 @@ class ProgressState:
         return sum(
             min(calls, on_wire.get(worker, calls)) for worker, calls in self.in_flight_by_worker.items()
         )
+
+    @property
+    def ceiling_in_sight_usd(self) -> float | None:
+        """The ceiling, where a plot of the money can have both; None where there is none, or it is far above."""
+        if self.budget_usd is None:
+            return None
+        most_usd = max(self.cost_usd, self.forecast_usd or 0.0)
+        return self.budget_usd if self.budget_usd <= _IN_SIGHT * most_usd else None
+
+    @property
+    def rows_waiting(self) -> int | None:
+        """Rows of the stages so far that no call is out for; None while their number is unknown."""
+        total = self.rows_total
+        return None if total is None else max(total - self.rows_done - self.in_flight, 0)
 
     @property
     def is_over(self) -> bool:
@@ -171,8 +191,7 @@ class ProgressState:
             case Progress():
                 return self._progressed(event)
             case EndpointPulse():
-                place = (event.worker, event.endpoint)
-                return replace(self, on_wire_by_endpoint={**self.on_wire_by_endpoint, place: event.in_flight})
+                return self._pulsed(event)
             case PartitionDone():
                 return self._partition_done(event)
             case StageStarted():
@@ -208,6 +227,17 @@ class ProgressState:
                     in_flight_by_worker={},
                 )
         return self
+
+    def _pulsed(self, event: EndpointPulse) -> ProgressState:
+        place = (event.worker, event.endpoint)
+        per_s = event.requests_per_s
+        known = self.announced_per_s
+        return replace(
+            self,
+            on_wire_by_endpoint={**self.on_wire_by_endpoint, place: event.in_flight},
+            ceilings={**self.ceilings, event.endpoint: event.most} if event.most else self.ceilings,
+            announced_per_s=known if per_s is None else {**known, event.endpoint: per_s},
+        )
 
     def _progressed(self, event: Progress) -> ProgressState:
         stage = self._stage(event.stage)

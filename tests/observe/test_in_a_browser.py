@@ -30,6 +30,16 @@ POINTS = """(name => {
   const sizes = figure.renderers.map(r => r.data_source.data.y.length)
   return sizes.reduce((most, size) => Math.max(most, size), 0)
 })"""
+DRAWN = """(name => {
+  const figure = Bokeh.documents[0].get_model_by_name(name)
+  const canvas = [...Bokeh.index.query(view => view.model === figure)][0].export('png', false).canvas
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
+  let blue = 0
+  for (let at = 0; at < pixels.length; at += 4)
+    blue += Math.hypot(pixels[at] - 0x4a, pixels[at + 1] - 0x7f, pixels[at + 2] - 0xb5) < 12 && pixels[at + 3] > 250
+  return blue
+})"""
+"""Pixels of the first line's colour: data in a figure's model does not say that anything was painted."""
 TEXT = "Bokeh.documents[0].get_model_by_name"
 
 
@@ -65,6 +75,7 @@ def test_the_standalone_page_draws_a_live_run(browser, screenshots, server, stor
         page.until(LOADED)
         for name in ("throughput", "concurrency", "throttled", "money", "tokens", "latency", "rows"):
             page.until(f"{POINTS}('{name}') > 0")
+            page.until(f"{DRAWN}('{name}') > 60")
         run.wait()
         page.until(f"{TEXT}('summary').text.includes('done')")
         assert "map_1" in page.value(f"{TEXT}('steps').text")
@@ -127,6 +138,7 @@ def test_the_page_on_the_schedulers_dashboard_draws_a_live_run(browser, screensh
     page.until(LOADED)
     for name in ("throughput", "concurrency", "money", "latency"):
         page.until(f"{POINTS}('{name}') > 0")
+        page.until(f"{DRAWN}('{name}') > 60")
     workers = page.until(f"{TEXT}('workers').text.includes('leased') && {TEXT}('workers').text")
     page.shot(screenshots / "scheduler-live.png", dark=False)
     server.set(script)

@@ -12,9 +12,17 @@ import pytest
 from rich.cells import cell_len
 
 from apwa_dask.errors import ConfigError
-from apwa_dask.execution.events import Progress, RunFinished, RunStarted, StageStarted, State
+from apwa_dask.execution.events import (
+    EndpointPulse,
+    Forecast,
+    Progress,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    State,
+)
 from apwa_dask.observe.faces import LogFace, NotebookFace, TerminalFace
-from apwa_dask.observe.lines import live_line, log_line, summary_lines
+from apwa_dask.observe.lines import live_line, live_lines, log_line, summary_lines
 from apwa_dask.observe.progress import ProgressDisplay, progress_for_environment
 from apwa_dask.observe.state import ProgressState
 
@@ -119,7 +127,7 @@ def test_a_notebook_gets_one_output_that_is_updated_in_place():
     display.close()
     assert len(displayed) == 1
     assert 10 <= len(shown) <= 23
-    assert {repr(content).count("\n") for content in shown[:-1]} == {0}
+    assert {repr(content).count("\n") for content in [*displayed, *shown[:-1]]} == {3}  # its height
     assert "100/1,000 rows" in repr(shown[-1])
     assert "<script" not in shown[-1]._repr_html_()
 
@@ -197,10 +205,45 @@ def test_a_wide_line_says_everything():
     ):  # fmt: skip
         state = state.apply(event)
     assert live_line(state) == (
-        "apwa  ▕██████      ▏  1,000/2,000 rows  3 failed  120 cached  64 in flight  100/s"
+        "apwa  ▕██████      ▏  1,000/2,000 rows  3 failed  120 cached  64 in flight  936 waiting  100/s"
         "  ETA 10 s + later stages  $0.1200 of $5.00  running"
         "  stage 1 of 2 (judge)  last failure: truncated: 512 tokens (3)"
     )
+
+
+def test_a_notebook_says_rows_pace_money_and_failures_in_four_lines():
+    state = ProgressState()
+    for event in (
+        RunStarted("r", 1000.0, stages=1, budget_usd=5.0),
+        StageStarted("r", 1000.0, name="judge", rows=2000),
+        EndpointPulse("r", 1005.0, endpoint="m", worker="w", in_flight=40, most=64, requests_per_s=120.0),
+        Progress("r", 1010.0, rows_done=1000, rows_failed=5, rows_cached=120, in_flight=64, cost_usd=0.12,
+                 calls=900, throttled_s=7.0, worker="w",
+                 failures={"refused: no": 3, "truncated: 512 tokens": 2}),
+        Forecast("r", 1010.0, figure="USD", estimated=0.1, forecast=0.24, warning="it will come to more"),
+        State("r", 1010.0, words="paused until 12:03:10 UTC: rate limit"),
+    ):  # fmt: skip
+        state = state.apply(event)
+    assert live_lines(state, 160) == (
+        "apwa  ▕██████      ▏  1,000/2,000 rows  5 failed  120 cached  40 of 64 in flight  960 waiting",
+        "paused until 12:03:10 UTC: rate limit  100/s  limit 120/s  ETA 10 s  7 s held back by limits",
+        "cost $0.1200 (about $0.2400 in all) of $5.00  warning: it will come to more",
+        "3 x refused: no; 2 x truncated: 512 tokens",
+    )
+    assert all(
+        fact in log_line(state, 1010.0) for fact in ("40 of 64", "960 waiting", "limit 120/s", "7 s held")
+    )
+    assert max(cell_len(line) for line in live_lines(state, 50)) == 50
+
+
+def test_what_stays_breaks_where_a_page_is_narrow_and_what_moves_does_not():
+    clock, shown = Clock(), []
+    display = ProgressDisplay(NotebookFace(lambda _content, display_id: FakeHandle(shown)), clock=clock)
+    begin(display, clock)
+    assert "white-space:pre;" in shown[-1]._repr_html_()
+    display.close()
+    assert "white-space" not in shown[-1]._repr_html_()
+    assert shown[-1]._repr_html_().count("<div") == repr(shown[-1]).count("\n") + 2
 
 
 def test_an_unknown_cost_is_said_in_every_form():
