@@ -61,6 +61,8 @@ class _Waiting:
     shard: Shard
     batch_id: str
     seen: BatchJob | None = None
+    was_found: bool = False
+    """Made by an earlier process, which may have kept its answers before it died."""
 
 
 class BatchRounds:
@@ -275,7 +277,7 @@ class BatchRounds:
         in_time = job.status in ("completed", "expired")
         self._crowded = 0 if in_time else self._crowded
         end = results.settled(job, in_time=in_time)
-        self._keep(results)
+        self._keep(results, self._kept_before(results) if waiting.was_found else frozenset())
         reach("batch.kept")
         self._book.settle(shard, end)
         self._close(waiting, end, results)
@@ -293,12 +295,17 @@ class BatchRounds:
         safe = verdict._replace(words=without_quotes(verdict.words, said))
         return self._heed(fatal_error(results.lane, safe))
 
-    def _keep(self, results: Results) -> None:
+    def _kept_before(self, results: Results) -> frozenset[bytes]:
+        """Requests whose answers are on this run's bill already, failed ones too: each is there once."""
+        records = self._context.journal.records_of([record.key for record in results.records])
+        run_id = results.shard.run_id
+        return frozenset(key for key, of_key in records.items() if any(r.run_id == run_id for r in of_key))
+
+    def _keep(self, results: Results, known: frozenset[bytes]) -> None:
         for key, held in results.replies.items():
             self._room.replies.put(key, held)
-        known = self._context.journal.get_many([record.key for record in results.records])
         for record in results.records:
-            if record.key not in known:  # a process that died here had come so far
+            if record.key not in known:
                 self._context.journal.put(record)
         self._context.journal.flush()
         self._room.replies.flush()
@@ -352,7 +359,7 @@ class BatchRounds:
                 return
             batch_id = self._book.made(shard, found[0].id)
         self._reserved += shard.reserved
-        self._waiting.append(_Waiting(shard, batch_id))
+        self._waiting.append(_Waiting(shard, batch_id, was_found=True))
 
     # -- stopping, telling
 

@@ -174,6 +174,34 @@ def test_a_run_killed_anywhere_is_resumed_without_a_second_line(kit, scripted_se
     )
 
 
+def test_failed_answers_are_on_the_bill_once_though_their_process_died_as_it_kept_them(
+    kit, scripted_server, store
+):
+    server = scripted_server(Script(faults=(Fault("refusal", on="row [0-9]*5$"),)))
+    run = apwa.attach(killed("batch.kept:2", server, store), store, progress=False).resume().wait()
+
+    assert run.status()["rows_failed"] == 6
+    assert run.costs()["calls"].sum() == len(server.log().lines) == kit.count
+    tokens = run.costs()[["input_tokens", "output_tokens"]].sum()
+    stats = server.stats()
+    assert tuple(tokens) == (stats.billed_prompt_tokens, stats.billed_completion_tokens)
+
+
+def test_answers_that_another_run_got_meanwhile_are_on_both_bills(kit, scripted_server, store):
+    """Both runs have paid, whoever was first to keep the answer."""
+    server = scripted_server(batches=BatchRules(seconds=600.0))
+    first = kit.start(kit.severities(kit.rows(6)), server)
+    server.wait_until(lambda stats: stats.calls == 6)
+    second = kit.start(kit.severities(kit.rows(6)), server)
+    server.wait_until(lambda stats: stats.calls == 12)
+
+    server.set(server.script.but(batches=BatchRules()))
+
+    for run in (first, second):
+        assert run.wait().costs()["calls"].sum() == 6
+        assert Journal(store).paid_by(run.id).calls == 6
+
+
 def test_a_run_killed_while_it_waits_goes_on_in_a_new_process(kit, scripted_server, store):
     server = scripted_server(batches=BatchRules(seconds=600.0))
     with child("whole", server.base_url, store) as process:
