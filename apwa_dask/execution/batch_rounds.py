@@ -27,7 +27,7 @@ from apwa_dask.execution.runtime import RunContext
 from apwa_dask.execution.stopping import DEFERRED, Interrupted
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.batch_lines import read_lines, read_prompts, said_in
-from apwa_dask.models.batch_terms import BatchTerms, check_model
+from apwa_dask.models.batch_terms import BatchTerms, check_budget, check_model
 from apwa_dask.models.batches import BatchApi, BatchJob
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.endpoints import Lane
@@ -108,6 +108,7 @@ class BatchRounds:
         ConfigError, ProviderError, BudgetError
             Before anything is spent.
         """
+        check_budget(self._budget)
         for alias in dict.fromkeys(step.contract.model or "" for step in self._context.spec.plan.llm_steps):
             check_model(self._context.spec.models[alias])
             self._lanes[alias] = run_sync(self._context.client.preflight(self._context.spec.models[alias]))

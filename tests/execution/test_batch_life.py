@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 import apwa_dask as apwa
-from apwa_dask.errors import BudgetError
+from apwa_dask.errors import BudgetError, ConfigError
 from apwa_dask.store.journal import Journal
 from apwa_dask.testing import BatchFault, BatchRules, Fault, Script, ScriptedServer
 
@@ -92,6 +92,15 @@ def test_a_ceiling_of_calls_counts_lines(kit, scripted_server):
         run.wait()
     assert server.calls == 25
     assert run.costs()["calls"].sum() == 25
+
+
+def test_a_budget_that_runs_share_is_refused_before_a_call(kit, scripted_server):
+    server = scripted_server()
+
+    with pytest.raises(ConfigError, match="without a name"):
+        kit.start(kit.severities(kit.rows()), server, budget=apwa.Budget(usd=1.0, name="team")).wait()
+    assert server.calls == 0
+    assert not server.batches()
 
 
 def test_an_unknown_price_makes_a_budget_of_dollars_an_error(kit, scripted_server):
