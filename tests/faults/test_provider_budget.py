@@ -85,6 +85,23 @@ def test_fault_57_what_is_left_is_said_in_rows_and_money_by_the_error_and_the_st
     assert (run.status()["rows_left"], run.status()["cost_left_usd"]) == (0, 0.0)
 
 
+def test_fault_57_a_ceiling_given_to_a_resume_counts_what_was_paid_without_one(
+    scripted_server, model_at, store, slow_from
+):
+    server = scripted_server(faults=(slow_from(41),))
+    model = model_at(server, max_concurrency=4)
+    run = mapped().run(model=model, store=store, progress=False)
+    server.wait_until(lambda stats: stats.calls > 40)
+    run.stop().wait()
+    assert 40 < server.calls < 60
+    server.set(server.script.but(faults=()))
+
+    with pytest.raises(BudgetError):
+        run.resume(budget=apwa.Budget(calls=60)).wait()
+
+    assert server.calls == 60
+
+
 def test_fault_58_an_estimate_that_is_wrong_five_times_is_said_before_a_fifth_of_the_rows_are_paid(
     scripted_server, model_at, store, caplog, slow_from
 ):
