@@ -104,7 +104,7 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
     for group in groups[:_SUMMARY_GROUPS]:
         lines.append(f"  {count_text(group.rows)} failed: {safe_text(group.words, max_chars=120)}")
     if len(groups) > _SUMMARY_GROUPS:
-        lines.append(f"  and {len(groups) - _SUMMARY_GROUPS} more kinds of failure")
+        lines.append(f"  and {_kinds(len(groups) - _SUMMARY_GROUPS)} of failure")
     return tuple(lines)
 
 
@@ -154,7 +154,11 @@ def _failures(state: ProgressState) -> str:
         for group in groups[:_SUMMARY_GROUPS]
     ]
     more = len(groups) - len(named)
-    return "; ".join(named) + (f"; {more} more kinds of failure" if more else "")
+    return "; ".join(named) + (f"; {_kinds(more)} of failure" if more else "")
+
+
+def _kinds(more: int) -> str:
+    return f"{count_text(more)} more {'kind' if more == 1 else 'kinds'}"
 
 
 def _cut(parts: Iterable[str], width: int) -> str:

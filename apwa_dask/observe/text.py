@@ -105,6 +105,8 @@ def duration_text(seconds: float) -> str:
         return "unknown"
     whole = max(round(seconds), 0)
     if whole < 60:
+        if 0 < seconds < 0.1:
+            return "<0.1 s"
         return f"{whole} s" if seconds >= 1 or seconds == 0 else f"{seconds:.1f} s"
     if whole < 3600:
         minutes, rest = divmod(whole, 60)

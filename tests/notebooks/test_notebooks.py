@@ -175,6 +175,8 @@ class TestCapabilities:
 
     def test_a_retry_mends_what_can_be_mended(self, run):
         shown = run.shown("retry_failed()")
+        assert "1 failed, 2 cached" in shown  # the good rows cost nothing
+        assert "calls: 5" in shown
         assert shown.count(" ok") == 5
         assert "bad_input" in shown
 
