@@ -144,7 +144,10 @@ class _Lines:
 
 
 class _Live(_Lines):
-    """As high as it has lines, however long they are."""
+    """As high as it has lines, however long they are; an empty last line would be left out of both forms."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__([line or "\u00a0" for line in lines])
 
     def _repr_html_(self) -> str:
         style = (

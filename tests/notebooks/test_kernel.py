@@ -165,6 +165,37 @@ def written_down(store: str, run_id: str, server) -> None:
     raise AssertionError("answers were not flushed")
 
 
+def test_u12_a_live_display_is_one_output_updated_by_its_id_in_text_and_plain_html(
+    new_kernel, scripted_server, store
+):
+    """All that a frontend without widgets or scripts has to know, VS Code's among them."""
+    server, kernel = scripted_server(latency_s=0.1), new_kernel()
+    told: list[dict] = []
+    source = cell(server, store).replace("progress=False", "progress=None") + RESULT
+    done = kernel.client.execute_interactive(source, timeout=120, output_hook=told.append)
+    assert done["content"]["status"] == "ok"
+
+    kinds = [message["msg_type"] for message in told]
+    assert not [kind for kind in kinds if kind.startswith("comm_")]  # what widgets speak
+    begun = [message["content"] for message in told if message["msg_type"] == "display_data"]
+    later = [message["content"] for message in told if message["msg_type"] == "update_display_data"]
+    assert len(begun) == 1
+    assert len(later) >= 2
+    (place,) = {content["transient"]["display_id"] for content in (*begun, *later)}
+    assert place
+    for content in (*begun, *later):
+        assert set(content["data"]) == {"text/plain", "text/html"}
+        html = content["data"]["text/html"]
+        assert not [
+            word
+            for word in ("<script", "<link", "<img", "<style", "http", "class=", "onload")
+            if word in html
+        ]
+    live = [content["data"]["text/plain"].count("\n") for content in (*begun, *later[:-1])]
+    assert set(live) == {3}  # its height, until the summary takes its place
+    assert ": done, 200/200 rows" in later[-1]["data"]["text/plain"]
+
+
 SEVERAL = """
 import gc, json, os, threading, time
 import pandas as pd
