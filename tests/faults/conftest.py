@@ -68,6 +68,18 @@ def model_at(canary_key: str) -> ModelAt:
 
 
 @pytest.fixture
+def workers_model(model_at: ModelAt, processes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModelAt:
+    """As `model_at`, with the key that the processes of a module's cluster have in their own environment."""
+
+    def make(server: ScriptedServer, **fields: Any) -> apwa.Model:
+        made = model_at(server, **fields)
+        monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
+        return made
+
+    return make
+
+
+@pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real number of attempts without the real waits between them, in this process."""
     monkeypatch.setattr(RetryPolicy.__init__, "__defaults__", _without_waits())

@@ -31,12 +31,11 @@ def client(cluster):
 
 
 @pytest.fixture
-def start(processes, client, model_at, store, monkeypatch):
+def start(client, workers_model, store):
     """Starts a run of one call a row, in many more partitions than threads."""
 
     def begin(server, rows: int, **settings):
-        model = model_at(server, **settings)
-        monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
+        model = workers_model(server, **settings)
         frame = pd.DataFrame({"text": [f"row {k}" for k in range(rows)]})
         table = apwa.from_pandas(frame, npartitions=16).map("say", inputs="text", output={"a": int})
         return table.run(model=model, store=store, client=client, progress=False)

@@ -23,16 +23,6 @@ def key(processes, monkeypatch):
     monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
 
 
-@pytest.fixture
-def model(model_at, processes, monkeypatch):
-    def at(server, **fields):
-        made = model_at(server, **fields)
-        monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
-        return made
-
-    return at
-
-
 def files(store: str) -> Counter[str]:
     """Files of a store by the folder they are in, below the run."""
     found = [path.relative_to(store).parts for path in Path(store).rglob("*") if path.is_file()]
@@ -66,7 +56,7 @@ def disk(monkeypatch) -> Counter[str]:
 
 
 def test_fault_48_tiny_partitions_share_tasks_and_a_task_costs_a_few_files_however_many_there_are(
-    processes, scripted_server, store, model, invariants, disk, monkeypatch
+    processes, scripted_server, store, workers_model, invariants, disk, monkeypatch
 ):
     from apwa_dask.execution import executors
 
@@ -80,7 +70,7 @@ def test_fault_48_tiny_partitions_share_tasks_and_a_task_costs_a_few_files_howev
     monkeypatch.setattr(executors.LocalExecutor, "execute", counted)
     server = scripted_server()
     run = processes.mapped(TINY, TINY).run(
-        model=model(server, max_concurrency=64), store=store, scheduler="threads", progress=False
+        model=workers_model(server, max_concurrency=64), store=store, scheduler="threads", progress=False
     )
     run.wait(timeout=1200)
     run.result()
@@ -101,16 +91,16 @@ def test_fault_48_tiny_partitions_share_tasks_and_a_task_costs_a_few_files_howev
 
 
 def test_fault_48_fewer_rows_than_partitions_asked_for_are_a_partition_each(
-    processes, scripted_server, store, model
+    processes, scripted_server, store, workers_model
 ):
     options = {"store": store, "scheduler": "threads", "progress": False}
-    run = processes.mapped(100, 1000).run(model=model(scripted_server()), **options).wait(timeout=60)
+    run = processes.mapped(100, 1000).run(model=workers_model(scripted_server()), **options).wait(timeout=60)
 
     assert run.folder.committed_count(0) == 100
 
 
 def test_fault_48_tiny_partitions_on_a_cluster_are_one_task_each_and_one_giant_keeps_the_window_full(
-    processes, scripted_server, store, tmp_path, model, invariants
+    processes, scripted_server, store, tmp_path, workers_model, invariants
 ):
     rows, concurrency, tiny = 3000, 32, max(200, TINY // 5)
     with processes.Cluster(tmp_path) as cluster, cluster.client() as client:
@@ -118,7 +108,7 @@ def test_fault_48_tiny_partitions_on_a_cluster_are_one_task_each_and_one_giant_k
         cluster.ready(client, 1)
         server = scripted_server()
         options = {"store": store, "client": client, "progress": False}
-        run = processes.mapped(tiny, tiny).run(model=model(server), **options).wait(timeout=600)
+        run = processes.mapped(tiny, tiny).run(model=workers_model(server), **options).wait(timeout=600)
         invariants.hold(run, server, processes.frame(tiny), paid_again=0)
         done = client.run_on_scheduler(_tasks_done)
         assert done <= 2 * tiny + 20
@@ -127,7 +117,7 @@ def test_fault_48_tiny_partitions_on_a_cluster_are_one_task_each_and_one_giant_k
         long = Fault("slow", on=On(calls=tuple(range(1000, 1000 + 2 * concurrency))), delay_s=2.0)
         giant_server = scripted_server(latency_s=0.02, faults=(long,))
         giant = processes.mapped(rows, 1).run(
-            model=model(giant_server, max_concurrency=concurrency), namespace="giant", **options
+            model=workers_model(giant_server, max_concurrency=concurrency), namespace="giant", **options
         )
         giant.wait(timeout=120)
         invariants.hold(giant, giant_server, processes.frame(rows), paid_again=0)

@@ -50,23 +50,13 @@ def harmless(request):
     return {"best": numbers.index(max(numbers)) + 1}
 
 
-@pytest.fixture
-def model(processes, model_at, monkeypatch):
-    def at(server, **fields):
-        made = model_at(server, **fields)
-        monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
-        return made
-
-    return at
-
-
 def test_fault_40_a_comparison_that_kills_is_a_dead_letter_and_the_others_are_paid_once(
-    scripted_server, store, model, tmp_path, monkeypatch
+    scripted_server, store, workers_model, tmp_path, monkeypatch
 ):
     lost = tmp_path / "deaths"
     lost.touch()
     server = scripted_server(Script(respond=largest), in_process=True)
-    at = model(server, max_concurrency=1)
+    at = workers_model(server, max_concurrency=1)
     monkeypatch.setenv("APWA_TEST_DEATHS", str(lost))
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),
@@ -95,13 +85,13 @@ def test_fault_40_a_comparison_that_kills_is_a_dead_letter_and_the_others_are_pa
 
 @pytest.mark.parametrize("how", ["retire_workers", "SIGTERM"])
 def test_fault_35_a_worker_that_leaves_amid_the_comparisons_costs_nothing(
-    processes, scripted_server, store, model, tmp_path, how
+    processes, scripted_server, store, workers_model, tmp_path, how
 ):
     server = scripted_server(Script(respond=harmless, latency_s=0.3), in_process=True)
     with processes.Cluster(tmp_path) as cluster, cluster.client() as client:
         cluster.ready(client, 2)
         run = ranked(1).run(
-            model=model(server, max_concurrency=2), store=store, client=client, progress=False
+            model=workers_model(server, max_concurrency=2), store=store, client=client, progress=False
         )
         server.wait_until(lambda stats: stats.calls >= FIRST_ROUND // 2)
         cluster.busy_one_leaves(client, how)

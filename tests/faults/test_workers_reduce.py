@@ -33,25 +33,15 @@ def grouped(npartitions: int) -> apwa.Table:
     return table.reduce("Sum up.", inputs="text", by="team", output={"summary": str}, id="sum")
 
 
-@pytest.fixture
-def model(processes, model_at, monkeypatch):
-    def at(server, **fields):
-        made = model_at(server, **fields)
-        monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
-        return made
-
-    return at
-
-
 def test_fault_40_a_group_that_kills_is_a_dead_letter_and_the_others_are_paid_once(
-    scripted_server, store, model, tmp_path, invariants, monkeypatch
+    scripted_server, store, workers_model, tmp_path, invariants, monkeypatch
 ):
     lost = tmp_path / "deaths"
     lost.touch()
     server = scripted_server(
         rules=(Rule("poison", {"summary": "deadly"}), Rule(".", {"summary": "all is well"}))
     )
-    at = model(server, max_concurrency=1)
+    at = workers_model(server, max_concurrency=1)
     monkeypatch.setenv("APWA_TEST_DEATHS", str(lost))
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),
@@ -80,13 +70,13 @@ def test_fault_40_a_group_that_kills_is_a_dead_letter_and_the_others_are_paid_on
 
 @pytest.mark.parametrize("how", ["retire_workers", "SIGTERM"])
 def test_fault_35_a_worker_that_leaves_amid_the_groups_costs_nothing(
-    processes, scripted_server, store, model, tmp_path, how
+    processes, scripted_server, store, workers_model, tmp_path, how
 ):
     server = scripted_server(latency_s=2.0)  # whoever leaves has calls in flight, and waits for them
     with processes.Cluster(tmp_path) as cluster, cluster.client() as client:
         cluster.ready(client, 2)
         run = grouped(1).run(
-            model=model(server, max_concurrency=4), store=store, client=client, progress=False
+            model=workers_model(server, max_concurrency=4), store=store, client=client, progress=False
         )
         server.wait_until(lambda stats: stats.calls >= GROUPS // 2)
         cluster.busy_one_leaves(client, how)

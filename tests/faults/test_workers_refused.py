@@ -37,10 +37,9 @@ def client(cluster):
 
 
 @pytest.fixture
-def run_there(processes, client, model_at, store, monkeypatch):
+def run_there(processes, client, workers_model, store):
     def begin(server, table=None):
-        model = model_at(server)
-        monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
+        model = workers_model(server)
         table = processes.mapped(ROWS, 4) if table is None else table
         return table.run(model=model, store=store, client=client, progress=False)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,12 @@ from apwa_dask.testing import ScriptedServer
 from apwa_dask.testing.fixtures import StartServer, canary_key, scripted_server
 
 __all__ = ["canary_key", "scripted_server"]
+
+_doors = importlib.util.spec_from_file_location("tests_models_doors", Path(__file__).with_name("doors.py"))
+assert _doors is not None
+assert _doors.loader is not None
+sys.modules["tests_models_doors"] = importlib.util.module_from_spec(_doors)  # tests are imported one by one
+_doors.loader.exec_module(sys.modules["tests_models_doors"])
 
 FAST = RetryPolicy(base_s=0.01, cap_s=0.02)
 """The real number of attempts, without the real waits."""

@@ -261,6 +261,17 @@ def test_a_budget_of_dollars_is_not_passed_by_more_than_calls_in_flight(serve: S
     assert 1.5 <= bill <= 2.0 + 8 * 0.1
 
 
+def test_what_waits_for_a_slot_reserves_what_others_turned_out_to_cost(serve: Serve, ask: Ask) -> None:
+    server = serve(latency_s=0.01)
+    wallet = Wallet(Budget(tokens=1_000))
+    asked = ask(server, wallet=wallet, settings={"max_concurrency": 1})
+    outcomes = asked.outcomes(*[f"row {i}" for i in range(40)])
+    bills = [call.prompt_tokens + call.completion_tokens for call in server.log() if call.billed]
+    assert any(isinstance(outcome, BudgetError) for outcome in outcomes)
+    assert 1_000 - 2 * max(bills) <= sum(bills) <= 1_000
+    assert wallet.spent.tokens == sum(bills)
+
+
 def test_an_unknown_price_makes_a_budget_of_dollars_an_error_with_advice(serve: Serve, ask: Ask) -> None:
     server = serve()
     with pytest.raises(BudgetError, match=r"Price\(.*Budget\(tokens"):
