@@ -18,11 +18,6 @@ TINY = int(os.environ.get("APWA_TINY_PARTITIONS", "1000"))
 """Partitions of a row each; ``make soak`` takes 10,000."""
 
 
-@pytest.fixture
-def key(processes, monkeypatch):
-    monkeypatch.setenv("APWA_TEST_KEY", processes.KEY)
-
-
 def files(store: str) -> Counter[str]:
     """Files of a store by the folder they are in, below the run."""
     found = [path.relative_to(store).parts for path in Path(store).rglob("*") if path.is_file()]
