@@ -178,6 +178,13 @@ class Wallet:
         self._take(money)
         return True
 
+    def try_replace(self, reserved: Money, money: Money) -> bool:
+        """Reserve this much in place of `reserved`, if what is missing is at hand."""
+        if not self._covers(money - reserved):
+            return False
+        self._have = self._have + reserved - money
+        return True
+
     async def reserve(self, money: Money) -> None:
         """Reserve, waiting for money of calls in flight to come back where that is all there is.
 

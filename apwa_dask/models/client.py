@@ -24,7 +24,7 @@ from apwa_dask.models.prices import require_prices
 from apwa_dask.models.redact import without_quotes
 from apwa_dask.models.retry import RetryPolicy, Tries
 from apwa_dask.models.route import Route, Spent
-from apwa_dask.models.types import OutcomeClass, Purpose, Reply, Request, Template
+from apwa_dask.models.types import NO_USAGE, OutcomeClass, Purpose, Reply, Request, Template
 
 __all__ = ["Client"]
 
@@ -216,28 +216,49 @@ class Client:
 
     async def _attempt(self, route: Route, request: Request, spent: Spent, *, first: bool) -> Verdict:
         """One request: reserve, wait for a slot, send, settle."""
-        wallet, gate = self.wallet, route.lane.gate
+        wallet, gate, output = self.wallet, route.lane.gate, route.output
         reserved, before = NOTHING, spent.attempts
         if wallet.limited:
+            number, reserved = await self._admitted(route, request)
+        else:
+            number = await self._slot(route, request)
+        try:
+            return await self._exchange(route, request, spent, number, first=first)
+        finally:
+            if spent.flying:
+                spent.land(route.abandoned(request))
+            if gate.reserved:
+                gate.settle(number, output, spent.counted(before))
+            gate.release()
+            if wallet.limited:
+                wallet.settle(reserved, route.actual(spent.last) if spent.attempts > before else NOTHING)
+
+    async def _slot(self, route: Route, request: Request) -> int:
+        gate = route.lane.gate
+        number = 0 if gate.limits_tokens else gate.try_acquire()
+        return number or await self._wait(gate.acquire(route.input_tokens(request), route.output))
+
+    async def _admitted(self, route: Route, request: Request) -> tuple[int, Money]:
+        """A slot, and money for what the call is thought to come to when it goes.
+
+        While it waited, answers to others may have shown that it will come to more.
+        """
+        wallet, gate = self.wallet, route.lane.gate
+        while True:
             reserved = route.reservation(request)
             if not wallet.try_reserve(reserved):
                 await self._rest(wallet.reserve(reserved))
-        try:
-            output = route.output
-            number = 0 if gate.limits_tokens else gate.try_acquire()
-            if not number:
-                number = await self._wait(gate.acquire(route.input_tokens(request), output))
             try:
-                return await self._exchange(route, request, spent, number, first=first)
-            finally:
-                if spent.flying:
-                    spent.land(route.abandoned(request))
-                if gate.reserved:
-                    gate.settle(number, output, spent.counted(before))
-                gate.release()
-        finally:
-            if wallet.limited:
-                wallet.settle(reserved, route.actual(spent.last) if spent.attempts > before else NOTHING)
+                number = await self._slot(route, request)
+            except BaseException:
+                wallet.settle(reserved, NOTHING)
+                raise
+            thought = route.reservation(request)
+            if wallet.try_replace(reserved, thought):
+                return number, thought
+            gate.settle(number, route.output, NO_USAGE)
+            gate.release()
+            wallet.settle(reserved, NOTHING)
 
     async def _exchange(
         self, route: Route, request: Request, spent: Spent, number: int, *, first: bool

@@ -63,7 +63,9 @@ class Route:
             self.output = OutputEstimate(guess_output_tokens(template.schema, ceiling), ceiling)
         hedges = template.model.hedge and not template.tools and not self.embeds
         self.lateness = Lateness() if hedges else None
-        self._constant_bytes = len(template.prefix) + len(template.suffix)
+        around = len(template.prefix) + len(template.suffix)
+        # what stands around texts to be embedded is no text
+        self._read_bytes, self._unread_bytes = (0, around) if self.embeds else (around, 0)
         self._adapted_for: Adaptation | None = None if lane.adaptation else lane.adaptation
         self._adapted = template
 
@@ -100,19 +102,22 @@ class Route:
     # -- expectations
 
     def input_tokens(self, request: Request) -> int:
-        """Expected, without encoding the request."""
-        size = self._constant_bytes
-        for message in request.tail:
-            content = message.content
-            size += len(content) if isinstance(content, str) else sum(len(str(part)) for part in content)
-        return self.lane.ratio.tokens(size)
+        """Expected."""
+        return self.lane.ratio.tokens(self._size_bytes(request))
 
     def reservation(self, request: Request) -> Money:
-        """What one attempt may come to."""
-        tokens_in, tokens_out = self.input_tokens(request), self.output.tokens
+        """What one attempt may come to: a high guess, of which the rest comes back."""
+        tokens_in, tokens_out = self.lane.ratio.tokens_at_most(self._size_bytes(request)), self.output.tokens
         price = self.lane.price
         usd = price.cost_usd(tokens_in, tokens_out) if price is not None else 0.0
         return Money(usd, tokens_in + tokens_out, 1)
+
+    def _size_bytes(self, request: Request) -> int:
+        """Of what the model reads; what cannot be encoded will not be sent."""
+        try:
+            return self._read_bytes + request.tail_bytes
+        except (TypeError, ValueError):
+            return self._read_bytes
 
     def actual(self, usage: Usage) -> Money:
         """What one attempt came to."""
@@ -125,7 +130,7 @@ class Route:
 
     def usage(self, verdict: Verdict, size_bytes: int) -> Usage:
         """Of one attempt: as stated, or estimated where tokens were probably made and nobody says so."""
-        completion = verdict.completion
+        completion, size_bytes = verdict.completion, size_bytes - self._unread_bytes
         if completion is not None and completion.usage is not None:
             usage = completion.usage
             self.lane.ratio.observe(size_bytes, usage.input)

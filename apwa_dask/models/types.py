@@ -220,6 +220,11 @@ class Request:
             ]
         return self._encoded
 
+    @property
+    def tail_bytes(self) -> int:
+        """Size of the unit's own messages in the body."""
+        return sum(map(len, self._parts))
+
     def body(self) -> bytes:
         """The exact bytes of the HTTP body."""
         template = self.template

@@ -261,14 +261,18 @@ def test_a_budget_of_dollars_is_not_passed_by_more_than_calls_in_flight(serve: S
     assert 1.5 <= bill <= 2.0 + 8 * 0.1
 
 
+FLAG = {"type": "object", "properties": {"fits": {"type": "boolean"}}}
+
+
 def test_what_waits_for_a_slot_reserves_what_others_turned_out_to_cost(serve: Serve, ask: Ask) -> None:
-    server = serve(latency_s=0.01)
-    wallet = Wallet(Budget(tokens=1_000))
-    asked = ask(server, wallet=wallet, settings={"max_concurrency": 1})
-    outcomes = asked.outcomes(*[f"row {i}" for i in range(40)])
+    # a schema that suggests a few tokens, and answers of a thousand
+    server = serve(latency_s=0.01, respond=lambda request: {"fits": "x" * 4000})
+    wallet = Wallet(Budget(tokens=20_000))
+    asked = ask(server, wallet=wallet, schema=FLAG, settings={"max_concurrency": 1})
+    outcomes = asked.outcomes(*[f"row {i}" for i in range(200)])
     bills = [call.prompt_tokens + call.completion_tokens for call in server.log() if call.billed]
     assert any(isinstance(outcome, BudgetError) for outcome in outcomes)
-    assert 1_000 - 2 * max(bills) <= sum(bills) <= 1_000
+    assert 20_000 - 3 * max(bills) <= sum(bills) <= 20_000
     assert wallet.spent.tokens == sum(bills)
 
 
