@@ -14,6 +14,7 @@ from apwa_dask.execution.batch_jobs import JobBook
 from apwa_dask.execution.compile import Stage, compile_plan
 from apwa_dask.execution.failures import Failures
 from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
+from apwa_dask.execution.last_words import write_manifest
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
 from apwa_dask.execution.runtime import runtime
@@ -218,6 +219,9 @@ class KeptRun:
         """Good answers that this run has paid for, by step."""
         bill = self._journal().bill_of(self.id).to_pylist()
         return Counter({line["step_id"]: line["records"] for line in bill if line["outcome"] == "ok"})
+
+    def _write_manifest(self) -> None:
+        write_manifest(self)
 
     def _spent(self) -> Money:
         """What this run has paid already, also for partitions that were never committed: a resume gets the rest."""

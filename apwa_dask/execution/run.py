@@ -36,7 +36,7 @@ from apwa_dask.execution.events import (
 from apwa_dask.execution.executors import Executor, LocalExecutor
 from apwa_dask.execution.foresight import Foresight
 from apwa_dask.execution.kept import KeptRun
-from apwa_dask.execution.manifest import estimated_usd, manifest_of
+from apwa_dask.execution.manifest import estimated_usd
 from apwa_dask.execution.outlook import with_left
 from apwa_dask.execution.priced import kept_budget
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
@@ -376,7 +376,7 @@ class Run(KeptRun):
                 self.folder.append_history("done")
                 self._journal().flush()  # what the manifest sums up
                 keep_history(self.folder, self._history, "done")  # the manifest is the last to be written
-                self.folder.finish(manifest_of(self), replacing=True)
+                self._write_manifest()
         except BaseException as failure:
             status, message = self._failed(failure)
             if is_ours:  # who was refused leaves the run to the one who works on it

@@ -159,6 +159,32 @@ def test_fault_21_a_model_that_changes_silently_is_in_the_record(
     assert server.calls == paid, "kept under the name that was asked for"
 
 
+@pytest.mark.parametrize(
+    ("answers_as", "warned"), [("another-model", True), ("test-model-2031", False), ("p/test-model", False)]
+)
+def test_fault_21_a_model_that_is_another_than_the_one_asked_is_warned_of(
+    scripted_server, model_at, store, caplog, answers_as, warned
+):
+    server = scripted_server(faults=(Fault("other_model", content=answers_as),))
+
+    with caplog.at_level("WARNING", logger="apwa_dask"):
+        run = mapped().run(model=model_at(server), store=store, progress=False).wait()
+
+    said = [r.getMessage() for r in caplog.records if answers_as in r.getMessage()]
+    assert said == (
+        [f"run {run.id}: model 'test-model' was asked, and answered as '{answers_as}'"] if warned else []
+    )
+
+
+def test_fault_21_a_model_that_changes_in_the_middle_is_warned_of(scripted_server, model_at, store, caplog):
+    server = scripted_server(faults=(Fault("other_model", on="row [4-5]$", content="test-model-2031"),))
+
+    with caplog.at_level("WARNING", logger="apwa_dask"):
+        mapped().run(model=model_at(server), store=store, progress=False).wait()
+
+    assert [r for r in caplog.records if "'test-model', 'test-model-2031'" in r.getMessage()]
+
+
 def test_fault_22_without_usage_the_cost_is_an_estimate_and_says_so(
     scripted_server, model_at, invariants, store
 ):
