@@ -13,8 +13,8 @@ import pyarrow as pa
 from apwa_dask.execution.batch_jobs import JobBook
 from apwa_dask.execution.compile import Stage, compile_plan
 from apwa_dask.execution.failures import Failures
-from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
 from apwa_dask.execution.last_words import write_manifest
+from apwa_dask.execution.ledger import Entry, Ledger, with_uncommitted
 from apwa_dask.execution.manifest import manifest_of
 from apwa_dask.execution.partition import FAILURES
 from apwa_dask.execution.runtime import runtime
