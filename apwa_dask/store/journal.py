@@ -150,10 +150,13 @@ class Journal:
         self._closer = weakref.finalize(self, self._behind.close_at_exit)
 
     def _here(self) -> None:
-        """Start anew where this object was inherited by a fork: its locks and thread are the parent's."""
         if self._pid != PROCESS.pid:
-            self._closer.detach()
-            self._begin()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Where this object was inherited by a fork: its locks and thread are the parent's."""
+        self._closer.detach()
+        self._begin()
 
     @property
     def url(self) -> str:
@@ -182,14 +185,16 @@ class Journal:
             Where earlier records cannot be written. This one is kept too and will be tried again, but the
             caller should stop paying for more.
         """
-        self._here()
+        if self._pid != PROCESS.pid:  # as `_here`, which each answer would call twice
+            self._begin_anew()
         if record.prompt is not None and not self._store_prompts:
             record = replace(record, prompt=None)
         self._behind.put(record)
 
     def peek(self, key: bytes) -> Record | None:
         """The "ok" record of `key` if it is in memory: unflushed, or written here recently. No I/O."""
-        self._here()
+        if self._pid != PROCESS.pid:
+            self._begin_anew()
         return self._behind.peek(key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Record]:

@@ -10,11 +10,12 @@ import copy
 import logging
 import os
 import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from apwa_dask.errors import StoreError
-from apwa_dask.store.record import Record
+from apwa_dask.store.record import OK, Record
 from apwa_dask.store.trouble import store_error
 
 __all__ = ["WriteBehind"]
@@ -24,6 +25,16 @@ logger = logging.getLogger(__name__)
 _MAX_BATCH_RECORDS = 4096
 _MAX_BATCH_CHARS = 8 * 2**20
 _MAX_RETRY_PAUSE_S = 30.0
+# What a record takes in memory, near enough to bound it: its fields, and its text in the widest encoding.
+_RECORD_BYTES, _CHAR_BYTES = 600, 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """The served records of one batch that was written."""
+
+    records: list[Record]
+    size_bytes: int
 
 
 class WriteBehind:
@@ -62,8 +73,8 @@ class WriteBehind:
         self._buffer: list[Record] = []
         self._chars = 0  # text in the buffer, near enough
         self._writing = 0
-        self._waiting: dict[bytes, Record] = {}  # served records that are not durable yet
-        self._recent: OrderedDict[bytes, Record] = OrderedDict()
+        self._known: dict[bytes, Record] = {}  # served records in memory, durable or not
+        self._recent: deque[_Recent] = deque()  # those of them that are durable, as they were written
         self._recent_bytes, self._recent_limit = 0, recent_bytes
         self._failure: StoreError | None = None
         self._write_lock = threading.Lock()  # one batch at a time
@@ -93,12 +104,13 @@ class WriteBehind:
         """
         if self._stopped.is_set():
             raise StoreError("the journal is closed", where=self._where, code="STORE-CLOSED")
+        chars = _chars(record)
         with self._lock:
             self._buffer.append(record)
-            self._chars += len(record.text or "") + len(record.prompt or "")
+            self._chars += chars
             count = len(self._buffer)
-            if record.is_served:
-                self._waiting[record.key] = record
+            if record.outcome == OK:
+                self._known[record.key] = record
             if self._thread is None:
                 self._start()
         if count == 1:
@@ -110,8 +122,7 @@ class WriteBehind:
 
     def peek(self, key: bytes) -> Record | None:
         """The served record of `key` if it is still in memory."""
-        found = self._waiting.get(key)
-        return found if found is not None else self._recent.get(key)
+        return self._known.get(key)
 
     def flush(self) -> None:
         """Return when everything put before this call is durable.
@@ -122,16 +133,17 @@ class WriteBehind:
             Where it could not be written; it is kept.
         """
         with self._write_lock:
-            batch = self._take()
+            batch, chars = self._take()
             while batch:
-                self._write(batch)
-                batch = self._take()
+                self._write(batch, chars)
+                batch, chars = self._take()
 
     def forget(self, run_id: str) -> None:
         """Drop the recent records of one run from memory."""
         with self._lock:
-            for key in [key for key, record in self._recent.items() if record.run_id == run_id]:
-                self._recent_bytes -= self._recent.pop(key).size_bytes
+            for batch in self._recent:
+                self._evict([record for record in batch.records if record.run_id == run_id])
+                batch.records[:] = [record for record in batch.records if record.run_id != run_id]
 
     def close(self) -> None:
         """Flush, and end the thread."""
@@ -154,38 +166,43 @@ class WriteBehind:
         except StoreError as error:
             logger.error("%d paid answers could not be journaled at exit: %s", self.unflushed, error)
 
-    def _take(self) -> list[Record]:
+    def _take(self) -> tuple[list[Record], int]:
+        """The next batch, and its characters."""
         with self._lock:
             count = chars = 0
-            for record in self._buffer:
-                if count == _MAX_BATCH_RECORDS or chars > _MAX_BATCH_CHARS:
-                    break
-                count += 1
-                chars += len(record.text or "") + len(record.prompt or "")
+            if len(self._buffer) <= _MAX_BATCH_RECORDS and self._chars <= _MAX_BATCH_CHARS:
+                count, chars = len(self._buffer), self._chars
+            else:
+                for record in self._buffer:
+                    if count == _MAX_BATCH_RECORDS or chars > _MAX_BATCH_CHARS:
+                        break
+                    count += 1
+                    chars += _chars(record)
             batch = self._buffer[:count]
             del self._buffer[:count]
             self._chars -= chars
             self._writing = count
-        return batch
+        return batch, chars
 
-    def _write(self, batch: list[Record]) -> None:
+    def _write(self, batch: list[Record], chars: int) -> None:
         try:
             self._persist(batch)
         except BaseException as error:
             failure = self._told(error, len(batch))
             with self._lock:
                 self._buffer[:0] = batch
-                self._chars += sum(len(record.text or "") + len(record.prompt or "") for record in batch)
+                self._chars += chars
                 self._writing = 0
                 self._failure = failure
             if isinstance(error, Exception):
                 # A StoreError carries text only; anything else is a defect, and its traceback is wanted.
                 raise failure from (None if isinstance(error, StoreError) else error)
             raise  # KeyboardInterrupt in the caller's flush
+        served = [record for record in batch if record.outcome == OK]
         with self._lock:
             self._writing = 0
             self._failure = None
-            self._remember(batch)
+            self._remember(_Recent(served, _RECORD_BYTES * len(batch) + _CHAR_BYTES * chars))
         self._after_write()
 
     def _told(self, error: BaseException, count: int) -> StoreError:
@@ -199,22 +216,20 @@ class WriteBehind:
             code=cause.code,
         )
 
-    def _remember(self, batch: Sequence[Record]) -> None:
-        waiting, recent = self._waiting, self._recent
-        for record in batch:
-            if not record.is_served:
-                continue
-            key = record.key
-            if waiting.get(key) is record:
-                del waiting[key]
-            replaced = recent.pop(key, None)
-            if replaced is not None:
-                self._recent_bytes -= replaced.size_bytes
-            recent[key] = record
-            self._recent_bytes += record.size_bytes
+    def _remember(self, written: _Recent) -> None:
+        """Keep what was written for `peek`, and let the oldest go: a batch at a time, not a record."""
+        self._recent.append(written)
+        self._recent_bytes += written.size_bytes
         while self._recent_bytes > self._recent_limit:
-            _, oldest = recent.popitem(last=False)
+            oldest = self._recent.popleft()
             self._recent_bytes -= oldest.size_bytes
+            self._evict(oldest.records)
+
+    def _evict(self, records: Sequence[Record]) -> None:
+        known = self._known
+        for record in records:
+            if known.get(record.key) is record:  # not where a later record of the same key took its place
+                del known[record.key]
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="apwa-journal-writer", daemon=True)
@@ -237,3 +252,8 @@ class WriteBehind:
                     logger.warning("%d paid answers wait to be journaled: %s", self.unflushed, error)
                 self._stopped.wait(min(_MAX_RETRY_PAUSE_S, self._flush_s * 2**failures))
                 self._something.set()
+
+
+def _chars(record: Record) -> int:
+    text, prompt, tools = record.text, record.prompt, record.tools
+    return (len(text) if text else 0) + (len(prompt) if prompt else 0) + (len(tools) if tools else 0)
