@@ -225,7 +225,7 @@ def _peak_bytes() -> int:
 def _decoded_mb(job: Job) -> float:
     """What all values of the journal would take in memory, by the files' own account."""
     total = 0
-    for path in Path(job.store).glob("journal/*/seg-*.parquet"):
+    for path in Path(job.store).glob("journal/*/seg-*.parquet"):  # `fill` has merged all others
         metadata = pq.read_metadata(path)
         total += sum(metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups))
     return total / 2**20

@@ -20,7 +20,7 @@ from apwa_dask.store.folder import Folder
 from apwa_dask.store.killpoints import reach
 from apwa_dask.store.lease import Lease, LeaseKeeper
 from apwa_dask.store.library import Segment, SegmentLibrary
-from apwa_dask.store.segment import BadSegmentError, holds_run
+from apwa_dask.store.segment_format import BadSegmentError
 from apwa_dask.store.segment_writer import SegmentWriter
 
 __all__ = ["Compactor", "PurgeReport"]
@@ -130,9 +130,8 @@ class Compactor:
             return PurgeReport(deleted, tuple(damaged), unchecked)
 
     def _purge_segment(self, segment: Segment, run_id: str, lease: Lease) -> int:
-        with self._folder.open(str(segment.name)) as file:
-            if not holds_run(file, run_id):
-                return 0
+        if not self._library.file(segment).holds_run(run_id):
+            return 0
         table = self._library.read(segment)
         kept = table.filter(pc.not_equal(table.column("run_id"), run_id))
         self._replace([segment], kept, lease)

@@ -281,13 +281,13 @@ class Journal:
             return Paid()
         total = {
             name: pc.sum(paid.column(name)).as_py() or 0
-            for name in ("attempts", "input_tokens", "output_tokens")
+            for name in ("attempts", "input_tokens", "output_tokens", "unpriced")
         }
         return Paid(
             calls=total["attempts"],
             tokens=total["input_tokens"] + total["output_tokens"],
             cost_usd=pc.sum(paid.column("cost_usd")).as_py() or 0.0,
-            unpriced=paid.column("cost_usd").null_count,
+            unpriced=total["unpriced"],
         )
 
     def bill_of(self, run_id: str) -> pa.Table:

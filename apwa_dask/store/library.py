@@ -13,18 +13,9 @@ import pyarrow as pa
 from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
-from apwa_dask.store.segment import (
-    CALL,
-    BadSegmentError,
-    Seal,
-    SegmentKeys,
-    SegmentName,
-    decode,
-    paid_in,
-    read_keys,
-    rows_where,
-    summed,
-)
+from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName
+from apwa_dask.store.segment_file import CALL, SegmentFile, summed
+from apwa_dask.store.segment_format import BadSegmentError
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
 
@@ -148,14 +139,13 @@ class SegmentLibrary:
             if segment.is_gone:
                 continue
             try:
-                table = self._table(segment)
+                records = _records(self._table(segment), [row for row, _ in places])
             except FileNotFoundError:
                 has_vanished = True
                 continue
             except BadSegmentError as error:
                 self.ignore(segment, str(error))
                 continue
-            records = records_at(table, [row for row, _ in places])
             for (_, key), record in zip(places, records, strict=True):
                 if record.key == key and record.is_served:
                     known = found.get(key)
@@ -189,9 +179,11 @@ class SegmentLibrary:
         BadSegmentError, FileNotFoundError
             Where it is damaged or forged; where it is gone.
         """
-        data = self._folder.read(str(segment.name))
-        self._seal.check(segment.name, data)
-        return decode(data)
+        return self.file(segment).table()
+
+    def file(self, segment: Segment) -> SegmentFile:
+        """What `segment` is about."""
+        return SegmentFile(self._folder, self._seal, segment.name, segment.size_bytes)
 
     def ignore(self, segment: Segment, reason: str) -> None:
         """Never serve from this segment again."""
@@ -211,7 +203,7 @@ class SegmentLibrary:
             }
 
     def paid_by(self, run_id: str) -> list[pa.Table]:
-        """What each readable segment says a run has paid; see `segment.paid_in`.
+        """What each readable segment says a run has paid; see `SegmentFile.paid_by`.
 
         From a fresh listing, without the index: a process that only looks need not read all keys. Segments never
         change, so each is read once for a run.
@@ -220,7 +212,7 @@ class SegmentLibrary:
             known = self._bills.pop(run_id, {})
         bills: dict[str, Bill] = {}
         for entry in self._folder.entries():
-            bill = known.get(entry.name) or self._bill_in(entry.name, run_id)
+            bill = known.get(entry.name) or self._bill_in(entry, run_id)
             if bill is not None:
                 bills[entry.name] = bill
         with self._lock:
@@ -230,13 +222,12 @@ class SegmentLibrary:
         replaced = {name for _, replaces in bills.values() for name in replaces}
         return [paid for name, (paid, _) in bills.items() if name not in replaced]
 
-    def _bill_in(self, file_name: str, run_id: str) -> Bill | None:
-        name = SegmentName.parse(file_name)
-        if name is None or self._seal.refusal(name) is not None or file_name in self.ignored:
+    def _bill_in(self, entry: Entry, run_id: str) -> Bill | None:
+        name = SegmentName.parse(entry.name)
+        if name is None or self._seal.refusal(name) is not None or entry.name in self.ignored:
             return None
         try:
-            with self._folder.open(file_name) as file:
-                return paid_in(file, run_id)
+            return SegmentFile(self._folder, self._seal, name, entry.size_bytes).paid_by(run_id)
         except (BadSegmentError, FileNotFoundError):
             return (
                 None  # a damaged one is named in `ignored` when it is served; a compacted one has a successor
@@ -260,10 +251,9 @@ class SegmentLibrary:
         records: list[Record] = []
         for segment in self._current():
             try:
-                with self._folder.open(str(segment.name)) as file:
-                    rows = rows_where(file, column, wanted)
+                rows = self.file(segment).rows_where(column, wanted)
                 if rows:
-                    records += records_at(self._table(segment), rows)
+                    records += _records(self._table(segment), rows)
             except (BadSegmentError, FileNotFoundError):
                 continue  # as in `paid_by`
         return records
@@ -284,8 +274,7 @@ class SegmentLibrary:
             self.ignored[entry.name] = refusal
             return None
         try:
-            with self._folder.open(entry.name) as file:
-                return read_keys(file)
+            return SegmentFile(self._folder, self._seal, name, entry.size_bytes).keys()
         except BadSegmentError as error:
             self.ignored[entry.name] = str(error)
             self.damaged.add(entry.name)
@@ -327,8 +316,16 @@ class SegmentLibrary:
             self._index = self._index.without(s.number for s in self._segments if s.is_gone)
 
 
+def _records(table: pa.Table, rows: Sequence[int]) -> list[Record]:
+    try:
+        return records_at(table, rows)
+    except (ValueError, pa.ArrowIndexError):
+        # Sound as a file, but no `Record` of ours has such values or so few rows.
+        raise BadSegmentError("its values are no answers of ours") from None
+
+
 def bill_of(paid: Sequence[pa.Table]) -> pa.Table:
-    """The lines of `segment.paid_in` of all segments, summed by step, model and outcome."""
+    """The lines of `SegmentFile.paid_by` of all segments, summed by step, model and outcome."""
     if not paid:
         return pa.table({name: pa.array([], SCHEMA.field(name).type) for name in CALL})
     return summed(pa.concat_tables(paid))

@@ -11,7 +11,8 @@ from apwa_dask.store.folder import Folder
 from apwa_dask.store.killpoints import reach
 from apwa_dask.store.library import SegmentLibrary
 from apwa_dask.store.record import Record, to_table
-from apwa_dask.store.segment import Seal, encode, keys_of, with_header
+from apwa_dask.store.segment import Seal, keys_of
+from apwa_dask.store.segment_format import encode, with_header
 
 __all__ = ["SegmentWriter"]
 
@@ -51,10 +52,10 @@ class SegmentWriter:
         Returns the new segment's name.
         """
         table = with_header(table, replaces)
-        data = encode(table, is_final=bool(replaces))
-        name = self._seal.name(self.name, self._sequence, data)
+        data, form = encode(table, is_final=bool(replaces))
+        name = self._seal.name(self.name, self._sequence, data, form.suffix)
         self._folder.write(name, data, point="compaction" if replaces else "journal")
         self._sequence += 1
         self.written += table.num_rows
-        self._library.add(name, len(data), keys_of(table, table.nbytes))
+        self._library.add(name, len(data), keys_of(table, table.nbytes if replaces else len(data)))
         return name

@@ -354,7 +354,7 @@ def test_prompts_can_be_kept_by_a_setting(scripted_server, model_at, store, monk
 
 
 def _journal_text(store: Path) -> str:
-    return "\n".join(_text_of(path) for path in (store / "journal").rglob("*.parquet"))
+    return "\n".join(_text_of(path) for path in (store / "journal").rglob("seg-*"))
 
 
 def _all_text(store: Path) -> str:

@@ -82,8 +82,8 @@ def test_s13_a_hostile_file_in_the_journal_is_ignored_with_a_count(
     monkeypatch.setenv("APWA_TEST_HARM", str(tmp_path / "harmed"))
     server = scripted_server()
     mapped().run(model=model_at(server), store=store, progress=False).wait()
-    (segment,) = list(Path(store).glob("journal/*/seg-*.parquet"))[:1]
-    hostile = segment.with_name(segment.name[:-13] + "00000000.parquet")
+    (segment,) = list(Path(store).glob("journal/*/seg-*"))[:1]
+    hostile = segment.with_name(f"{segment.stem[:-8]}00000000{segment.suffix}")
     hostile.write_bytes(pickle.dumps(Harm()))
     (segment.parent / "answers.pkl").write_bytes(pickle.dumps(Harm()))
     as_a_new_process(store)
@@ -121,7 +121,7 @@ def test_s14_with_a_key_forged_and_carried_over_answers_are_not_served(
     as_a_new_process(store)
     elsewhere = Path(store) / "journal" / "victim"
     elsewhere.mkdir(mode=0o700)
-    for segment in Path(store).glob("journal/acme/*.signed.parquet"):
+    for segment in Path(store).glob("journal/acme/*.signed.*"):
         (elsewhere / segment.name).write_bytes(segment.read_bytes())
     mapped().run(model=model_at(server), store=store, namespace="victim", progress=False).wait()
     assert server.calls == 60, "signed for another tenant"

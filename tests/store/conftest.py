@@ -73,6 +73,6 @@ def segments() -> Callable[[Path], list[Path]]:
     """The segment files of a local store, sorted by name."""
 
     def find(store: Path) -> list[Path]:
-        return sorted(store.glob("journal/*/seg-*.parquet"))
+        return sorted(store.glob("journal/*/seg-*"))
 
     return find

@@ -19,12 +19,13 @@ from apwa_dask.store.local_folder import LocalFolder
 from apwa_dask.testing import ScriptedServer
 
 MakeRecord = Callable[..., Record]
-SEGMENTS, ROWS, TEXT_BYTES = 24, 250, 4000
+SEGMENTS, ROWS, TEXT_BYTES = 24, 250, 4500
+"""More than 1 MiB a segment, so that its columns are read one by one."""
 
 
 @pytest.fixture
 def keys(tmp_path: Path, record: MakeRecord) -> list[bytes]:
-    """Keys of a journal whose values take 24 MB, in the order in which they were written."""
+    """Keys of a journal whose values take 27 MB, in the order in which they were written."""
     found = []
     with Journal(str(tmp_path), flush_s=3600) as journal:
         for number in range(SEGMENTS * ROWS):

@@ -11,20 +11,25 @@ import pytest
 
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.record import SCHEMA, is_earlier
-from apwa_dask.store.segment import Seal, SegmentName, decode, encode, with_header
+from apwa_dask.store.segment import Seal, SegmentName
+from apwa_dask.store.segment_format import encode, format_of, with_header
 
 MakeRecord = Callable[..., Record]
 Segments = Callable[[Path], list[Path]]
 ADDED = ["prompt", "tools"]
 
 
+def decode(segment: Path) -> pa.Table:
+    return format_of(segment.suffix).decode(segment.read_bytes())
+
+
 def rewrite(segment: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
     """Put another segment, named by its own content, in the place of one."""
     name = SegmentName.parse(segment.name)
     assert name is not None
-    data = encode(with_header(change(decode(segment.read_bytes()))))
+    data, form = encode(with_header(change(decode(segment))))
     segment.unlink()
-    fresh = segment.with_name(Seal("default", None).name(name.writer, name.sequence, data))
+    fresh = segment.with_name(Seal("default", None).name(name.writer, name.sequence, data, form.suffix))
     fresh.write_bytes(data)
     return fresh
 
@@ -58,7 +63,7 @@ def test_a_segment_from_before_a_column_was_added_is_served_billed_and_merged(
         assert journal.compact() == 2
         assert journal.get_many(keys) == {item.key: item for item in [*old, new]}
     assert len(segments(tmp_path)) == 1
-    assert decode(segments(tmp_path)[0].read_bytes()).schema.equals(SCHEMA)
+    assert decode(segments(tmp_path)[0]).schema.equals(SCHEMA)
 
 
 def test_a_purge_of_an_earlier_segment_keeps_what_others_paid(
@@ -92,7 +97,7 @@ def test_a_segment_that_was_never_ours_is_ignored_and_counted(
     foreign = written(tmp_path, record, range(10, 20))
     with Journal(str(tmp_path)) as journal:
         assert len(journal.get_many([item.key for item in foreign])) == 10
-    victim = next(s for s in segments(tmp_path) if decode(s.read_bytes())["key"][0].as_py() == foreign[0].key)
+    victim = next(s for s in segments(tmp_path) if decode(s)["key"][0].as_py() == foreign[0].key)
     changed = rewrite(victim, change)
     with Journal(str(tmp_path)) as journal:
         found = journal.get_many([item.key for item in [*kept, *foreign]])

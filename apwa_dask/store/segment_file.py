@@ -1,0 +1,87 @@
+"""One stored segment and what can be asked of it, in either format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from apwa_dask.store.folder import Folder
+from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName, keys_of
+from apwa_dask.store.segment_format import replaces_of
+
+__all__ = ["CALL", "SegmentFile", "summed"]
+
+CALL = ["step_id", "model", "outcome"]
+_PAID = ["attempts", "input_tokens", "cached_tokens", "output_tokens", "cost_usd"]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFile:
+    """A segment where it lies. Every method reads it anew, and as little of it as can be trusted.
+
+    Raises
+    ------
+    BadSegmentError, FileNotFoundError, StoreError
+        By all methods: where it is damaged or forged; where it is gone; where the store cannot be read.
+    """
+
+    folder: Folder
+    seal: Seal
+    name: SegmentName
+    size_bytes: int
+
+    def open(self) -> BinaryIO:
+        """For random access reading; not verified."""
+        return self.folder.open(str(self.name))
+
+    def verified(self) -> bytes:
+        """All of it, checked against its name."""
+        data = self.folder.read(str(self.name))
+        self.seal.check(self.name, data)
+        return data
+
+    def table(self) -> pa.Table:
+        """All its records, verified, with all columns of `SCHEMA`."""
+        return self.name.format.decode(self.verified())
+
+    def keys(self) -> SegmentKeys:
+        """The keys that it serves."""
+        return keys_of(*self._columns("key", "outcome"))
+
+    def holds_run(self, run_id: str) -> bool:
+        """Whether it has records of `run_id`."""
+        table, _ = self._columns("run_id")
+        return bool(pc.any(pc.equal(table.column("run_id"), run_id)).as_py())
+
+    def paid_by(self, run_id: str) -> tuple[pa.Table, tuple[str, ...]]:
+        """Attempts, tokens and cost of the records of `run_id`, summed by `CALL`; and the names of the segments
+        whose records this one took over. ``unpriced`` counts unknown costs.
+        """
+        table, _ = self._columns("run_id", *CALL, *_PAID)
+        mine = table.filter(pc.equal(table.column("run_id"), run_id)).select([*CALL, *_PAID])
+        ones = pa.array(np.ones(mine.num_rows, np.int64))
+        unpriced = pc.cast(pc.is_null(mine.column("cost_usd")), pa.int64())
+        counted = mine.append_column("unpriced", unpriced).append_column("records", ones)
+        return summed(counted.replace_schema_metadata(None)), replaces_of(table)
+
+    def rows_where(self, column: str, wanted: pa.Array | None) -> list[int]:
+        """Numbers of the rows whose `column` is one of `wanted` (None: is not null)."""
+        table, _ = self._columns(column)
+        values = table.column(column)
+        mask = pc.is_valid(values) if wanted is None else pc.is_in(values, value_set=wanted)
+        found: list[int] = pc.indices_nonzero(mask).to_pylist()
+        return found
+
+    def _columns(self, *names: str) -> tuple[pa.Table, int]:
+        return self.name.format.columns(self, names)
+
+
+def summed(paid: pa.Table) -> pa.Table:
+    """One line for each step, model and outcome."""
+    sums = [name for name in paid.column_names if name not in CALL]
+    lines = paid.group_by(CALL, use_threads=False).aggregate([(name, "sum") for name in sums])
+    return lines.select([*CALL, *(f"{name}_sum" for name in sums)]).rename_columns([*CALL, *sums])
