@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 TEMP_PREFIX = ".tmp-"
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 # Far longer than any write takes, and than clocks of two machines differ.
 _ABANDONED_S = 24 * 3600.0
 _NO_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -161,11 +163,13 @@ class LocalFolder:
 
     def _write_temp(self, target: Path, data: bytes, point: str) -> Path:
         """A durable temporary file beside `target`: a rename to another device would be a copy."""
-        _make_private(target.parent)
-        temp = target.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(
-            temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), FILE_MODE
-        )
+        folder = target.parent
+        temp = folder / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(temp, _NEW_FILE, FILE_MODE)
+        except FileNotFoundError:  # the first file of this folder
+            _make_private(folder)
+            descriptor = os.open(temp, _NEW_FILE, FILE_MODE)
         try:
             view = memoryview(data)
             half = len(view) // 2
