@@ -7,7 +7,7 @@ an event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -39,15 +39,15 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class RunStarted(Event):
     """The run begins: its plan's hash, the number of stages, the ceiling in USD (None: no ceiling), and what it was
-    thought to cost.
+    thought to come to.
     """
 
     plan_hash: str = ""
     stages: int = 0
     budget_usd: float | None = None
     model: str = ""
-    estimated_usd: tuple[float, float, float] | None = None
-    """Low, expected, high; None where nobody knows."""
+    estimated: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Low, expected, high of ``calls``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``minutes``: those known."""
 
 
 @dataclass(frozen=True, slots=True)

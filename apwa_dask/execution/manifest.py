@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,15 +28,20 @@ __all__ = [
     "ESTIMATE",
     "MANIFEST_VERSION",
     "RunManifest",
-    "estimated_usd",
+    "estimated_figures",
     "manifest_of",
     "manifest_schema",
+    "minutes_at_work",
     "versions",
 ]
 
 MANIFEST_VERSION = 2
 ESTIMATE = "estimate.json"
 """Name of the document that holds what the run was thought to cost, written before its first call."""
+ESTIMATED = ("calls", "input_tokens", "output_tokens", "cost_usd", "minutes")
+_BEGINNINGS, _ENDS = ("started", "resumed"), ("done", "failed", "stopped")
+_FROM_OUTSIDE = ("budget", "alarms", "redone")
+"""Entries of the history that say nothing of when the run was at work."""
 _LISTED_FILES = 1000
 _PACKAGES = (
     "apwa-dask",
@@ -178,7 +184,7 @@ def manifest_of(run: KeptRun) -> dict[str, Any]:
         budget=dict(spec.budget),
         batches=run.batches().to_dict("records"),
         estimate=estimate_of(run),
-        actual=_actual(ledger),
+        actual=_actual(ledger, history),
         counts={k: v for k, v in status.items() if k.startswith("rows") or k in ("calls", "cost_usd")},
         outcomes=_outcomes(ledger),
         costs=[{name: getattr(entry, name) for name in entry.__slots__} for entry in ledger],
@@ -203,19 +209,40 @@ def estimate_of(run: KeptRun) -> dict[str, Any] | None:
     return estimate
 
 
-def estimated_usd(run: KeptRun) -> tuple[float, float, float] | None:
-    """What the run was thought to cost: low, expected, high; None where nobody knows."""
-    cost = (estimate_of(run) or {}).get("cost_usd")
-    return None if cost is None else (cost["low"], cost["expected"], cost["high"])
+def estimated_figures(run: KeptRun) -> dict[str, tuple[float, float, float]]:
+    """What the run was thought to come to, each figure low, expected, high; those that were known."""
+    known = estimate_of(run) or {}
+    figures = {name: known.get(name) for name in ESTIMATED}
+    return {
+        name: (figure["low"], figure["expected"], figure["high"])
+        for name, figure in figures.items()
+        if figure
+    }
 
 
-def _actual(ledger: list[Entry]) -> dict[str, Any]:
+def minutes_at_work(history: Sequence[Mapping[str, Any]]) -> float:
+    """Minutes between starts and ends; of a life that was cut off, up to the last that it wrote."""
+    total_s, begun_s, last_s = 0.0, None, 0.0
+    for entry in history:
+        begins, ends = entry["event"] in _BEGINNINGS, entry["event"] in _ENDS
+        if begun_s is not None and (begins or ends):
+            total_s += (last_s if begins else entry["at_s"]) - begun_s
+            begun_s = None
+        if begins:
+            begun_s = entry["at_s"]
+        if entry["event"] not in _FROM_OUTSIDE:
+            last_s = entry["at_s"]
+    return (total_s + (0.0 if begun_s is None else last_s - begun_s)) / 60
+
+
+def _actual(ledger: list[Entry], history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     costs = [entry.cost_usd for entry in ledger]
     return {
         "calls": sum(entry.calls for entry in ledger),
         "input_tokens": sum(entry.input_tokens for entry in ledger),
         "output_tokens": sum(entry.output_tokens for entry in ledger),
         "cost_usd": None if None in costs else sum(cost or 0.0 for cost in costs),
+        "minutes": minutes_at_work(history),
         "reused": sum(entry.reused for entry in ledger),
     }
 

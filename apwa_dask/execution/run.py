@@ -36,7 +36,7 @@ from apwa_dask.execution.events import (
 from apwa_dask.execution.executors import Executor, LocalExecutor
 from apwa_dask.execution.foresight import Foresight
 from apwa_dask.execution.kept import KeptRun
-from apwa_dask.execution.manifest import estimated_usd
+from apwa_dask.execution.manifest import estimated_figures
 from apwa_dask.execution.outlook import with_left
 from apwa_dask.execution.priced import kept_budget
 from apwa_dask.execution.redoing import OnChange, changes_under, checked_on_change, redo, refuse_changes
@@ -357,7 +357,7 @@ class Run(KeptRun):
                     stages=len(self.stages),
                     budget_usd=self.spec.budget.get("usd"),
                     model=self.spec.models[""].name if "" in self.spec.models else "",
-                    estimated_usd=estimated_usd(self),
+                    estimated=estimated_figures(self),
                 )
             )
             with held(self.folder, runtime().worker_name, self.leave):

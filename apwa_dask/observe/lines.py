@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.cells import cell_len, set_cell_size
 
@@ -90,12 +90,14 @@ def summary_lines(state: ProgressState, now_s: float) -> tuple[str, ...]:
         f"{count_text(state.rows_reused)} reused" if state.rows_reused else "",
     ]
     bill = [
-        f"cost {_cost(state)}{_estimated(state)}",
+        f"cost {_cost(state)}",
         f"{things_text(state.calls, 'call')}",
         f"{things_text(state.input_tokens, 'token')} in, {count_text(state.output_tokens)} out",
         _held_back(state),
     ]
     lines = [f"{name}: {safe_text(state.words)}, " + _joined(counts), "  " + _joined(bill)]
+    if estimated := _estimated(state):
+        lines.append(f"  estimated {estimated}")
     if state.warning:
         lines.append("  " + safe_text(state.warning, max_chars=300))
     if state.message:
@@ -184,11 +186,24 @@ def _cost(state: ProgressState) -> str:
 
 
 def _estimated(state: ProgressState) -> str:
-    """What it was thought to cost, beside what it did."""
-    if state.estimated_usd is None:
-        return ""
-    low, expected, high = map(money_text, state.estimated_usd)
-    return f" (estimated {expected}, {low} to {high})"
+    """What it was thought to come to, figure by figure as they stand in the line of what it did."""
+    figures: tuple[tuple[str, Callable[[float], str], str], ...] = (
+        ("cost_usd", money_text, ""),
+        ("calls", _whole, " calls"),
+        ("input_tokens", _whole, " tokens in"),
+        ("output_tokens", _whole, " out"),
+        ("minutes", lambda minutes: duration_text(60 * minutes), ""),
+    )
+    return _joined(
+        f"{text(expected)}{unit} ({text(low)} to {text(high)})"
+        for name, text, unit in figures
+        if name in state.estimated
+        for low, expected, high in (state.estimated[name],)
+    )
+
+
+def _whole(figure: float) -> str:
+    return count_text(round(figure))
 
 
 def _warning(state: ProgressState) -> str:

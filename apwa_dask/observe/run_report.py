@@ -66,7 +66,7 @@ def report_facts(run: Run) -> ReportFacts:
         duration_s=times[-1] - times[0] if times else None,
         graph=nodes_of(spec.plan, {alias: model.name for alias, model in spec.models.items()}),
         picture=_picture(run),
-        estimates=estimate_rows(run.manifest, times[-1] - times[0] if times and is_done else None),
+        estimates=estimate_rows(run.manifest),
         plan_text=_plan_text(run, ledger),
         plan_yaml=spec.plan.to_yaml(),
         models=[model.name for model in spec.models.values()],
@@ -126,22 +126,15 @@ def _picture(run: Run) -> Picture:
     return kept_picture(run.folder) or picture_of_parts(run)
 
 
-def estimate_rows(manifest: Mapping[str, Any], duration_s: float | None) -> list[EstimateRow]:
-    """What the manifest says that the run was thought to come to, beside what it came to; empty without.
-
-    Its minutes are from the first start to the end, stops included.
-    """
+def estimate_rows(manifest: Mapping[str, Any]) -> list[EstimateRow]:
+    """What the manifest says that the run was thought to come to, beside what it came to; empty without."""
     estimate, actual = manifest.get("estimate"), manifest.get("actual") or {}
     if not estimate:
         return []
     return [
         _estimate_row(words, estimate.get(key), actual.get(key), money_text if key == "cost_usd" else _count)
         for key, words in _ESTIMATED.items()
-    ] + [
-        _estimate_row(
-            "Minutes", estimate.get("minutes"), None if duration_s is None else duration_s / 60, _minutes
-        )
-    ]
+    ] + [_estimate_row("Minutes", estimate.get("minutes"), actual.get("minutes"), _minutes)]
 
 
 def _estimate_row(

@@ -100,8 +100,8 @@ class ProgressState:
     last_failure: str = ""
     forecast_usd: float | None = None
     """What the run is thought to come to, by what it has come to so far; None where nothing is known."""
-    estimated_usd: tuple[float, float, float] | None = None
-    """What it was thought to cost before its first call: low, expected, high."""
+    estimated: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """What it was thought to come to before its first call, as in `RunStarted`."""
     warning: str = ""
     """It will come to far more than was estimated, in words."""
     samples: tuple[tuple[float, int], ...] = ()
@@ -213,7 +213,7 @@ class ProgressState:
                     words="running",
                     started_s=event.time,
                     budget_usd=event.budget_usd,
-                    estimated_usd=event.estimated_usd,
+                    estimated=event.estimated,
                     stages_planned=event.stages,
                     samples=((event.time, 0),),
                 )

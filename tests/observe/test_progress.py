@@ -236,6 +236,23 @@ def test_a_notebook_says_rows_pace_money_and_failures_in_four_lines():
     assert max(cell_len(line) for line in live_lines(state, 50)) == 50
 
 
+def test_what_was_expected_stands_below_what_came_figure_by_figure():
+    state = ProgressState()
+    for event in (
+        RunStarted("r", 1000.0, stages=1, estimated={
+            "calls": (12, 12, 14.4), "input_tokens": (1579, 2532, 4315), "output_tokens": (264, 588, 1611),
+            "cost_usd": (0.0004, 0.0007, 0.0016), "minutes": (0.1, 0.2, 1.5)}),
+        Progress("r", 1010.0, rows_done=12, calls=12, input_tokens=1993, output_tokens=152, cost_usd=0.0005),
+        RunFinished("r", 1011.0, status="done"),
+    ):  # fmt: skip
+        state = state.apply(event)
+    assert summary_lines(state, 1011.0)[1:] == (
+        "  cost $0.0005, 12 calls, 1,993 tokens in, 152 out",
+        "  estimated $0.0007 ($0.0004 to $0.0016), 12 calls (12 to 14), 2,532 tokens in (1,579 to 4,315), "
+        "588 out (264 to 1,611), 12 s (6 s to 1 min 30 s)",
+    )
+
+
 def test_what_stays_breaks_where_a_page_is_narrow_and_what_moves_does_not():
     clock, shown = Clock(), []
     display = ProgressDisplay(NotebookFace(lambda _content, display_id: FakeHandle(shown)), clock=clock)

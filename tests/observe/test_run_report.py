@@ -157,10 +157,8 @@ def test_the_first_rows_are_found_behind_empty_parts_without_reading_the_rest(n)
 
 def test_minutes_stand_beside_what_they_came_to_and_are_unknown_where_nobody_knew():
     known = {"calls": None, "minutes": {"low": 1.0, "expected": 2.0, "high": 12.0}}
-    assert estimate_rows({"estimate": known}, 90.0)[-1] == EstimateRow(
+    assert estimate_rows({"estimate": known, "actual": {"minutes": 1.5}})[-1] == EstimateRow(
         "Minutes", "1.00", "2.00", "12", "1.50"
     )
-    assert estimate_rows({"estimate": {"minutes": None}}, None)[-1] == EstimateRow(
-        "Minutes", *["unknown"] * 4
-    )
-    assert estimate_rows({}, 90.0) == []
+    assert estimate_rows({"estimate": {"minutes": None}})[-1] == EstimateRow("Minutes", *["unknown"] * 4)
+    assert estimate_rows({}) == []

@@ -12,6 +12,7 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.execution.events import Forecast
+from apwa_dask.execution.manifest import minutes_at_work
 from apwa_dask.testing import Fault, Rule
 
 ROWS_ARE_KNOWN = 6.0
@@ -51,7 +52,20 @@ def test_u3_actuals_stand_beside_the_estimate_in_the_manifest_and_the_report(job
 
     assert run.manifest["estimate"]["cost_usd"]["expected"] == estimate.cost_usd.expected
     assert run.manifest["actual"]["calls"] == endpoint.calls
+    assert 0 < run.manifest["actual"]["minutes"] < 5
     assert "Expected" in run.report()
+
+
+def test_u3_minutes_at_work_leave_out_stops_and_what_a_killed_life_did_not_write():
+    entries = [
+        ("started", 0.0), ("stage", 60.0), ("stopped", 90.0),
+        ("budget", 4000.0), ("resumed", 4010.0), ("stage", 4040.0),  # and killed
+        ("alarms", 9000.0), ("resumed", 9010.0), ("done", 9040.0), ("redone", 9999.0),
+    ]  # fmt: skip
+    history = [{"event": event, "at_s": at_s} for event, at_s in entries]
+    assert minutes_at_work(history) == pytest.approx((90 + 30 + 30) / 60)
+    assert minutes_at_work(history[:2]) == pytest.approx(1.0)
+    assert minutes_at_work([]) == 0.0
 
 
 def rows(count: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ def test_u12_a_run_that_is_no_terminal_writes_a_line_at_its_start_and_a_summary(
     table.run(model=model_at(server), store=store, progress=display).wait()
     lines = [line for line in stream.getvalue().splitlines() if line.strip()]
     assert 2 <= len(lines) <= 6
-    assert "(estimated $" in stream.getvalue()
+    assert "  estimated $" in stream.getvalue()
     assert "\r" not in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
     assert "200" in lines[-1] + lines[-2] + lines[-3]
