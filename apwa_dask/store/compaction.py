@@ -70,6 +70,8 @@ class Compactor:
         """Compact in the background where small segments abound."""
         if self._thread is not None or self._stopped.is_set() or time.monotonic() < self._not_before_s:
             return
+        if len(self._library) <= self._above:
+            return  # nearly always, and asked after every batch
         if sum(map(_is_small, self._library.segments)) <= self._above:
             return
         self._thread = threading.Thread(target=self._run, name="apwa-journal-compaction", daemon=True)

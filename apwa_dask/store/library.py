@@ -23,6 +23,8 @@ Bill = tuple[pa.Table, tuple[str, ...]]
 _BILLED_RUNS = 8
 _REMOTE_READERS = 16
 _VANISHED_RETRIES = 3
+_UNINDEXED_SEGMENTS = 32
+"""Sorted into the index together: each on its own would take twice the time, and nobody has asked yet."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class SegmentLibrary:
         self._segments: list[Segment] = []
         self._by_name: dict[str, Segment] = {}
         self._index = KeyIndex()
+        self._unindexed: list[tuple[int, SegmentKeys]] = []
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._cache_bytes = 0
         self._is_open = False
@@ -81,7 +84,12 @@ class SegmentLibrary:
 
     @property
     def index_bytes(self) -> int:
-        return self._index.size_bytes
+        with self._lock:
+            return self._whole_index().size_bytes
+
+    def __len__(self) -> int:
+        """Segments in use."""
+        return len(self._by_name)
 
     def open(self) -> None:
         """Read the keys of all segments, once."""
@@ -132,7 +140,7 @@ class SegmentLibrary:
     def _collect(self, keys: Sequence[bytes], found: dict[bytes, Record]) -> bool:
         """Add what is known of `keys` to `found`; True where a segment had vanished."""
         with self._lock:
-            index, segments = self._index, self._segments
+            index, segments = self._whole_index(), self._segments
         has_vanished = False
         for number, places in sorted(index.locate(keys).items()):
             segment = segments[number]
@@ -283,7 +291,6 @@ class SegmentLibrary:
             return None  # compacted away since the listing; the next refresh sees its successor
 
     def _insert(self, entries: Sequence[tuple[Entry, SegmentKeys]]) -> None:
-        added = []
         for entry, keys in entries:
             name = SegmentName.parse(entry.name)
             if name is None or entry.name in self._by_name:
@@ -300,8 +307,15 @@ class SegmentLibrary:
             )
             self._segments.append(segment)
             self._by_name[entry.name] = segment
-            added.append((number, keys))
-        self._index = self._index.adding(added)
+            self._unindexed.append((number, keys))
+        if len(self._unindexed) >= _UNINDEXED_SEGMENTS:
+            self._whole_index()
+
+    def _whole_index(self) -> KeyIndex:
+        if self._unindexed:
+            self._index = self._index.adding(self._unindexed)
+            self._unindexed = []
+        return self._index
 
     def _drop(self, names: Iterable[str]) -> None:
         for name in names:
@@ -313,7 +327,7 @@ class SegmentLibrary:
             self._cache_bytes -= table.nbytes if table is not None else 0
         alive = sum(segment.served_count for segment in self._by_name.values())
         if len(self._index) > 2 * alive + 4096:
-            self._index = self._index.without(s.number for s in self._segments if s.is_gone)
+            self._index = self._whole_index().without(s.number for s in self._segments if s.is_gone)
 
 
 def _records(table: pa.Table, rows: Sequence[int]) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -125,12 +126,17 @@ SCHEMA = pa.schema(
 )
 """Columns are only ever added, and a new one may be null: what was paid for before stays readable."""
 _FIELDS = tuple(field.name for field in fields(Record))
-_get = operator.attrgetter(*_FIELDS)
+# Column by column: a tuple for each record would be 256 objects for the garbage collector to go through.
+_GETTERS = tuple((name, operator.attrgetter(name)) for name in _FIELDS)
+_VARYING = {"key", "text", "input_tokens", "cost_usd", "request_id", "created_s"}
+_MAX_CONSTANT_CHARS = 64
 
 
 def to_table(records: Sequence[Record]) -> pa.Table:
     """`records` as a table of `SCHEMA`, in order. Total: whatever a `Record` can hold has a form here."""
-    columns: dict[str, Any] = dict(zip(_FIELDS, zip(*map(_get, records), strict=True), strict=True))
+    if not records:
+        return SCHEMA.empty_table()
+    columns: dict[str, Any] = {name: list(map(get, records)) for name, get in _GETTERS}
     columns["text_raw"] = [None] * len(records)
     try:
         return _table(columns)
@@ -168,9 +174,25 @@ def completed(table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 def _table(columns: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_arrays(
-        [pa.array(columns[field.name], type=field.type) for field in SCHEMA], schema=SCHEMA
-    )
+    return pa.Table.from_arrays([_array(field, columns[field.name]) for field in SCHEMA], schema=SCHEMA)
+
+
+def _array(field: pa.Field, values: Sequence[Any]) -> pa.Array:
+    name = field.name
+    if name == "key":
+        joined = pa.py_buffer(b"".join(values))
+        return pa.Array.from_buffers(field.type, len(values), [None, joined])
+    if name not in _VARYING and values.count(values[0]) == len(values):
+        value = values[0]
+        if not isinstance(value, str) or len(value) <= _MAX_CONSTANT_CHARS:
+            return _constant(name, value, len(values))
+    return pa.array(values, type=field.type)
+
+
+@functools.lru_cache(maxsize=32)
+def _constant(name: str, value: object, count: int) -> pa.Array:
+    """Of a run's batch most columns say one thing, and the same as of the batch before."""
+    return pa.array([value] * count, type=SCHEMA.field(name).type)
 
 
 def _split_text(text: str | None) -> tuple[str | None, bytes | None]:

@@ -34,6 +34,8 @@ _NAME = re.compile(
     r"(?P<signed>\.signed)?(?P<suffix>\.parquet|\.arrows)"
 )
 
+_OK = pa.scalar(OK)
+
 Prefixes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.uint32]
 
@@ -133,7 +135,14 @@ def keys_of(table: pa.Table, decoded_bytes: int) -> SegmentKeys:
     replaces = replaces_of(table)
     if table.num_rows == 0:
         return SegmentKeys(np.empty(0, np.uint64), np.empty(0, np.uint32), 0, decoded_bytes, replaces)
-    keys = pa.concat_arrays(table.column("key").chunks)
+    keys, outcomes = _whole(table.column("key")), _whole(table.column("outcome"))
     words = np.frombuffer(keys.buffers()[1], dtype=">u8", count=4 * len(keys), offset=KEY_BYTES * keys.offset)
-    rows = np.flatnonzero(pc.equal(table.column("outcome"), OK).to_numpy()).astype(np.uint32)
-    return SegmentKeys(words[::4][rows].astype(np.uint64), rows, len(keys), decoded_bytes, replaces)
+    rows = np.flatnonzero(pc.equal(outcomes, _OK).to_numpy(zero_copy_only=False)).astype(np.uint32)
+    prefixes = words[::4].astype(np.uint64)
+    if len(rows) < len(keys):
+        prefixes = prefixes[rows]
+    return SegmentKeys(prefixes, rows, len(keys), decoded_bytes, replaces)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
