@@ -117,7 +117,7 @@ def test_an_endpoint_that_counts_what_is_made_is_used_though_the_ceiling_is_high
 
 
 def test_headers_that_mislead_are_seen_through_by_refusals(serve: Serve) -> None:
-    """Of a dialect that counts what is made, from a server that counts the ceiling. On a machine that stands still for a
+    """Of a dialect that counts what is made, from a server that counts the ceiling. Where a machine stands still for a
     moment several are under way when the first refusal comes.
     """
     server = serve(tpm=TPM, counts_tokens="most", latency_s=0.1, limit_headers="anthropic")
