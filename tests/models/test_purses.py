@@ -135,7 +135,7 @@ def test_however_bad_the_wire_is_the_budget_is_spent_once_and_whole(
 def test_what_calls_came_to_beyond_their_reservation_is_taken_from_what_is_left(
     virtual_time: Virtual, actual: int
 ) -> None:
-    """Each of many short-lived wallets overruns once, also its whole lease: the last call passes the budget, not all."""
+    """Each of many short-lived wallets overruns once, also its whole lease: only the last call passes the budget."""
 
     async def story() -> None:
         coordinator = opened(Budget(tokens=1000))
