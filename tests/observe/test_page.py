@@ -12,10 +12,20 @@ pytest.importorskip("bokeh", reason="the dashboard needs Bokeh")
 from bokeh.document import Document
 
 from apwa_dask.errors import ConfigError
-from apwa_dask.execution.events import EndpointPulse, Progress, RunStarted, StageStarted, State, StepPulse
+from apwa_dask.execution.events import (
+    EndpointPulse,
+    Forecast,
+    Progress,
+    RunStarted,
+    StageStarted,
+    State,
+    StepPulse,
+)
 from apwa_dask.observe.history import History, Picture
 from apwa_dask.observe.page import fill
 from apwa_dask.observe.page_parts import label
+from apwa_dask.observe.page_tables import summary_html
+from apwa_dask.observe.report_charts import charts_of
 from apwa_dask.observe.standalone import Dashboard
 
 EVIL = "<script>window.pwned=1</script><img src=x onerror=pwned()> $$\\href{javascript:pwned()}{x}$$"
@@ -82,6 +92,32 @@ def test_every_plot_has_the_data_of_the_run():
     assert all(0.06 < value < 0.08 for value in lines(doc, "latency")["p50"])
     assert "<td>4.0 s</td><td>65.0 s</td>" in doc.get_model_by_name("slowest").text
     assert "<td>8</td><td>3</td>" in doc.get_model_by_name("workers").text
+
+
+def test_a_ceiling_far_above_what_is_spent_is_named_and_leaves_the_plot_to_the_money():
+    made = History()
+    for event in (
+        RunStarted("calm-otter", T0, budget_usd=500.0),
+        Progress("calm-otter", T0 + 2, rows_done=40, calls=40, cost_usd=0.5),
+        Progress("calm-otter", T0 + 4, rows_done=40, calls=40, cost_usd=0.5),
+        Forecast("calm-otter", T0 + 4, figure="USD", estimated=2.0, forecast=3.0),
+    ):
+        made(event)
+    money = lines(document(made.picture()), "money")
+    assert money["ceiling (far above)"] == []
+    assert money["forecast"] == [3.0, 3.0]
+    assert max(money["spent"]) == 1.0
+    (chart,) = [chart for chart in charts_of(made.picture()) if ">Cost<" in chart]
+    assert "the ceiling, $500.00, is above" in chart
+
+
+def test_several_workers_are_told_of_as_last_heard():
+    made = history()
+    assert "of 16 calls<" in summary_html(made.picture(), T0 + 3)
+    made(
+        EndpointPulse("calm-otter", T0 + 2, endpoint="rate", worker="other", in_flight=15, most=16, answers=1)
+    )
+    assert "of 16 calls, as last told<" in summary_html(made.picture(), T0 + 3)
 
 
 def test_hostile_names_add_no_tag_and_are_not_typeset():
