@@ -206,7 +206,7 @@ class Compactor:
 
 def _is_small(segment: Segment) -> bool:
     return (
-        segment.size_bytes < _FULL_BYTES // 2
+        segment.packed_bytes < _FULL_BYTES // 2
         and segment.decoded_bytes < _FULL_DECODED_BYTES // 2
         and segment.row_count < _FULL_ROWS // 2
     )
@@ -214,7 +214,7 @@ def _is_small(segment: Segment) -> bool:
 
 def _fits(group: Sequence[Segment]) -> bool:
     return (
-        sum(segment.size_bytes for segment in group) <= _FULL_BYTES
+        sum(segment.packed_bytes for segment in group) <= _FULL_BYTES
         and sum(segment.decoded_bytes for segment in group) <= _FULL_DECODED_BYTES
         and sum(segment.row_count for segment in group) <= _FULL_ROWS
     )

@@ -15,7 +15,7 @@ from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
 from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName
 from apwa_dask.store.segment_file import CALL, SegmentFile, summed
-from apwa_dask.store.segment_format import BadSegmentError
+from apwa_dask.store.segment_format import PACKED, BadSegmentError
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
 
@@ -40,6 +40,11 @@ class Segment:
     replaces: tuple[str, ...]
     is_gone: bool = False
     loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def packed_bytes(self) -> int:
+        """What its records take where a merge has packed them, near enough."""
+        return self.size_bytes if self.name.format is PACKED else self.size_bytes // 2
 
 
 class SegmentLibrary:
