@@ -11,8 +11,8 @@ from apwa_dask.store.folder import Folder
 from apwa_dask.store.killpoints import reach
 from apwa_dask.store.library import SegmentLibrary
 from apwa_dask.store.record import Record, to_table
-from apwa_dask.store.segment import Seal, keys_of
-from apwa_dask.store.segment_format import encode, with_header
+from apwa_dask.store.segment import Seal, keys_of, keys_of_batch
+from apwa_dask.store.segment_format import ARROW, SegmentFormat, encode, with_header
 
 __all__ = ["SegmentWriter"]
 
@@ -44,18 +44,27 @@ class SegmentWriter:
     def write(self, records: Sequence[Record]) -> None:
         """Make `records` durable."""
         reach("journal.before_write")
-        self.write_table(to_table(records))
+        table = with_header(to_table(records))
+        data, form = encode(table)
+        name = self._put(data, form, "journal")
+        self.written += len(records)
+        decoded_bytes = len(data) if form is ARROW else table.nbytes
+        self._library.add(name, len(data), keys_of_batch(records, decoded_bytes))
 
-    def write_table(self, table: pa.Table, *, replaces: Sequence[str] = ()) -> str:
+    def write_table(self, table: pa.Table, *, replaces: Sequence[str]) -> str:
         """Make the records of `table` durable, in the place of those of the segments named `replaces`.
 
         Returns the new segment's name.
         """
         table = with_header(table, replaces)
-        data, form = encode(table, is_final=bool(replaces))
-        name = self._seal.name(self.name, self._sequence, data, form.suffix)
-        self._folder.write(name, data, point="compaction" if replaces else "journal")
-        self._sequence += 1
+        data, form = encode(table, is_final=True)
+        name = self._put(data, form, "compaction")
         self.written += table.num_rows
-        self._library.add(name, len(data), keys_of(table, table.nbytes if replaces else len(data)))
+        self._library.add(name, len(data), keys_of(table, table.nbytes))
+        return name
+
+    def _put(self, data: bytes, form: SegmentFormat, point: str) -> str:
+        name = self._seal.name(self.name, self._sequence, data, form.suffix)
+        self._folder.write(name, data, point=point)
+        self._sequence += 1
         return name

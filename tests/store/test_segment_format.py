@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pytest
 from apwa_dask.store import compaction, segment_format
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.record import SCHEMA, to_table
-from apwa_dask.store.segment import Seal, SegmentName
+from apwa_dask.store.segment import Seal, SegmentName, keys_of, keys_of_batch
 from apwa_dask.store.segment_format import (
     ARROW,
     LARGE,
@@ -359,3 +359,15 @@ def test_a_header_that_cannot_be_read_costs_only_its_own_segment(
         assert journal.get_many([bytes(32)]) == {}
         assert journal.bill_of("run-0").num_rows == 0
         assert journal.stats().ignored == {victim.name: "its header cannot be read"}
+
+
+@pytest.mark.parametrize("served", [range(40), range(0, 40, 3), []], ids=["all", "some", "none"])
+def test_the_keys_of_a_batch_are_those_that_its_segment_would_tell(
+    record: MakeRecord, served: Sequence[int]
+) -> None:
+    records = [record(n, outcome="ok" if n in served else "refused") for n in range(40)]
+    known, read = keys_of_batch(records, 7), keys_of(with_header(to_table(records)), 7)
+    assert known.prefixes.tolist() == read.prefixes.tolist()
+    assert known.rows.tolist() == read.rows.tolist() == list(served)
+    assert (known.prefixes.dtype, known.rows.dtype) == (read.prefixes.dtype, read.rows.dtype)
+    assert (known.row_count, known.decoded_bytes, known.replaces) == (40, 7, ())
