@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +22,7 @@ from apwa_dask.store.folder import Folder
 from apwa_dask.store.killpoints import reach
 from apwa_dask.store.lease import Lease, LeaseKeeper
 from apwa_dask.store.library import Segment, SegmentLibrary
+from apwa_dask.store.record import KEY_BYTES
 from apwa_dask.store.segment_format import BadSegmentError
 from apwa_dask.store.segment_writer import SegmentWriter
 
@@ -153,7 +156,7 @@ class Compactor:
                 continue
         if len(read) < 2:
             return 0
-        merged = _distinct(pa.concat_tables(table for _, table in read))
+        merged = _distinct(pa.concat_tables(table for _, table in read).combine_chunks())
         self._replace([segment for segment, _ in read], merged, lease)
         return len(read)
 
@@ -222,9 +225,18 @@ def _fits(group: Sequence[Segment]) -> bool:
 
 def _distinct(table: pa.Table) -> pa.Table:
     """`table` less repeated copies of one record. Two answers paid for one key are two records, and stay."""
-    if len(pc.unique(table.column("key"))) == table.num_rows:
-        return table  # nearly always, and a tenth of the work
+    if table.num_rows == 0:
+        return table
+    prefixes = np.sort(_key_prefixes(table))
+    if (prefixes[1:] != prefixes[:-1]).all():
+        return table  # nearly always, and a hundredth of the work
     identity = ["key", "outcome", "request_id", "created_s"]
     rows = table.select(identity).append_column("row", pa.array(range(table.num_rows), pa.int64()))
     first = rows.group_by(identity, use_threads=False).aggregate([("row", "min")]).column("row_min")
     return table if len(first) == table.num_rows else table.take(first.sort())
+
+
+def _key_prefixes(table: pa.Table) -> npt.NDArray[np.uint64]:
+    keys = pa.concat_arrays(table.column("key").chunks)
+    words = np.frombuffer(keys.buffers()[1], dtype=np.uint64)
+    return words[KEY_BYTES // 8 * keys.offset :: KEY_BYTES // 8][: len(keys)]

@@ -27,9 +27,12 @@ class _Block:
         return len(self.prefixes)
 
     @classmethod
-    def sorted_from(cls, prefixes: Sequence[Prefixes], places: Sequence[npt.NDArray[np.uint64]]) -> _Block:
+    def sorted_from(
+        cls, prefixes: Sequence[Prefixes], places: Sequence[npt.NDArray[np.uint64]], *, are_runs: bool
+    ) -> _Block:
+        """`are_runs`: each of `prefixes` is sorted already, which a merge sort finds and any other does not."""
         joined = np.concatenate(prefixes)
-        order = np.argsort(joined, kind="stable")
+        order = np.argsort(joined, kind="stable" if are_runs else None)
         return cls(joined[order], np.concatenate(places)[order])
 
 
@@ -55,10 +58,11 @@ class KeyIndex:
                 places.append(np.uint64(number << 32) | keys.rows.astype(np.uint64))
         if not prefixes:
             return self
-        blocks = [*self.blocks, _Block.sorted_from(prefixes, places)]
+        blocks = [*self.blocks, _Block.sorted_from(prefixes, places, are_runs=False)]
         while len(blocks) > 1 and len(blocks[-2]) <= 2 * len(blocks[-1]):
             right, left = blocks.pop(), blocks.pop()
-            blocks.append(_Block.sorted_from([left.prefixes, right.prefixes], [left.places, right.places]))
+            runs = [left.prefixes, right.prefixes], [left.places, right.places]
+            blocks.append(_Block.sorted_from(*runs, are_runs=True))
         return KeyIndex(tuple(blocks))
 
     def without(self, segments: Iterable[int]) -> KeyIndex:

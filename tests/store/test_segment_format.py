@@ -162,6 +162,18 @@ def test_a_compaction_that_died_between_formats_leaves_nothing_twice(
     assert len(segments(tmp_path)) == 1
 
 
+def test_segments_without_a_record_are_merged_into_nothing(
+    tmp_path: Path, record: MakeRecord, segments: Segments
+) -> None:
+    empty = LARGE.encode(with_header(SCHEMA.empty_table()))
+    for sequence in range(2):
+        stored(tmp_path, empty, LARGE, sequence)
+    with Journal(str(tmp_path)) as journal:
+        assert journal.compact() == 2
+        assert journal.stats().ignored == {}
+    assert segments(tmp_path) == []
+
+
 def test_a_large_batch_is_parquet_from_the_start(record: MakeRecord) -> None:
     small, large = [record(1)], [record(1, text="x" * MAX_ARROW_BYTES)]
     assert encode(with_header(to_table(small)))[1] is ARROW
