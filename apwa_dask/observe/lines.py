@@ -189,7 +189,7 @@ def _estimated(state: ProgressState) -> str:
     """What it was thought to come to, figure by figure as they stand in the line of what it did."""
     figures: tuple[tuple[str, Callable[[float], str], str], ...] = (
         ("cost_usd", money_text, ""),
-        ("calls", _whole, " calls"),
+        ("calls", _whole, " call" if state.estimated.get("calls", (0.0, 0.0))[1] == 1 else " calls"),
         ("input_tokens", _whole, " tokens in"),
         ("output_tokens", _whole, " out"),
         ("minutes", lambda minutes: duration_text(60 * minutes), ""),
@@ -199,6 +199,7 @@ def _estimated(state: ProgressState) -> str:
         for name, text, unit in figures
         if name in state.estimated
         for low, expected, high in (state.estimated[name],)
+        if name != "minutes" or high * 60 >= 1  # nobody plans by less than a second
     )
 
 

@@ -251,6 +251,8 @@ def test_what_was_expected_stands_below_what_came_figure_by_figure():
         "  estimated $0.0007 ($0.0004 to $0.0016), 12 calls (12 to 14), 2,532 tokens in (1,579 to 4,315), "
         "588 out (264 to 1,611), 12 s (6 s to 1 min 30 s)",
     )
+    short = RunStarted("r", 1000.0, estimated={"calls": (1, 1, 1), "minutes": (0.001, 0.002, 0.003)})
+    assert summary_lines(ProgressState().apply(short), 1001.0)[-1] == "  estimated 1 call (1 to 1)"
 
 
 def test_what_stays_breaks_where_a_page_is_narrow_and_what_moves_does_not():
