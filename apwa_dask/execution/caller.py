@@ -107,6 +107,12 @@ class JournaledCaller:
                 # What stopped this call (its run's end) does not stop a twin of another run.
                 mine.set_result(None)
 
+    def lost(self, request: Request, purpose: Purpose, reply: Reply) -> None:
+        """A call was sent and ends without a reply (the budget, a refusal for good, a deadline of its row): what its
+        attempts came to is on the run's bill like any other.
+        """
+        self._journal.put(self._record(request.fingerprint(self._namespace), reply, purpose, request))
+
     def reuse(self, requests: Sequence[Request]) -> list[Reply | None]:
         """What the journal holds for each request. Called from partition threads; may read the store."""
         keys = [request.fingerprint(self._namespace) for request in requests]

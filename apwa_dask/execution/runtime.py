@@ -239,6 +239,7 @@ class RunContext:
         self.steps = self.pulses.steps
         self.sharing = None if owner.claim is None else Sharing(owner.claim, self.journal.url, self.journal)
         self.caller = self._new_caller()
+        self.client.on_loss = self.caller.lost
         self.tasks: set[asyncio.Task[None]] = set()
         most = max((model.max_concurrency for model in self.spec.models.values()), default=1)
         self.crews = Crews(most, self.tasks)

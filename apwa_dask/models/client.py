@@ -81,6 +81,8 @@ class Client:
         self._routes: dict[int, Route] = {}
         self._fatal: ApwaError | None = None
         self._stopped = ""
+        self.on_loss: Callable[[Request, Purpose, Reply], None] | None = None
+        """Hears of calls that were sent and end without a reply: their attempts may be billed."""
         self._idle: set[asyncio.Task[Any]] = set()
 
     @property
@@ -140,7 +142,8 @@ class Client:
             reply = _reply(route, request, verdict, spent)
             return reply
         except _Stopped:
-            return _reply(route, request, Verdict(OutcomeClass.STOPPED, words=self._stopped), spent)
+            reply = _reply(route, request, Verdict(OutcomeClass.STOPPED, words=self._stopped), spent)
+            return reply
         except ApwaError:
             outcome = OutcomeClass.FATAL
             raise
@@ -149,6 +152,8 @@ class Client:
                 name, usage = route.template.model.name, spent.usage
                 cost_usd = route.cost_usd(usage) if reply is None else reply.cost_usd
                 self.wallet.book(purpose.step_id, name, outcome, usage, cost_usd, spent.attempts)
+                if reply is None and self.on_loss is not None:
+                    self.on_loss(request, purpose, _reply(route, request, Verdict(outcome), spent))
 
     async def _route(self, template: Template) -> Route:
         lane = await self.preflight(template.model)

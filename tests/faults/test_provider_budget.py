@@ -13,7 +13,7 @@ from apwa_dask.errors import BudgetError
 from apwa_dask.execution.events import Event, Forecast
 from apwa_dask.observe.progress import progress_for_environment
 from apwa_dask.observe.reprs import run_text
-from apwa_dask.testing import Rule, Script
+from apwa_dask.testing import Fault, Rule, Script
 
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(120)]})
 PRICE = apwa.Price(10.0, 20.0)
@@ -83,6 +83,27 @@ def test_fault_57_what_is_left_is_said_in_rows_and_money_by_the_error_and_the_st
     assert server.calls == len(FRAME)
     assert run.status()["cost_usd"] - spent_usd == pytest.approx(remaining_usd, rel=0.1)
     assert (run.status()["rows_left"], run.status()["cost_left_usd"]) == (0, 0.0)
+
+
+def test_fault_57_attempts_that_the_budget_left_without_a_reply_are_on_the_bill(
+    scripted_server, model_at, store
+):
+    """Each row's first answer is billed and empty, and the ceiling comes before most second ones."""
+    server = scripted_server(faults=(Fault("null_content", times=1),))
+    run = mapped().run(
+        model=model_at(server, max_concurrency=2, price=PRICE),
+        store=store,
+        budget=apwa.Budget(calls=7),
+        progress=False,
+    )
+    with pytest.raises(BudgetError):
+        run.wait()
+
+    assert server.calls == 7
+    assert run.costs()["calls"].sum() == 7
+    tokens = run.costs()[["input_tokens", "output_tokens"]].sum()
+    assert tuple(tokens) == server.log().billed_tokens
+    assert run.status()["cost_usd"] == pytest.approx(PRICE.cost_usd(*server.log().billed_tokens))
 
 
 def test_fault_57_a_ceiling_given_to_a_resume_counts_what_was_paid_without_one(
