@@ -61,6 +61,22 @@ def test_opening_a_journal_and_asking_for_what_it_lacks_reads_no_value(
     assert not reads
 
 
+def test_batches_that_are_not_merged_yet_are_read_whole_once_and_none_is_kept(
+    tmp_path: Path, record: MakeRecord, reads: Counter[str]
+) -> None:
+    with Journal(str(tmp_path), flush_s=3600) as journal:
+        for number in range(200):
+            journal.put(record(number))
+            if number % 10 == 9:
+                journal.flush()
+    with Journal(str(tmp_path)) as journal:
+        assert journal.get_many([bytes([k]) * 32 for k in range(100)]) == {}
+        assert journal.stats().index_bytes == 16 * 200
+        assert journal.stats().cached_bytes == 0
+    assert sorted(Path(name).suffix for name in reads) == [".arrows"] * 20
+    assert max(reads.values()) == 1
+
+
 def test_a_finished_step_is_looked_up_with_a_bounded_part_of_its_values_in_memory(
     tmp_path: Path, keys: list[bytes], reads: Counter[str]
 ) -> None:
