@@ -7,10 +7,11 @@ spends the budget. It runs in the run's own thread, so it waits simply; no Dask 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -28,7 +29,7 @@ from apwa_dask.execution.stopping import DEFERRED, Interrupted
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.batch_lines import read_lines, read_prompts, said_in
 from apwa_dask.models.batch_terms import BatchTerms, check_budget, check_model
-from apwa_dask.models.batches import BatchApi, BatchJob
+from apwa_dask.models.batches import GONE, BatchApi, BatchJob
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.fatal import fatal_error
@@ -39,6 +40,8 @@ from apwa_dask.models.types import OutcomeClass, Reply
 from apwa_dask.store.killpoints import reach
 
 __all__ = ["BatchRounds"]
+
+_logger = logging.getLogger(__name__)
 
 GROWTH = 1.5
 """Of the interval between two looks."""
@@ -245,7 +248,11 @@ class BatchRounds:
     def _look(self, waiting: _Waiting) -> bool:
         """Whether the batch has ended. An endpoint that is silent for a while is no news."""
         try:
-            waiting.seen = self._heed(self._apis[waiting.shard.model].get(waiting.batch_id))
+            shard = waiting.shard
+            look = self._apis[shard.model].get(
+                waiting.batch_id, shard.metadata, since_s=shard.made_s - CLOCK_SKEW_S
+            )
+            waiting.seen = self._heed(look)
         except ProviderError as trouble:
             if trouble.code != "PROVIDER-UNREACHABLE" or time.monotonic() > self._heard_s + SILENCE_S:
                 raise
@@ -275,9 +282,16 @@ class BatchRounds:
             content = self._heed(self._apis[shard.model].results(file_id))
             results.take(read_lines(content, lane.secrets))
         refusal = self._refused(waiting, job, results) if job.status == "failed" else None
-        in_time = job.status in ("completed", "expired")
+        in_time = job.status in ("completed", "expired", GONE)
         self._crowded = 0 if in_time else self._crowded
         end = results.settled(job, in_time=in_time)
+        if job.status == GONE:
+            end = replace(end, spent=shard.reserved)
+            _logger.warning(
+                "batch %s is gone at the endpoint, and what it answered with it: its %d requests are asked again",
+                job.id,
+                len(shard.keys),
+            )
         self._keep(results, self._kept_before(results) if waiting.was_found else frozenset())
         reach("batch.kept")
         self._book.settle(shard, end)

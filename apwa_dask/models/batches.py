@@ -27,7 +27,7 @@ from apwa_dask.models.redact import safe_identifier, safe_words
 from apwa_dask.models.retry import RetryPolicy, Tries
 from apwa_dask.models.transport import Raw, endpoint_url, proxy_for
 
-__all__ = ["BatchApi", "BatchJob", "BatchProblem"]
+__all__ = ["GONE", "BatchApi", "BatchJob", "BatchProblem"]
 
 CHAT_PATH = "/v1/chat/completions"
 WINDOW = "24h"
@@ -39,8 +39,15 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_RESULT_BYTES = 4 * 1024**3
 """A result file has at most 50,000 answers; this bounds what a broken server can make us hold."""
 
-_ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
+GONE = "gone"
+"""Our word for a batch that the endpoint has forgotten, and its results with it."""
+
+_ENDED = frozenset({"failed", "completed", "expired", "cancelled", GONE})
 _ABSENT = frozenset({404, 405, 501})
+
+
+class _LackingError(Exception):
+    """The endpoint has nothing at this address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,12 @@ class BatchApi:
         ProviderError
             There are none.
         """
-        await self._settled("listing batches", lambda: self._send("GET", "/batches?limit=1"), may_lack=True)
+        try:
+            await self._settled(
+                "listing batches", lambda: self._send("GET", "/batches?limit=1"), may_lack=True
+            )
+        except _LackingError:
+            raise self._absent() from None
 
     async def upload(self, content: bytes, name: str) -> str:
         """Upload an input file; its id. What a lost reply leaves behind costs nothing and expires."""
@@ -134,11 +146,17 @@ class BatchApi:
 
         return _job_of(await self._document("making a batch", send))
 
-    async def get(self, batch_id: str) -> BatchJob:
-        """The batch as it is now."""
-        return _job_of(
-            await self._document("looking at a batch", lambda: self._send("GET", f"/batches/{batch_id}"))
-        )
+    async def get(self, batch_id: str, metadata: Mapping[str, str], *, since_s: float = 0.0) -> BatchJob:
+        """The batch as it is now; `GONE` where the endpoint does not find it, and lists none of this metadata."""
+
+        async def send() -> Raw:
+            return await self._send("GET", f"/batches/{batch_id}")
+
+        try:
+            return _job_of(await self._document("looking at a batch", send, may_lack=True))
+        except _LackingError:
+            listed = await self.find(metadata, since_s=since_s)
+            return listed[0] if listed else BatchJob(batch_id, GONE)
 
     async def cancel(self, batch_id: str) -> BatchJob:
         """Ask for its end; answers made so far are kept, and paid for."""
@@ -175,8 +193,10 @@ class BatchApi:
 
     # -- one exchange
 
-    async def _document(self, doing: str, send: Callable[[], Awaitable[Raw]]) -> dict[str, Any]:
-        body = await self._settled(doing, send)
+    async def _document(
+        self, doing: str, send: Callable[[], Awaitable[Raw]], *, may_lack: bool = False
+    ) -> dict[str, Any]:
+        body = await self._settled(doing, send, may_lack=may_lack)
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -196,7 +216,7 @@ class BatchApi:
             if raw.status == 200 and not raw.trouble and raw.body is not None:
                 return raw.body
             if may_lack and raw.status in _ABSENT:
-                raise self._absent()
+                raise _LackingError
             verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=self._lane.secrets)
             wait_s = tries.wait_s(verdict, loop.time()) if verdict.retry is not Retry.NONE else None
             if wait_s is None:

@@ -75,6 +75,10 @@ class _Batch:
     def ended(self) -> bool:
         return self.document["status"] in _ENDED
 
+    @property
+    def is_gone(self) -> bool:
+        return self.fault is not None and self.fault.kind == "gone"
+
 
 class Batches:
     """Files and batches of one server."""
@@ -235,13 +239,13 @@ class Batches:
 
     def _with_batch(self, batch_id: str, use: Callable[[_Batch], dict[str, Any]]) -> Reply:
         batch = self.batches.get(batch_id)
-        return (
-            error_reply(404, f"No batch found with id '{batch_id}'.") if batch is None else _json(use(batch))
-        )
+        if batch is None or batch.is_gone:
+            return error_reply(404, f"No batch found with id '{batch_id}'.")
+        return _json(use(batch))
 
     def _list(self, query: str) -> Reply:
         given = parse_qs(query)
-        found = list(reversed(self.batches.values()))
+        found = [batch for batch in reversed(self.batches.values()) if not batch.is_gone]
         after = given.get("after", [""])[0]
         start = next((k + 1 for k, batch in enumerate(found) if batch.id == after), 0)
         limit = min(int(given.get("limit", ["20"])[0]), MAX_PAGE)

@@ -11,7 +11,7 @@ import pytest
 
 import apwa_dask as apwa
 from apwa_dask.agents import capabilities
-from apwa_dask.errors import ConfigError, ProviderError
+from apwa_dask.errors import BudgetError, ConfigError, ProviderError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.events import Progress, RunFinished, State
 from apwa_dask.testing import BatchFault, BatchRules, Fault, Rule, Script
@@ -193,6 +193,28 @@ def test_what_an_expired_batch_did_not_come_to_is_asked_again_and_nothing_else(k
     assert run.batches()["status"].tolist() == ["expired", "completed"]
     assert run.batches()["requests"].tolist() == [60, 30]
     assert Counter(server.log().billed.texts) == kit.once(kit.rows()["text"])
+
+
+def test_a_batch_that_the_endpoint_has_forgotten_is_asked_again_and_its_money_counts_as_spent(
+    kit, scripted_server, caplog
+):
+    server = scripted_server(batches=BatchRules(faults=(BatchFault("gone", batches=(1,)),)))
+
+    run = kit.start(kit.severities(kit.rows()), server)
+
+    assert (run.result(status=True)["_apwa_status"] == "ok").all()
+    assert run.batches()["status"].tolist() == ["gone", "completed"]
+    assert Counter(server.log().billed.texts) == kit.once(kit.rows()["text"])
+    assert "60 requests are asked again" in caplog.text
+
+
+def test_a_budget_holds_although_a_batch_is_forgotten(kit, scripted_server):
+    server = scripted_server(batches=BatchRules(faults=(BatchFault("gone", batches=(1,)),)))
+
+    with pytest.raises(BudgetError):
+        kit.start(kit.severities(kit.rows()), server, budget=apwa.Budget(calls=100)).result()
+    asked = [batch["request_counts"]["total"] for batch in server.batches()]
+    assert asked == [60, 40], "those of the first may have been billed"
 
 
 def test_a_request_that_no_batch_comes_to_ends_as_deadline(kit, scripted_server):
