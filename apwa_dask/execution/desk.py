@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StageDesk"]
 
-LANDING_S, LANDING_BUSY_S = 0.025, 0.1
+LANDING_S, LANDING_BUSY_S = 0.025, 0.25
 """A conversation that has ended waits at most so long for its partition thread, unless it is the last; longer where
-its step has others to begin, so that nothing is idle for want of it."""
+its step has others to begin, so that nothing is idle for want of it, and no failed row can end the run."""
 
 
 class StageDesk:
@@ -42,6 +42,8 @@ class StageDesk:
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self.note = context.meter.note
+        alarmed = context.spec.on_error == "raise" or context.spec.max_failure_rate is not None
+        self._busy_s = LANDING_S if alarmed else LANDING_BUSY_S
         self._flying = 0
         self._ended: dict[str, int] = {}
         """Conversations by step whose end nobody was told of."""
@@ -156,7 +158,7 @@ class StageDesk:
         if not self._flying:
             self._ring(wake)
         elif self._bell is None:
-            wait_s = LANDING_BUSY_S if self.context.run.crews.of(step_id) else LANDING_S
+            wait_s = self._busy_s if self.context.run.crews.of(step_id) else LANDING_S
             self._bell = asyncio.get_running_loop().call_later(wait_s, self._ring, wake)
 
     def _ring(self, wake: Callable[[], None]) -> None:
