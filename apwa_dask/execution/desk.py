@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StageDesk"]
 
-LANDING_S, LANDING_BUSY_S = 0.025, 0.25
+LANDING_S, LANDING_ALARMED_S, LANDING_BUSY_S = 0.025, 0.1, 0.25
 """A conversation that has ended waits at most so long for its partition thread, unless it is the last; longer where
-its step has others to begin, so that nothing is idle for want of it, and no failed row can end the run."""
+its step has others to begin, so that nothing is idle for want of it; less long where failed rows may end the run."""
 
 
 class StageDesk:
@@ -43,7 +43,7 @@ class StageDesk:
         self.context = context
         self.note = context.meter.note
         alarmed = context.spec.on_error == "raise" or context.spec.max_failure_rate is not None
-        self._busy_s = LANDING_S if alarmed else LANDING_BUSY_S
+        self._busy_s = LANDING_ALARMED_S if alarmed else LANDING_BUSY_S
         self._flying = 0
         self._ended: dict[str, int] = {}
         """Conversations by step whose end nobody was told of."""

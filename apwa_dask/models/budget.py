@@ -180,7 +180,8 @@ class Wallet:
 
     def try_replace(self, reserved: Money, money: Money) -> bool:
         """Reserve this much in place of `reserved`, if what is missing is at hand."""
-        if not self._covers(money - reserved):
+        # a nanodollar for rounding: what was just reserved must not be refused, or its call would try for ever
+        if not self._covers(money - reserved - Money(1e-9)):
             return False
         self._have = self._have + reserved - money
         return True

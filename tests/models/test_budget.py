@@ -261,6 +261,28 @@ def test_a_budget_of_dollars_is_not_passed_by_more_than_calls_in_flight(serve: S
     assert 1.5 <= bill <= 2.0 + 8 * 0.1
 
 
+@pytest.mark.parametrize("least", [0.1, 0.3, 0.7, 1.1])
+def test_what_was_just_reserved_is_not_refused_for_rounding(virtual_time: Virtual, least: float) -> None:
+    async def story() -> None:
+        wallet = Wallet(Budget(usd=least))
+        money = Money(least + 1e-12)
+        assert wallet.try_reserve(money)
+        assert wallet.try_replace(money, money)
+
+    virtual_time(story())
+
+
+def test_what_waits_gives_way_where_others_have_spent_its_money(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        wallet = Wallet(Budget(tokens=100))
+        assert wallet.try_reserve(Money(tokens=50))
+        assert wallet.try_reserve(Money(tokens=50))
+        wallet.settle(Money(tokens=50), Money(tokens=80))
+        assert not wallet.try_replace(Money(tokens=50), Money(tokens=50))
+
+    virtual_time(story())
+
+
 FLAG = {"type": "object", "properties": {"fits": {"type": "boolean"}}}
 
 
