@@ -17,6 +17,7 @@ from apwa_dask.agents.agent import Conversation
 from apwa_dask.agents.capabilities import ToolResult
 from apwa_dask.agents.driver import RunTool, converse
 from apwa_dask.agents.embedding import RowAgent
+from apwa_dask.agents.outcome import Outcome
 from apwa_dask.agents.unit import Unit
 from apwa_dask.errors import ApwaError
 from apwa_dask.execution import loop as private
@@ -30,7 +31,8 @@ __all__ = ["StageDesk"]
 
 LANDING_S, LANDING_ALARMED_S, LANDING_BUSY_S = 0.025, 0.1, 0.25
 """A conversation that has ended waits at most so long for its partition thread, unless it is the last; longer where
-its step has others to begin, so that nothing is idle for want of it; less long where failed rows may end the run."""
+its step has others to begin, so that nothing is idle for want of it; less long where too many failed rows end the run,
+and not at all when it has failed and the first failed row does."""
 
 
 class StageDesk:
@@ -42,8 +44,8 @@ class StageDesk:
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self.note = context.meter.note
-        alarmed = context.spec.on_error == "raise" or context.spec.max_failure_rate is not None
-        self._busy_s = LANDING_ALARMED_S if alarmed else LANDING_BUSY_S
+        self._busy_s = LANDING_BUSY_S if context.spec.max_failure_rate is None else LANDING_ALARMED_S
+        self._first_ends = context.spec.on_error == "raise"
         self._flying = 0
         self._ended: dict[str, int] = {}
         """Conversations by step whose end nobody was told of."""
@@ -132,7 +134,7 @@ class StageDesk:
         conversation: Conversation,
         purpose: Purpose,
         run_tool: RunTool | None,
-        landed: Callable[[], None],
+        landed: Callable[[bool], None],
     ) -> None:
         try:
             await converse(conversation, self.context.run.caller, purpose, run_tool)
@@ -147,15 +149,15 @@ class StageDesk:
             place = f"{Path(where.filename).name}:{where.lineno}"
             conversation.give_up(OutcomeClass.INTERNAL, f"internal error: {type(bug).__name__} at {place}")
         finally:
-            landed()
+            landed(self._first_ends and any(map(_has_failed, conversation.outcomes.values())))
 
     def _landed(
-        self, step_id: str, position: int, done: Callable[[int], None], wake: Callable[[], None]
+        self, step_id: str, position: int, done: Callable[[int], None], wake: Callable[[], None], urgent: bool
     ) -> None:
         self._ended[step_id] = self._ended.get(step_id, 0) + 1
         done(position)
         self._flying -= 1
-        if not self._flying:
+        if urgent or not self._flying:
             self._ring(wake)
         elif self._bell is None:
             wait_s = self._busy_s if self.context.run.crews.of(step_id) else LANDING_S
@@ -169,6 +171,10 @@ class StageDesk:
             self.context.run.steps.begun(step_id, -units)
         self._ended.clear()
         wake()
+
+
+def _has_failed(outcome: Outcome) -> bool:
+    return not outcome.ok and not outcome.outcome.is_pending
 
 
 async def _run_tool(agent: RowAgent, call: ToolCall, unit: Unit) -> ToolResult:
