@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -15,6 +17,8 @@ ROWS = 600
 FRAME = pd.DataFrame({"text": [f"row {k}" for k in range(ROWS)], "k": range(ROWS)})
 ALL_FAIL = Script(faults=(Fault("status", status=400),))
 EVERY_FIFTH = Script(faults=(Fault("refusal", on=r"row \d*[05]$"),))
+SLOWLY = dataclasses.replace(EVERY_FIFTH, latency_s=0.02)
+"""A run of all rows takes seconds: what looks at it ten times a second has the time to stop it."""
 
 
 def table(npartitions: int = 6, rows: int = ROWS) -> apwa.Table:
@@ -138,7 +142,7 @@ def test_a_lazy_frame_stops_alike_too(scripted_server, model_at, store):
 
 
 def test_above_the_rate_dispatch_stops_and_a_resume_with_more_room_ends_it(scripted_server, model_at, store):
-    server = scripted_server(EVERY_FIFTH)
+    server = scripted_server(SLOWLY)
     model = model_at(server, max_concurrency=4)
     run = table().run(model=model, store=store, progress=False, max_failure_rate=0.1)
 
@@ -176,7 +180,7 @@ def test_few_rows_are_judged_at_the_end_of_their_stage(scripted_server, model_at
 
 
 def test_rows_that_a_filter_cannot_judge_count_as_failed(scripted_server, model_at, store):
-    server = scripted_server(EVERY_FIFTH)
+    server = scripted_server(SLOWLY)
     kept = apwa.from_pandas(FRAME, npartitions=6).filter("is it good?", inputs="text")
 
     run = kept.run(model=model_at(server), store=store, progress=False, max_failure_rate=0.1)
@@ -186,7 +190,7 @@ def test_rows_that_a_filter_cannot_judge_count_as_failed(scripted_server, model_
 
 
 def test_a_lazy_frame_keeps_the_rate(scripted_server, model_at, store):
-    server = scripted_server(EVERY_FIFTH)
+    server = scripted_server(SLOWLY)
     lazy = table().to_dask(model=model_at(server, max_concurrency=4), store=store, max_failure_rate=0.1)
 
     with pytest.raises(RunError, match="max_failure_rate"):
