@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask.dataframe as dd
@@ -65,9 +65,12 @@ class KeptRun:
 
     def status(self) -> dict[str, Any]:
         """State and counts, from storage: the same in every process."""
+        return self.status_of(self.ledger())
+
+    def status_of(self, ledger: Sequence[Entry]) -> dict[str, Any]:
+        """`status`, where the run's ledger is known already."""
         done = [self._committed(stage) for stage in self.stages]
         last = done[-1]
-        ledger = self.ledger()
         costs = [entry.cost_usd for entry in ledger]
         return {
             "id": self.id,
@@ -154,7 +157,11 @@ class KeptRun:
     def batches(self) -> pd.DataFrame:
         """The batches of a run with ``mode="batch"``: shard, batch id, model, requests, when made, status."""
         columns = ["shard", "batch", "model", "requests", "made_s", "status"]
-        return pd.DataFrame(JobBook(self.folder.room("batch")).table(), columns=columns)
+        return pd.DataFrame(self.batch_table(), columns=columns)
+
+    def batch_table(self) -> list[dict[str, Any]]:
+        """The lines of `batches`."""
+        return JobBook(self.folder.room("batch")).table()
 
     def _state(self) -> str:
         return str(self.folder.status)

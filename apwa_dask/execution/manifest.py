@@ -56,7 +56,7 @@ _PACKAGES = (
     "openai",
     "fsspec",
 )
-_WHERE_USED = {"aiohttp", "openai"}
+_WHERE_USED = {"aiohttp", "duckdb", "openai"}
 """Most runs do without them."""
 
 
@@ -160,7 +160,8 @@ def versions() -> dict[str, str]:
 
 def manifest_of(run: KeptRun) -> dict[str, Any]:
     """Facts about a run as plain data, valid for `RunManifest`."""
-    spec, status, ledger = run.spec, run.status(), run.ledger()
+    spec, ledger = run.spec, run.ledger()
+    status = run.status_of(ledger)
     history = run.folder.history()
     resolved = sorted({entry.model for entry in ledger if entry.model})
     asked = {alias or "default": model for alias, model in spec.models.items()}
@@ -182,7 +183,7 @@ def manifest_of(run: KeptRun) -> dict[str, Any]:
         store_prompts=spec.store_prompts,
         retry_of=run.folder.spec.get("retry_of"),
         budget=dict(spec.budget),
-        batches=run.batches().to_dict("records"),
+        batches=run.batch_table(),
         estimate=estimate_of(run),
         actual=_actual(ledger, history),
         counts={k: v for k, v in status.items() if k.startswith("rows") or k in ("calls", "cost_usd")},

@@ -29,11 +29,13 @@ SHRINK = 0.7
 SLOW_START_STEP = 2.0
 """Slots added by each good answer of a full window in slow start: the window triples every round trip."""
 
-OPENING_STEP_S, OPENING_FIRST, OPENING_STEPS = 0.02, 8.0, 8
-"""Behind a probe that was answered the window opens by the clock: a few calls, then twice as many at each step, but
-not more than an eighth of the ceiling at a time.
+OPENING_STEP_S, OPENING_FIRST, OPENING_STEPS = 0.0025, 8.0, 64
+"""Behind a probe that was answered the window opens by the clock: a few calls, then an eighth more at each step (twice
+as many in fifteen milliseconds), but not more than a 64th of the ceiling at a time.
 
-Answers take seconds and refusals milliseconds: the first refusal ends it long before a round trip is over.
+Answers take seconds and refusals milliseconds: the first refusal ends it long before a round trip is over. Calls that
+begin one by one also end one by one: of those that begin together the last waits each time until all others are dealt
+with.
 """
 
 BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
@@ -375,7 +377,7 @@ class Gate:
             self._limit = max(self._limit, self._start)
             self._set_cap()
             return
-        step = min(self._limit, self.max_concurrency / OPENING_STEPS)
+        step = min(self._limit / OPENING_FIRST, self.max_concurrency / OPENING_STEPS)
         self._limit = min(self._limit + step, float(self.max_concurrency))
         self._set_cap()
         if self._limit < self.max_concurrency:

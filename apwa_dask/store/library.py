@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
 from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName
-from apwa_dask.store.segment_file import CALL, SegmentFile, summed
+from apwa_dask.store.segment_file import CALL, SegmentFile, paid_in, summed
 from apwa_dask.store.segment_format import PACKED, BadSegmentError
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
@@ -71,7 +71,7 @@ class SegmentLibrary:
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._cache_bytes = 0
         self._is_open = False
-        self._bills: OrderedDict[str, dict[str, pa.Table]] = OrderedDict()
+        self._bills: OrderedDict[str, dict[str, Bill]] = OrderedDict()
         self.ignored: dict[str, str] = {}
         """Files that are not served, by name, and why."""
         self.damaged: set[str] = set()
@@ -123,6 +123,18 @@ class SegmentLibrary:
         """Take in a segment that this process has just written."""
         with self._lock:
             self._insert([(Entry(name, size_bytes), keys)])
+
+    def bill(self, name: str, table: pa.Table, run_ids: Collection[str]) -> None:
+        """Keep what the runs of a segment that this process has just written have paid: it need not be read again."""
+        bills = [(run_id, paid_in(table, run_id)) for run_id in run_ids]
+        with self._lock:
+            for run_id, paid in bills:
+                self._bills.setdefault(run_id, {})[name] = (paid, ())
+            self._forget_old_bills()
+
+    def _forget_old_bills(self) -> None:
+        while len(self._bills) > _BILLED_RUNS:
+            self._bills.popitem(last=False)
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget segments that this process has just deleted."""
@@ -230,8 +242,7 @@ class SegmentLibrary:
                 bills[entry.name] = bill
         with self._lock:
             self._bills[run_id] = bills
-            while len(self._bills) > _BILLED_RUNS:
-                self._bills.popitem(last=False)
+            self._forget_old_bills()
         replaced = {name for _, replaces in bills.values() for name in replaces}
         return [paid for name, (paid, _) in bills.items() if name not in replaced]
 
@@ -328,6 +339,8 @@ class SegmentLibrary:
             if segment is None:
                 continue
             segment.is_gone = True
+            for bills in self._bills.values():
+                bills.pop(name, None)
             table = self._cache.pop(segment.number, None)
             self._cache_bytes -= table.nbytes if table is not None else 0
         alive = sum(segment.served_count for segment in self._by_name.values())

@@ -13,7 +13,7 @@ from apwa_dask.store.folder import Folder
 from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName, keys_of
 from apwa_dask.store.segment_format import replaces_of
 
-__all__ = ["CALL", "SegmentFile", "summed"]
+__all__ = ["CALL", "SegmentFile", "paid_in", "summed"]
 
 CALL = ["step_id", "model", "outcome"]
 _PAID = ["attempts", "input_tokens", "cached_tokens", "output_tokens", "cost_usd"]
@@ -62,11 +62,7 @@ class SegmentFile:
         whose records this one took over. ``unpriced`` counts unknown costs.
         """
         table, _ = self._columns("run_id", *CALL, *_PAID)
-        mine = table.filter(pc.equal(table.column("run_id"), run_id)).select([*CALL, *_PAID])
-        ones = pa.array(np.ones(mine.num_rows, np.int64))
-        unpriced = pc.cast(pc.is_null(mine.column("cost_usd")), pa.int64())
-        counted = mine.append_column("unpriced", unpriced).append_column("records", ones)
-        return summed(counted.replace_schema_metadata(None)), replaces_of(table)
+        return paid_in(table, run_id), replaces_of(table)
 
     def rows_where(self, column: str, wanted: pa.Array | None) -> list[int]:
         """Numbers of the rows whose `column` is one of `wanted` (None: is not null)."""
@@ -78,6 +74,15 @@ class SegmentFile:
 
     def _columns(self, *names: str) -> tuple[pa.Table, int]:
         return self.name.format.columns(self, names)
+
+
+def paid_in(table: pa.Table, run_id: str) -> pa.Table:
+    """What a segment's records say that `run_id` has paid; see `SegmentFile.paid_by`."""
+    mine = table.filter(pc.equal(table.column("run_id"), run_id)).select([*CALL, *_PAID])
+    ones = pa.array(np.ones(mine.num_rows, np.int64))
+    unpriced = pc.cast(pc.is_null(mine.column("cost_usd")), pa.int64())
+    counted = mine.append_column("unpriced", unpriced).append_column("records", ones)
+    return summed(counted.replace_schema_metadata(None))
 
 
 def summed(paid: pa.Table) -> pa.Table:

