@@ -22,6 +22,7 @@ from apwa_dask.agents.embedding import RowAgent
 from apwa_dask.agents.outcome import Outcome
 from apwa_dask.execution.collector import spared_collector
 from apwa_dask.execution.compile import ERROR, ROW_ID, STATUS
+from apwa_dask.execution.finished import FinishedRows
 from apwa_dask.execution.fragments import Fragment, Row, children, conform, materialise, rows_of, values_of
 from apwa_dask.execution.frame_steps import apply_local
 from apwa_dask.execution.ledger import Ledger
@@ -153,18 +154,20 @@ def run_pipeline(
     if by_prefix and isinstance(first, LLMStep) and first.contract.unit == "row":
         places = prefix_order(table, first.contract.inputs) or places
         table = table if isinstance(places, range) else table.take(places)
-    flow = _Flow(steps[leading:], agents, desk)
+    flow = _Flow(steps[leading:], agents, desk, schema)
     flow.failures += failures
     desk.note(rows=max(dropped, 0))
     with spared_collector(), WINDOW.seat() as seat:
         flow.run(table, places, seat)
-        return flow.result(schema)
+        return flow.result()
 
 
 class _Flow:
-    def __init__(self, steps: Sequence[Step], agents: Mapping[str, RowAgent], desk: Desk) -> None:
+    def __init__(
+        self, steps: Sequence[Step], agents: Mapping[str, RowAgent], desk: Desk, schema: pa.Schema
+    ) -> None:
         self.steps, self.agents, self.desk = steps, agents, desk
-        self.finished: list[Row] = []
+        self.finished = FinishedRows(schema, self._made_before(len(steps)))
         self.failures: list[Failure] = []
         self.ledger = Ledger()
         self._flying = 0
@@ -195,12 +198,9 @@ class _Flow:
                 self._wake.wait()
             self._wake.clear()
 
-    def result(self, schema: pa.Schema) -> PipelineResult:
-        rows = sorted(self.finished, key=lambda row: row.order)
-        table = materialise(rows, self._made_before(len(self.steps))) if rows else schema.empty_table()
-        failed = sum(row.status is not None for row in rows)
-        cached = sum(row.reused for row in rows)
-        return PipelineResult(conform(table, schema), tuple(self.failures), self.ledger, failed, cached)
+    def result(self) -> PipelineResult:
+        rows = self.finished
+        return PipelineResult(rows.table(), tuple(self.failures), self.ledger, rows.failed, rows.cached)
 
     def _made_before(self, at: int) -> dict[str, pa.DataType]:
         """Columns that model steps before this position make: they exist even where every row failed."""
@@ -241,9 +241,8 @@ class _Flow:
                 self._gathering.setdefault(at, []).extend(ready)
 
     def _finish(self, rows: list[Row]) -> None:
-        self.finished.extend(rows)
-        failed = sum(row.status is not None for row in rows)
-        self.desk.note(rows=len(rows), failed=failed, cached=sum(row.reused for row in rows))
+        failed, cached = self.finished.add(rows)
+        self.desk.note(rows=len(rows), failed=failed, cached=cached)
 
     def _skip(self, step: LLMStep, rows: list[Row]) -> list[Row]:
         """Rows that failed before get nulls; a filter cannot keep what it could not judge."""
