@@ -33,6 +33,7 @@ _WalletKey = tuple[str, str, int]
 class _Lease:
     """One wallet, in totals since it was first heard of."""
 
+    key: _WalletKey
     granted: Money
     spent: Money
     returned: Money
@@ -56,6 +57,8 @@ class _Purse:
     paid: dict[str, Money] = field(default_factory=dict)
     """By account: what its wallets have reported, and what those that are forgotten had left unaccounted for."""
     leases: dict[_WalletKey, _Lease] = field(default_factory=dict)
+    holding: set[_WalletKey] = field(default_factory=set)
+    """Those that have money and a process. Kept up to date: a question costs the same however many there are."""
     looked_s: float = 0.0
 
     @property
@@ -86,7 +89,7 @@ class _Purse:
             self._look(now)
         known = self.leases.get(key)
         if known is None:
-            known = _Lease(report.spent + report.returned, report.spent, report.returned)
+            known = _Lease(key, report.spent + report.returned, report.spent, report.returned)
             self.leases[key] = known
         known.heard_s = now
         return known
@@ -97,6 +100,7 @@ class _Purse:
             if now - lease.heard_s > FORGOTTEN_S and (lease.is_gone or not lease.held.is_something):
                 self.paid[key[1]] = self.paid.get(key[1], NOTHING) + lease.held.at_least(NOTHING)
                 del self.leases[key]
+                self.holding.discard(key)
 
     def book(self, account: str, lease: _Lease, report: MoneyReport) -> None:
         """Take in a wallet's totals; what it spent beyond its leases comes out of what is left."""
@@ -106,26 +110,32 @@ class _Purse:
         beyond = (NOTHING - lease.held).at_least(NOTHING)
         if beyond:
             self.grant(lease, beyond)
+        else:
+            self._count(lease)
 
     def grant(self, lease: _Lease, money: Money) -> None:
         self.left -= money
         lease.granted += money
+        self._count(lease)
+
+    def _count(self, lease: _Lease) -> None:
+        if lease.held.is_something and not lease.is_gone:
+            self.holding.add(lease.key)
+        else:
+            self.holding.discard(lease.key)
 
     def release(self, holder: str, now: float) -> None:
         """Its process is gone."""
         for key, lease in self.leases.items():
             if key[0] == holder:
                 lease.is_gone, lease.heard_s = True, now
+                self.holding.discard(key)
 
     def affordable(self, least: Money, wanted: Money, asking: _WalletKey) -> Money | None:
         """`wanted`, cut to half a fair share of what is left, so that its last is leased in small pieces; None
         where not even `least` is there.
         """
-        holders = sum(
-            1
-            for key, lease in self.leases.items()
-            if key == asking or (lease.held.is_something and not lease.is_gone)
-        )
+        holders = len(self.holding) + (asking not in self.holding)
         usd, tokens, calls = self.budget.limited
         parts = []
         for limited, left, lowest, desired in (
@@ -140,8 +150,10 @@ class _Purse:
 
     def others_hold(self, asking: _WalletKey, now: float) -> bool:
         """Money that may come back."""
+        if len(self.holding) > (asking in self.holding):
+            return True
         return any(
-            lease.held.is_something and not (lease.is_gone and now - lease.heard_s > LEAVING_S)
+            lease.is_gone and now - lease.heard_s <= LEAVING_S and lease.held.is_something
             for key, lease in self.leases.items()
             if key != asking
         )

@@ -15,6 +15,7 @@ from apwa_dask.errors import BudgetError
 from apwa_dask.models.budget import Budget, Wallet
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.leases import Funds, Money, MoneyReport
+from apwa_dask.models.purses import _Lease
 
 Virtual = Callable[..., Any]
 ONE = Money(calls=1)
@@ -264,6 +265,45 @@ def test_wallets_of_runs_that_have_ended_do_not_make_blocks_smaller(virtual_time
         assert funds.granted.calls == 64
 
     virtual_time(story())
+
+
+@pytest.mark.parametrize("wallets", [10, 500])
+def test_a_question_looks_at_no_other_wallet_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, wallets: int
+) -> None:
+    looks = 0
+    held = _Lease.held.fget
+    assert held is not None
+
+    def counted(lease: _Lease) -> Money:
+        nonlocal looks
+        looks += 1
+        return held(lease)
+
+    monkeypatch.setattr(_Lease, "held", property(counted))
+    coordinator = Coordinator(clock=lambda: 0.0)
+    coordinator.open_account("run", Budget(calls=10_000))
+    for k in range(wallets):
+        coordinator.fund(f"w{k}", "run", ONE, Money(calls=8), MoneyReport(series=1, number=1))
+    looks = 0
+    report = MoneyReport(Money(calls=6), Money(), Money(calls=8), series=1, number=2)
+    funds = coordinator.fund("w0", "run", ONE, Money(calls=64), report)
+    assert looks <= 5
+    share = (10_000 - 8 * wallets) // (2 * wallets)
+    assert funds.granted.calls == 8 + min(64, share)
+
+
+def test_wallets_that_gave_all_back_and_those_of_the_dead_make_no_blocks_smaller() -> None:
+    coordinator = Coordinator(clock=lambda: 0.0)
+    coordinator.open_account("run", Budget(calls=400))
+    for k in range(6):
+        coordinator.fund(f"w{k}", "run", ONE, ONE, MoneyReport(series=1, number=1))
+    for k in (1, 2):  # one has spent it, one gives it back
+        given, back = (ONE, Money()) if k == 1 else (Money(), ONE)
+        coordinator.fund(f"w{k}", "run", Money(), Money(), MoneyReport(given, back, ONE, 1, 2))
+    coordinator.release_holder("w3")
+    funds = coordinator.fund("w0", "run", ONE, Money(calls=400), MoneyReport(ONE, Money(), ONE, 1, 2))
+    assert funds.granted.calls == 1 + (400 - 5) // (2 * 3)
 
 
 def test_a_ceiling_given_later_counts_what_was_spent_without_one(virtual_time: Virtual) -> None:
