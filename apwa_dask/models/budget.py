@@ -144,7 +144,7 @@ class Wallet:
         self.budget = budget
         self.limited = bool(budget)
         self.totals: dict[tuple[str, str, OutcomeClass], Tally] = {}
-        self._account = account
+        self.account = account
         self._fund = fund
         self._have = Money() if fund is not None else budget.money
         self._granted = self._spent = self._returned = Money()
@@ -228,7 +228,7 @@ class Wallet:
         report = self._report(returning=not self._reserved_calls)
         missing = (money - self._have).at_least(Money())
         try:
-            funds = await self._fund(self._account, missing, _times(money, BLOCK_CALLS), report)
+            funds = await self._fund(self.account, missing, _times(money, BLOCK_CALLS), report)
         except OSError:
             self._silences += 1
             self._return_later()

@@ -56,10 +56,24 @@ def require_prices(models: Iterable[Model], budget_usd: float | None) -> None:
         return
     raise BudgetError(
         f"the price of model {unknown.name!r} is unknown, so a budget in US dollars cannot be kept",
+        why=_why_unknown(unknown),
         fix=f"Model({unknown.name!r}, price=Price(input_usd=..., output_usd=...)) or --price IN OUT, in USD for a "
         "million tokens; or a ceiling without dollars: Budget(tokens=...), Budget(calls=...), --max-calls N",
         saved="nothing was run or paid",
         code="BUDGET-PRICE",
+    )
+
+
+def _why_unknown(model: Model) -> str:
+    """A price is of an endpoint and a model: what is known of the endpoint says which of the two is not listed."""
+    if model.is_local:
+        return "it runs here, and nobody has said what that costs"
+    host = urlsplit(model.resolved_base_url).hostname or "the endpoint"
+    if host in _table():
+        return f"the price list of {prices_as_of()} has no such model at {host}"
+    return (
+        f"prices hold for an endpoint, and the list of {prices_as_of()} has none of {host}: "
+        "the same model costs something else at each"
     )
 
 
