@@ -68,6 +68,8 @@ ASK_TIMEOUT_S = 2.0
 CLIENT_SILENT_S = 25.0
 """A client whose heartbeat (every 5 s) stands still for so long is gone, though its connection may be open."""
 LOOK_S = 2.0
+CONNECTION_ENDED = "handle-worker-cleanup"
+"""Start of the scheduler's reason to remove a worker whose connection has ended: it died, or has drained before."""
 WAITING = "waiting for workers"
 """State of a run whose cluster has none: all were lost, or adaptive scaling has not started any yet."""
 ROWS_PREFIX = "apwa-rows"
@@ -169,9 +171,14 @@ class CoordinatorPlugin(SchedulerPlugin):
         if self._board is not None and event is not None:
             self._board(event)
 
-    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        """A dead worker's share returns; money it held and did not account for is booked as spent."""
-        self.coordinator.release_holder(worker)
+    def remove_worker(
+        self, scheduler: Scheduler, worker: str, *, stimulus_id: str = "", **kwargs: Any
+    ) -> None:
+        """A dead worker's share returns; money it held and did not account for is booked as spent.
+
+        Any other end than a broken connection is one that the scheduler asked for: that worker still drains.
+        """
+        self.coordinator.release_holder(worker, is_leaving=not stimulus_id.startswith(CONNECTION_ENDED))
         self.claims.release_holder(worker)
         if not scheduler.workers:
             self._say(WAITING, self.owners)

@@ -90,13 +90,20 @@ class Coordinator:
             counts_most=lane.accounting.counts_most,
         )
 
-    def release_holder(self, holder: str) -> None:
-        """A process is gone: its share returns, and money it had not accounted for counts as spent."""
+    def release_holder(self, holder: str, *, is_leaving: bool = True) -> None:
+        """A process is gone: its share returns, and money it had not accounted for counts as spent.
+
+        Parameters
+        ----------
+        is_leaving : bool
+            It was sent away alive, and may give money back when it has drained: who needs it waits a while. Of one
+            that died nothing is waited for.
+        """
         for gate_key, lane in self._lanes.items():
             if holder in lane.holders:
                 lane.forget(holder)
                 self._call(gate_key, lane, holder, self._clock())
-        self._purses.release(holder, self._clock())
+        self._purses.release(holder, self._clock(), is_leaving=is_leaving)
 
     def stop(self, gate_key: str, why: str) -> None:
         """Carry a reason to stop to every holder of a gate; an empty reason takes it back."""

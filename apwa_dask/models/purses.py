@@ -19,7 +19,7 @@ FORGOTTEN_S = 600.0
 """A wallet that holds nothing and is silent for so long is forgotten; no message is under way for as long as that."""
 
 LEAVING_S = 30.0
-"""For so long others wait for what a process that is gone may give back: one that is retired still drains."""
+"""For so long others wait for what a process that is leaving may give back: it drains first."""
 
 LOOK_S = 60.0
 
@@ -41,6 +41,8 @@ class _Lease:
     heard_s: float = 0.0
     is_gone: bool = False
     """Its process has left: what it holds counts as spent, unless it says otherwise yet."""
+    is_leaving: bool = False
+    """It was sent away alive, and is expected to say what it did not spend."""
 
     @property
     def held(self) -> Money:
@@ -124,11 +126,11 @@ class _Purse:
         else:
             self.holding.discard(lease.key)
 
-    def release(self, holder: str, now: float) -> None:
+    def release(self, holder: str, now: float, *, is_leaving: bool) -> None:
         """Its process is gone."""
         for key, lease in self.leases.items():
             if key[0] == holder:
-                lease.is_gone, lease.heard_s = True, now
+                lease.is_gone, lease.is_leaving, lease.heard_s = True, is_leaving, now
                 self.holding.discard(key)
 
     def affordable(self, least: Money, wanted: Money, asking: _WalletKey) -> Money | None:
@@ -153,7 +155,7 @@ class _Purse:
         if len(self.holding) > (asking in self.holding):
             return True
         return any(
-            lease.is_gone and now - lease.heard_s <= LEAVING_S and lease.held.is_something
+            lease.is_leaving and now - lease.heard_s <= LEAVING_S and lease.held.is_something
             for key, lease in self.leases.items()
             if key != asking
         )
@@ -214,10 +216,10 @@ class Purses:
             purse.grant(lease, granted)
         return Funds(lease.granted, granted is not None, purse.others_hold(key, now), purse.left)
 
-    def release(self, holder: str, now: float) -> None:
-        """A process is gone. What it may still say, as one that is retired does, is booked."""
+    def release(self, holder: str, now: float, *, is_leaving: bool = True) -> None:
+        """A process is gone. What it may still say is booked; others wait for that where it `is_leaving` alive."""
         for purse in {id(purse): purse for purse in self._of.values()}.values():
-            purse.release(holder, now)
+            purse.release(holder, now, is_leaving=is_leaving)
 
     def spent(self, account: str) -> Money:
         """Of the run's purse: settled, plus what dead holders left unaccounted for."""

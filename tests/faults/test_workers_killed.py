@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import apwa_dask as apwa
-from apwa_dask.errors import RunError
+from apwa_dask.errors import BudgetError, RunError
 from apwa_dask.store.killpoints import KILL_AT_VARIABLE
 
 pytestmark = pytest.mark.slow
@@ -150,6 +150,45 @@ def test_fault_35_a_worker_that_leaves_in_order_gives_back_the_money_it_was_lent
     run.wait(timeout=120)
 
     assert server.calls == ROWS
+
+
+def test_fault_33_nothing_is_waited_for_of_the_money_that_a_killed_worker_was_lent(
+    processes, cluster, client, start, scripted_server, slow_from
+):
+    """It counts as spent at once: the run ends when the others' money does, and the ceiling holds."""
+    server = scripted_server(latency_s=0.02, faults=(slow_from(ROWS // 4 + 1),))
+    run = start(server, budget=apwa.Budget(calls=ROWS // 2))
+    server.wait_until(lambda stats: stats.calls >= ROWS // 4 + CONCURRENCY)
+    dead = cluster.workers[0]
+    address = cluster.address_of(client, dead)
+    assert any(client.run_on_scheduler(_held_by, address))
+
+    dead.kill()
+    processes.until(lambda: address not in client.scheduler_info()["workers"], "the death is seen")
+
+    assert client.run_on_scheduler(_is_waited_for, address) is False
+    server.set(server.script.but(faults=()))
+    with pytest.raises(BudgetError, match="used up"):
+        run.wait(timeout=120)
+    assert server.calls <= ROWS // 2
+
+
+def _leases(dask_scheduler, address):
+    purses = dask_scheduler.plugins["apwa-coordinator"].coordinator._purses
+    return [
+        lease for purse in purses._of.values() for key, lease in purse.leases.items() if key[0] == address
+    ]
+
+
+def _held_by(address, dask_scheduler=None):
+    return [lease.held.calls for lease in _leases(dask_scheduler, address)]
+
+
+def _is_waited_for(address, dask_scheduler=None):
+    leases = _leases(dask_scheduler, address)
+    assert leases
+    assert all(lease.is_gone for lease in leases)
+    return any(lease.is_leaving for lease in leases)
 
 
 def test_fault_36_a_frozen_worker_that_wakes_up_cannot_commit_what_others_have_done(

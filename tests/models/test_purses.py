@@ -251,6 +251,28 @@ def test_what_a_process_gives_back_as_it_leaves_is_for_the_others(virtual_time: 
     virtual_time(story())
 
 
+def test_of_a_process_that_died_nothing_is_waited_for(virtual_time: Virtual) -> None:
+    """Its money is spent for all that anybody knows: who needs it hears at once that the budget is used up."""
+
+    async def story() -> None:
+        coordinator = opened(Budget(calls=100))
+        dead = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator).fund)
+        await dead.reserve(ONE)
+        coordinator.release_holder("worker", is_leaving=False)
+        lost = coordinator.spent("run").calls
+        other = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator, holder="other").fund)
+        for _ in range(100 - lost):
+            await other.reserve(ONE)
+            other.settle(ONE, ONE)
+        before_s = asyncio.get_running_loop().time()
+        with pytest.raises(BudgetError, match="used up"):
+            await other.reserve(ONE)
+        assert asyncio.get_running_loop().time() == before_s
+        assert coordinator.spent("run").calls == 100
+
+    virtual_time(story())
+
+
 def test_wallets_of_runs_that_have_ended_do_not_make_blocks_smaller(virtual_time: Virtual) -> None:
     async def story() -> None:
         budget = Budget(calls=10_000, name="team")
