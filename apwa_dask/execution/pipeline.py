@@ -36,6 +36,9 @@ __all__ = ["Desk", "Failure", "PipelineResult", "run_pipeline"]
 
 FEED_ROWS, FIRST_ROWS = 256, 32
 """Most rows taken from the partition at a time; the first calls should not wait until many rows are prepared."""
+FIRST_CALLS_S = 0.005
+"""Left to the loop for sending them: while rows are prepared it would wait so long, the interpreter's switch interval,
+for each of its turns."""
 WINDOW = Window()
 """Of this process."""
 _ORDER = "_apwa_order"
@@ -183,6 +186,8 @@ class _Flow:
         while True:
             while fed < table.num_rows and (slice_ := _feed(table, fed, seat)) is not None:
                 self._advance(rows_of(slice_, places[fed : fed + slice_.num_rows]))
+                if fed == 0 and self._flying and slice_.num_rows < table.num_rows:
+                    time.sleep(FIRST_CALLS_S)
                 fed += slice_.num_rows
             self._land()
             if (

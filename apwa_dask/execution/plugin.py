@@ -39,7 +39,7 @@ from apwa_dask.execution.events import (
     StepPulse,
 )
 from apwa_dask.execution.runtime import runtime
-from apwa_dask.execution.worker_loop import asked_on
+from apwa_dask.execution.worker_loop import answered_on, asked_on
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.claimed import ClaimBook
 from apwa_dask.models.coordinator import Coordinator
@@ -59,7 +59,6 @@ TOPIC = "apwa"
 """What workers tell: the scheduler passes it on to clients."""
 RUN_TOPIC = "apwa-run"
 """What only the client knows of its runs: told to the scheduler, for its dashboard."""
-RPC_TIMEOUT_S = 10.0
 DRAIN_S = 20.0
 RETURN_S = 2.0
 """For giving back money when a worker ends."""
@@ -94,13 +93,15 @@ _PREPARED: WeakKeyDictionary[Client, frozenset[str]] = WeakKeyDictionary()
 """Clients whose cluster has the plugins, with the workers whose versions were seen."""
 
 T = TypeVar("T")
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (Want, Report, Grant, Notice, Money, MoneyReport, Funds)
-}
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+"""Made when first needed: all of them would make whoever imports this module wait."""
 
 
 def _read(kind: type[T], data: Mapping[str, Any]) -> T:
-    value: T = _ADAPTERS[kind].validate_python(dict(data))
+    adapter = _ADAPTERS.get(kind) or _ADAPTERS.setdefault(kind, TypeAdapter(kind))
+    value: T = adapter.validate_python(dict(data))
     return value
 
 
@@ -128,6 +129,7 @@ class CoordinatorPlugin(SchedulerPlugin):
         scheduler.handlers["apwa_fund"] = self.fund
         scheduler.handlers["apwa_claim"] = self.claim
         scheduler.handlers["apwa_open"] = self.open_run
+        scheduler.handlers["apwa_close"] = self.close_run
 
     async def lease(
         self, holder: str, gate_key: str, want: dict[str, Any], report: dict[str, Any]
@@ -159,6 +161,10 @@ class CoordinatorPlugin(SchedulerPlugin):
         self.owners[run_id] = client
         if not self.scheduler.workers:
             self._say(WAITING, [run_id])
+
+    async def close_run(self, run_id: str) -> dict[str, Any]:
+        """A lazy frame's purse moves elsewhere: what was spent here, and may have been."""
+        return asdict(self.coordinator.close_account(run_id))
 
     def log_event(self, topic: str, msg: Any) -> None:
         """What travels through the topics anyway is shown on the dashboard too."""
@@ -199,6 +205,8 @@ class CoordinatorPlugin(SchedulerPlugin):
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Nobody waits for the runs of a client that is gone: their spending stops."""
         self._seen.pop(client, None)
+        if client not in scheduler.clients:  # one that is only silent may wake, and ask for money again
+            self.coordinator.forget_holder(client)
         for run_id in [run for run, owner in self.owners.items() if owner == client]:
             del self.owners[run_id]
             self.waiting.discard(run_id)
@@ -339,8 +347,7 @@ class RuntimePlugin(WorkerPlugin):
         async def ask() -> Any:
             return await getattr(self.worker.scheduler, operation)(**fields)
 
-        answer = asked_on(self.worker.loop.asyncio_loop, ask)
-        return await asyncio.wait_for(asyncio.wrap_future(answer), RPC_TIMEOUT_S)
+        return await answered_on(self.worker.loop.asyncio_loop, ask)
 
     def publish(self, event: Event) -> None:
         """Send an event to the client through the scheduler's topic."""

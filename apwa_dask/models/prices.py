@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
 from urllib.parse import urlsplit
 
 import orjson
@@ -97,7 +97,10 @@ def prices_as_of() -> str:
 
 @cache
 def _document() -> dict[str, object]:
-    document: dict[str, object] = orjson.loads(files("apwa_dask.models").joinpath("prices.json").read_bytes())
+    # not importlib.resources, whose own import takes milliseconds: the first call of a worker waits for this
+    data = pkgutil.get_data("apwa_dask.models", "prices.json")
+    assert data is not None
+    document: dict[str, object] = orjson.loads(data)
     return document
 
 
