@@ -12,9 +12,11 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -117,6 +119,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--steady", action="store_true", help=f"quick clients also at {STEADY_TIMES} times the rows"
     )
+    parser.add_argument(
+        "--busy",
+        type=int,
+        default=0,
+        help="processes that compute meanwhile, as on a machine that others use",
+    )
     parser.add_argument("--timeout", type=float, default=900.0, help="of one process, seconds")
     parser.add_argument("--json", type=Path, help="write measurements, summaries and bars here")
     parser.add_argument("--report", type=Path, help="measure nothing: print the tables of such a file")
@@ -150,6 +158,18 @@ def kept(path: Path) -> list[Measurement]:
     return [Measurement(**{**made, "rows": Rows(**made["rows"])}) for made in document["measurements"]]
 
 
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many processes that compute without end, for as long as the block lasts."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def main(words: Sequence[str] | None = None) -> int:
     given = arguments(words)
     load = os.getloadavg()[0]
@@ -158,10 +178,11 @@ def main(words: Sequence[str] | None = None) -> int:
         given.cases = [case for case in given.cases if any(m.case == case.name for m in found)]
     else:
         found = []
-        for case in given.cases:
-            found += run_case(case, given.clients, given)
-            if given.json:  # after each case: an hour's work is not lost with the last one
-                keep(given.json, found, given.cases)
+        with busy(given.busy):
+            for case in given.cases:
+                found += run_case(case, given.clients, given)
+                if given.json:  # after each case: an hour's work is not lost with the last one
+                    keep(given.json, found, given.cases)
         print(
             f"{given.rounds} rounds ({given.peer_rounds} of slow clients); Python {platform.python_version()}, "
             f"{os.cpu_count()} cores, load {load:.1f} before, {os.getloadavg()[0]:.1f} after"

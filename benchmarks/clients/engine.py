@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import apwa_dask as apwa
 import apwa_dask.api
+import apwa_dask.execution.plugin
 import apwa_dask.execution.run
 import apwa_dask.observe.keeping
 import apwa_dask.observe.progress
@@ -43,6 +44,7 @@ def warm() -> None:
         "jsonschema",
         "uvloop",
         "apwa_dask.execution.partition",
+        "apwa_dask.execution.plugin",
         "apwa_dask.models.client",
     ):
         importlib.import_module(name)
