@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 import dask.dataframe as dd
@@ -13,6 +12,7 @@ import pandas as pd
 from dask.base import named_schedulers
 
 from apwa_dask.execution.events import Event
+from apwa_dask.execution.frame_purse import ClusterPurses, PursePlace
 from apwa_dask.execution.runtime import runtime
 from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
@@ -31,6 +31,13 @@ class Executor(Protocol):
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
         """A run begins: its purse, and where its events go."""
+
+    def listen(self, run_id: str, sink: Callable[[Event], None]) -> None:
+        """The part of `open` that is not about money."""
+
+    @property
+    def purses(self) -> PursePlace:
+        """Where the money of its runs is kept."""
 
     def lend(self, options: Mapping[str, Mapping[str, Any]]) -> None:
         """Let the processes that work use these storage options, by place; in memory only."""
@@ -60,10 +67,16 @@ class LocalExecutor:
         yield records.compute(scheduler=named_schedulers[self.scheduler], num_workers=threads)
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
-        here = runtime()
-        here.forget(run_id)
-        here.subscribe(run_id, sink)
-        here.coordinator.open_account(run_id, budget, spent)
+        self.listen(run_id, sink)
+        self.purses.open(run_id, budget, spent)
+
+    def listen(self, run_id: str, sink: Callable[[Event], None]) -> None:
+        runtime().forget(run_id)
+        runtime().subscribe(run_id, sink)
+
+    @property
+    def purses(self) -> PursePlace:
+        return runtime().purses
 
     def lend(self, options: Mapping[str, Mapping[str, Any]]) -> None:
         """They are in this process already."""
@@ -92,19 +105,20 @@ class ClusterExecutor:
         prepare_cluster(client)
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
+        self.listen(run_id, sink)
+        self.purses.open(run_id, budget, spent)
+
+    def listen(self, run_id: str, sink: Callable[[Event], None]) -> None:
         from apwa_dask.execution.plugin import TOPIC, event_of
 
         self._run_id = run_id
         _SINKS[run_id] = sink
         self._everywhere(_forget_here, run_id)
         self.client.subscribe_topic(TOPIC, lambda message: _deliver(event_of(message[1])))
-        self.client.sync(
-            self.client.scheduler.apwa_open,
-            run_id=run_id,
-            client=self.client.id,
-            budget=budget.as_dict(),
-            spent=asdict(spent),
-        )
+
+    @property
+    def purses(self) -> PursePlace:
+        return ClusterPurses(self.client)
 
     def execute(self, records: dd.DataFrame) -> Iterator[pd.DataFrame]:
         from distributed import futures_of

@@ -177,7 +177,7 @@ def lazy(
 ) -> dd.DataFrame:
     """The plan's result as a lazy Dask frame: the calls are in its graph. Nothing is called here.
 
-    The frame may be computed by any of the `executors`; each is told of its budget.
+    The frame may be computed by any of the `executors`; its budget is kept by the last of them.
     """
     _check(plan, sources, settings)
     runtime().remember_options(settings.store, settings.store_options)
@@ -187,6 +187,7 @@ def lazy(
         identity.update(f"{alias}={_fingerprint(source)}\n".encode())
     for alias, model in sorted(settings.models.items()):
         identity.update(repr((alias, sorted(model.as_dict().items(), key=str))).encode())
+    identity.update(repr((settings.store, settings.namespace)).encode())
     identity.update(
         repr((settings.on_error, settings.max_failure_rate, settings.early_stop, settings.hedge)).encode()
     )
@@ -197,18 +198,30 @@ def lazy(
             if isinstance(source, FileSource):
                 refuse_lazy_changes(changes_of(source.manifest, source.storage_options))
     folder = store.open(run_id) if known else _prepare(store, run_id, plan, sources, settings)
-    spec = RunSpec.from_dict(folder.spec)
+    if Budget.from_dict(RunSpec.of(folder).budget) != (budget := Budget.from_dict(settings.budget or {})):
+        folder.append_history("budget", **budget.as_dict())
+    spec = RunSpec.of(folder)
     stages = compile_plan(spec.plan, spec.catalog, spec.indexes)
     frames = {alias: source.frame for alias, source in sources.items() if isinstance(source, FrameSource)}
     foresight = LazyForesight(run_id, Outlook(spec.plan, stages, settings.estimate))
     for executor in executors:
         executor.admit(plan.tools, frames)
         executor.lend(runtime().options_for(settings.store, run_id))
-        executor.open(run_id, Budget(**spec.budget), Money(), foresight)
+        executor.listen(run_id, foresight)
+    paid = _paid(settings, run_id) if known and budget else Money()
+    runtime().frame_purses.keep(executors[-1].purses, run_id, budget, paid)
     graphs = StageGraphs(
         spec, stages, settings.store, run_id, frames, lambda index: len(folder.committed(index))
     )
+    # with another ceiling its tasks are others to Dask, which may remember how the old ones ended
+    graphs.round = sum(entry["event"] == "budget" for entry in folder.history())
     return lazy_frame(graphs.rows(stages[-1]), spec, stages[-1], status=status)
+
+
+def _paid(settings: Settings, run_id: str) -> Money:
+    journal = runtime().journal(settings.store, settings.namespace, store_prompts=settings.store_prompts)
+    paid = journal.paid_by(run_id)
+    return Money(paid.cost_usd, paid.tokens, paid.calls)
 
 
 def attach(

@@ -30,6 +30,7 @@ from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
 from apwa_dask.execution.crew import Crews
 from apwa_dask.execution.events import Event, PartitionDone, State
+from apwa_dask.execution.frame_purse import FramePurses, LocalPurses
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.lent import lent_tables
 from apwa_dask.execution.meter import Flights, Meter
@@ -78,6 +79,8 @@ class Runtime(Secrets):
         """Set on Dask workers: carries events to the client."""
         self.coordinator = Coordinator()
         """Without a cluster the coordinator is in this process; on one, leases come from the scheduler's."""
+        self.purses = LocalPurses(self.coordinator, self.worker_name)
+        self.frame_purses = FramePurses()
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
         self.claim: ClaimFn | None = None
@@ -99,10 +102,10 @@ class Runtime(Secrets):
             return self._endpoints
 
     def fund_for(self, run_id: str, budget: Budget) -> MoneyFn | None:
-        """A run's way to its money: the cluster's account, or a wallet that holds the whole budget."""
+        """A run's way to its money: where its frame's purse is, else the cluster's account, else this process's."""
         if not budget:
             return None
-        return self.fund or LocalLease(self.coordinator, self.worker_name).fund
+        return self.frame_purses.fund_for(run_id) or self.fund or self.purses.fund
 
     # -- runs
 

@@ -32,7 +32,8 @@ class StageRef:
     run_id: str
     stage: int
     round: int = 0
-    """Of a run in batches, whose tasks run again until nothing waits: a new round is new tasks to Dask."""
+    """Of a run in batches, whose tasks run again until nothing waits, or of a lazy frame, with each new ceiling: a
+    new round is new tasks to Dask."""
 
     def __dask_tokenize__(self) -> tuple[str, str, int, int]:
         return (self.store, self.run_id, self.stage, self.round)

@@ -8,7 +8,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-__all__ = ["asked_on"]
+__all__ = ["RPC_TIMEOUT_S", "answered_on", "asked_on"]
+
+RPC_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
 
@@ -41,6 +43,17 @@ def asked_on(loop: asyncio.AbstractEventLoop, question: Callable[[], Coroutine[A
     except RuntimeError as closed:
         raise ConnectionError("the worker's event loop has ended") from closed
     return answer
+
+
+async def answered_on(loop: asyncio.AbstractEventLoop, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run ``question()`` on `loop`, from another loop, and wait for the answer.
+
+    Raises
+    ------
+    OSError
+        The loop has ended, the connection broke, or nothing was heard for `RPC_TIMEOUT_S`.
+    """
+    return await asyncio.wait_for(asyncio.wrap_future(asked_on(loop, question)), RPC_TIMEOUT_S)
 
 
 def _begin(

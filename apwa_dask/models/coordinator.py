@@ -144,6 +144,14 @@ class Coordinator:
         """
         self._purses.open(account, budget, spent or Money())
 
+    def close_account(self, account: str) -> Money:
+        """Lend nothing more to a run; what it has spent, with all that its wallets hold: they may spend that still."""
+        return self._purses.close(account)
+
+    def forget_holder(self, holder: str) -> None:
+        """A process is gone that may come back, as a client does: the money that it held counts as spent."""
+        self._purses.forget(holder)
+
     def fund(self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         """Book what a holder spent and returned; lease it `wanted` if there is plenty, else `least`."""
         return self._purses.fund(holder, account, least, wanted, report, self._clock())

@@ -100,9 +100,12 @@ class _Purse:
         self.looked_s = now
         for key, lease in list(self.leases.items()):
             if now - lease.heard_s > FORGOTTEN_S and (lease.is_gone or not lease.held.is_something):
-                self.paid[key[1]] = self.paid.get(key[1], NOTHING) + lease.held.at_least(NOTHING)
-                del self.leases[key]
-                self.holding.discard(key)
+                self.forget(key)
+
+    def forget(self, key: _WalletKey) -> None:
+        """What the wallet holds counts as spent; if it is heard of again, it begins with nothing."""
+        self.paid[key[1]] = self.paid.get(key[1], NOTHING) + self.leases.pop(key).held.at_least(NOTHING)
+        self.holding.discard(key)
 
     def book(self, account: str, lease: _Lease, report: MoneyReport) -> None:
         """Take in a wallet's totals; what it spent beyond its leases comes out of what is left."""
@@ -198,8 +201,10 @@ class Purses:
         if purse is None:
             raise BudgetError(
                 "the run's money is not known to the coordinator",
-                why="the scheduler was restarted, or the run was never opened here",
-                fix="resume the run",
+                why="the scheduler was restarted, or the run was never opened here: a lazy frame spends its budget "
+                "through the process that made it, or through the cluster of the client it was made with",
+                fix="resume the run; make a lazy frame again with to_dask(), here or with client=...",
+                saved="all answers so far: they are not paid again",
                 code="BUDGET-ACCOUNT",
             )
         key = (holder, account, report.series)
@@ -220,6 +225,21 @@ class Purses:
         """A process is gone. What it may still say is booked; others wait for that where it `is_leaving` alive."""
         for purse in {id(purse): purse for purse in self._of.values()}.values():
             purse.release(holder, now, is_leaving=is_leaving)
+
+    def forget(self, holder: str) -> None:
+        """Drop the wallets of a process; what they held counts as spent."""
+        for purse in self._of.values():
+            for key in [key for key in purse.leases if key[0] == holder]:
+                purse.forget(key)
+
+    def close(self, account: str) -> Money:
+        """Lend nothing more to a run; what it has spent, with all that its wallets hold."""
+        purse = self._of.pop(account, None)
+        if purse is None:
+            return NOTHING
+        for key in [key for key in purse.leases if key[1] == account]:
+            purse.forget(key)
+        return purse.paid.get(account, NOTHING)
 
     def spent(self, account: str) -> Money:
         """Of the run's purse: settled, plus what dead holders left unaccounted for."""

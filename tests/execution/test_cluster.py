@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cloudpickle
 import dask.dataframe as dd
@@ -84,6 +85,62 @@ def test_a_lazy_frame_is_computed_on_a_cluster_and_pays_once(scripted_server, mo
     whole = client.compute(lazy).result()
 
     assert sum(counted) == len(whole) == server.calls == 240
+
+
+def refused(compute) -> None:
+    with pytest.raises(BudgetError, match="budget is used up"):
+        compute()
+
+
+def test_a_lazy_frame_computed_here_and_on_its_cluster_spends_its_budget_once(
+    scripted_server, model_at, store, client
+):
+    server = scripted_server()
+    lazy = mapped().to_dask(model=model_at(server), store=store, client=client, budget=apwa.Budget(calls=30))
+
+    refused(lambda: lazy.compute(scheduler="threads"))
+    assert server.calls == 30
+    refused(lambda: client.compute(lazy).result())
+    assert server.calls == 30
+
+
+def test_a_lazy_frame_computed_here_and_on_its_cluster_at_once_spends_its_budget_once(
+    scripted_server, model_at, store, client
+):
+    server = scripted_server()
+    lazy = mapped().to_dask(model=model_at(server), store=store, client=client, budget=apwa.Budget(calls=100))
+    together = threading.Barrier(2)
+
+    def compute(where) -> None:
+        together.wait(60)
+        refused(where)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(compute, lambda: lazy.compute(scheduler="threads")),
+            pool.submit(compute, lambda: client.compute(lazy).result()),
+        ]
+    for done in both:
+        done.result()
+    assert server.calls == 100
+
+
+def test_a_lazy_frame_that_is_made_again_on_a_cluster_takes_along_what_it_has_spent(
+    scripted_server, model_at, store, client
+):
+    server = scripted_server()
+    options = {"model": model_at(server), "store": store, "budget": apwa.Budget(calls=30)}
+    here = mapped().to_dask(**options)
+    refused(lambda: here.compute(scheduler="threads"))
+    assert server.calls == 30
+
+    there = mapped().to_dask(**options, client=client)
+    refused(lambda: client.compute(there).result())
+    refused(lambda: here.compute(scheduler="threads"))
+    assert server.calls == 30
+
+    more = mapped().to_dask(**{**options, "budget": apwa.Budget(calls=240)}, client=client)
+    assert len(client.compute(more).result()) == server.calls == 240
 
 
 @pytest.mark.parametrize("by", [(), "shop"])

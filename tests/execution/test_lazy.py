@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cloudpickle
 import dask.dataframe as dd
 import pandas as pd
 import pytest
@@ -130,6 +131,50 @@ def test_a_budget_holds_for_a_lazy_frame(scripted_server, model_at, store):
         lazy.compute(scheduler="threads")
 
     assert server.calls == 7
+
+
+def test_a_lazy_frame_made_again_counts_what_was_paid_before(scripted_server, model_at, store):
+    """As a resume does: the ceiling that counts is the latest, for all that the frame has cost."""
+    server = scripted_server()
+    options = {"model": model_at(server, max_concurrency=2), "store": store}
+
+    def computed(calls: int) -> None:
+        with pytest.raises(apwa.ApwaError, match="budget"):
+            mapped().to_dask(**options, budget=apwa.Budget(calls=calls)).compute(scheduler="threads")
+
+    for calls in (7, 12, 12):
+        computed(calls)
+        assert server.calls == calls
+    assert len(mapped().to_dask(**options, budget=apwa.Budget(calls=30)).compute(scheduler="threads")) == 40
+    assert server.calls == 30
+
+
+def test_a_process_that_was_not_told_of_the_budget_makes_no_call(scripted_server, model_at, store, tmp_path):
+    """The graph goes anywhere, the money does not."""
+    server = scripted_server()
+    lazy = mapped().to_dask(model=model_at(server), store=store, budget=apwa.Budget(calls=7))
+    (tmp_path / "frame.pickle").write_bytes(cloudpickle.dumps(lazy))
+    script = tmp_path / "elsewhere.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import pickle
+            import apwa_dask as apwa
+
+            lazy = pickle.load(open({str(tmp_path / "frame.pickle")!r}, "rb"))
+            try:
+                lazy.compute(scheduler="threads")
+            except apwa.ApwaError as error:
+                print(error.code, error.fix)
+            """
+        )
+    )
+
+    said = python(script)
+
+    assert said.startswith("BUDGET-ACCOUNT")
+    assert "to_dask()" in said
+    assert server.calls == 0
 
 
 def test_failed_rows_of_a_lazy_frame_are_nulls_and_do_not_stop_it(scripted_server, model_at, store):

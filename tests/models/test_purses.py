@@ -273,6 +273,49 @@ def test_of_a_process_that_died_nothing_is_waited_for(virtual_time: Virtual) -> 
     virtual_time(story())
 
 
+@pytest.mark.parametrize("name", ["", "team"])
+def test_a_purse_that_moves_to_another_coordinator_is_spent_once(virtual_time: Virtual, name: str) -> None:
+    """What is lent at the old place may be spent still, and is; nothing more is lent there."""
+
+    async def story() -> None:
+        budget = Budget(calls=100, name=name)
+        places = [opened(budget), Coordinator(clock=asyncio.get_running_loop().time)]
+        at = 0
+
+        async def fund(*question: Any) -> Funds:
+            return places[at].fund("worker", *question)
+
+        wallet = Wallet(budget, account="run", fund=fund)
+        for _ in range(10):
+            await wallet.reserve(ONE)
+            wallet.settle(ONE, ONE)
+        places[1].open_account("run", budget, places[0].close_account("run"))
+        stays = Wallet(budget, account="run", fund=Wire(places[0], holder="other").fund)
+        with pytest.raises(BudgetError, match="not known"):
+            await stays.reserve(ONE)
+        at = 1
+        lent_before = places[1].spent("run").calls
+        moved = await spend_all(wallet)
+        assert 10 + moved == 100
+        assert places[1].spent("run").calls == 100
+        assert 10 <= lent_before < 100
+
+    virtual_time(story())
+
+
+def test_a_client_that_comes_back_is_lent_money_again(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        coordinator = opened(Budget(calls=100))
+        wallet = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator, holder="client").fund)
+        await wallet.reserve(ONE)
+        wallet.settle(ONE, ONE)
+        coordinator.forget_holder("client")
+        assert 1 + await spend_all(wallet) == 100
+        assert coordinator.spent("run").calls == 100
+
+    virtual_time(story())
+
+
 def test_wallets_of_runs_that_have_ended_do_not_make_blocks_smaller(virtual_time: Virtual) -> None:
     async def story() -> None:
         budget = Budget(calls=10_000, name="team")
