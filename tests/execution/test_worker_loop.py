@@ -57,9 +57,9 @@ def test_a_closed_loop_is_a_lost_connection():
 
 
 def test_a_loop_that_ends_before_it_has_begun_the_question_leaves_nothing_unawaited(monkeypatch):
-    from apwa_dask.execution import plugin as module
+    from apwa_dask.execution import worker_loop
 
-    monkeypatch.setattr(module, "RPC_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(worker_loop, "RPC_TIMEOUT_S", 0.05)
     loop = asyncio.new_event_loop()  # never runs again
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
