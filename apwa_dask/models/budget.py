@@ -15,8 +15,10 @@ from apwa_dask.models.types import OutcomeClass, Usage
 
 __all__ = ["Budget", "Tally", "Wallet"]
 
-BLOCK_CALLS = 64
-"""A process leases money for about so many calls at a time."""
+INFINITE = float("inf")
+
+BLOCK_CALLS, BLOCK_S = 64, 5.0
+"""A process leases money for so many calls at a time, or for those of so many seconds, whichever is more."""
 
 IDLE_S = 1.0
 """A process without a call in flight gives its money back after so long."""
@@ -152,6 +154,9 @@ class Wallet:
         self._series, self._number, self._heard = secrets.randbits(60), 0, 0
         self._silences = 0
         self._reserved_calls = 0
+        self._taken, self._taken_before, self._asked_s = 0, 0, -INFINITE
+        self._low = Money()
+        """With less than this at hand, more is asked for ahead of need."""
         self._queue = asyncio.Lock()
         self._settled = asyncio.Event()
         self._exhausted: BudgetError | None = None
@@ -205,6 +210,10 @@ class Wallet:
     async def _refill(self, money: Money) -> bool:
         """One step towards having this much; False to look again after it."""
         may_return = False
+        if self._is_asking:
+            assert self._asking is not None
+            await asyncio.wait([self._asking])
+            return False
         if self._fund is not None:
             # A question once asked is seen through, or the money granted in answer would be lost to everyone.
             self._asking = asyncio.ensure_future(self._ask(money))
@@ -221,14 +230,16 @@ class Wallet:
             self._exhausted = self._explain(money)
         return False
 
-    async def _ask(self, money: Money) -> Funds | None:
-        """Report, and lease at least this much; None while the coordinator does not answer."""
+    async def _ask(self, money: Money, *, needed: bool = True) -> Funds | None:
+        """Report, and lease a block of calls like this one, where `needed` at least the one; None while the
+        coordinator does not answer.
+        """
         assert self._fund is not None
         # Two processes that each hold a part of what they need must not wait for each other.
         report = self._report(returning=not self._reserved_calls)
-        missing = (money - self._have).at_least(Money())
+        missing = (money - self._have).at_least(Money()) if needed else Money()
         try:
-            funds = await self._fund(self.account, missing, _times(money, BLOCK_CALLS), report)
+            funds = await self._fund(self.account, missing, _times(money, self._block_calls()), report)
         except OSError:
             self._silences += 1
             self._return_later()
@@ -238,8 +249,26 @@ class Wallet:
             self._heard = report.number
             self._have += funds.granted - self._granted
             self._granted = funds.granted
+            self._low = _times(self._have, 0.5)
             self._return_later()  # who asked may wait for it no more
         return funds
+
+    @property
+    def _is_asking(self) -> bool:
+        return self._asking is not None and not self._asking.done()
+
+    def _ask_ahead(self, money: Money) -> None:
+        """Ask before the money is gone: no call waits for an answer, nor for a coordinator that stalls."""
+        self._low = Money()  # once
+        self._asking = asyncio.ensure_future(self._ask(money, needed=False))
+        self._asking.add_done_callback(_heard_by_who_needs_it)
+
+    def _block_calls(self) -> int:
+        """As many as were begun since the last question, in `BLOCK_S`."""
+        now_s, taken = asyncio.get_running_loop().time(), self._taken - self._taken_before
+        since_s = max(now_s - self._asked_s, 1.0)
+        self._asked_s, self._taken_before = now_s, self._taken
+        return max(BLOCK_CALLS, int(taken * BLOCK_S / since_s))
 
     def settle(self, reserved: Money, actual: Money) -> None:
         """Replace a reservation by what the call really came to."""
@@ -291,8 +320,8 @@ class Wallet:
 
     async def _return(self) -> None:
         """Give back what is not in use: others may wait for it."""
-        if self._fund is None or self._queue.locked():
-            return  # who waits for money asks, and returns before that
+        if self._fund is None or self._queue.locked() or self._is_asking:
+            return  # who waits for money asks, and returns before that; who has asked returns after it
         try:
             await self._ask(Money())
         except BudgetError:
@@ -317,6 +346,9 @@ class Wallet:
     def _take(self, money: Money) -> None:
         self._have -= money
         self._reserved_calls += 1
+        self._taken += 1
+        if self._fund is not None and not self._covers(self._low) and not self._is_asking:
+            self._ask_ahead(money)
 
     def _explain(self, money: Money) -> BudgetError:
         budget, spent = self.budget, self.spent
@@ -336,5 +368,11 @@ class Wallet:
         )
 
 
-def _times(money: Money, count: int) -> Money:
-    return Money(money.usd * count, money.tokens * count, money.calls * count)
+def _heard_by_who_needs_it(asking: asyncio.Future[Funds | None]) -> None:
+    """What went wrong with a question ahead of need goes wrong again, and is told, when there is need."""
+    if not asking.cancelled():
+        asking.exception()
+
+
+def _times(money: Money, count: float) -> Money:
+    return Money(money.usd * count, int(money.tokens * count), int(money.calls * count))

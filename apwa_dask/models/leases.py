@@ -33,6 +33,8 @@ class Want:
         Calls sent a second since the last question.
     tokens_per_call : int
         What a waiting call expects to use; 0 where none waits.
+    next_tokens : int
+        What the call that is next lacks.
     series, number : int
         Which question it is, of which gate's; 0 where nobody counts them. An answer may come too late: one that was
         given and not heard is settled by the next question, and one that is asked after its successor grants nothing.
@@ -47,6 +49,7 @@ class Want:
     hungry: bool = False
     per_s: float = 0.0
     tokens_per_call: int = 0
+    next_tokens: int = 0
     in_flight: int = 0
     share: int = 0
     series: int = 0
@@ -203,6 +206,11 @@ class MoneyReport:
     granted: Money = field(default_factory=Money)
     series: int = 0
     number: int = 0
+
+    @property
+    def held(self) -> Money:
+        """What it may still spend."""
+        return self.granted - self.spent - self.returned
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,9 @@ class Purses:
                 code="BUDGET-ACCOUNT",
             )
         key = (holder, account, report.series)
+        if key not in purse.leases and not least and report.held.is_something:
+            # It was forgotten, or comes from another coordinator: what it holds is counted as spent, and may be.
+            return Funds(report.granted, enough=False, may_return=True, left=purse.left)
         lease = purse.lease_of(key, report, now)
         if 0 < report.number <= lease.number:  # its successor was here before it: nobody waits for it
             return Funds(lease.granted, enough=False, may_return=True, left=purse.left)

@@ -410,3 +410,86 @@ def test_a_run_that_takes_a_named_budget_brings_what_it_has_spent(virtual_time: 
         assert await spend_all(wallet) == 80
 
     virtual_time(story())
+
+
+class Counted(Wire):
+    """A wire that knows how often it was asked, and that does not answer while it is held."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        super().__init__(coordinator)
+        self.questions = 0
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def fund(self, *question: Any) -> Funds:
+        self.questions += 1
+        await self.free.wait()
+        return await super().fund(*question)
+
+
+async def call_at_a_pace(wallet: Wallet, calls: int, per_s: float) -> int:
+    """Calls of no length, one after the other; how many found their money at hand."""
+    at_hand = 0
+    for _ in range(calls):
+        if wallet.try_reserve(ONE):
+            at_hand += 1
+        else:
+            await wallet.reserve(ONE)
+        await asyncio.sleep(1 / per_s)
+        wallet.settle(ONE, ONE)
+    return at_hand
+
+
+def test_money_is_asked_for_ahead_of_need_so_that_no_call_but_the_first_waits(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        wire = Counted(opened(Budget(calls=100_000)))
+        wallet = Wallet(Budget(calls=100_000), account="run", fund=wire.fund)
+        assert await call_at_a_pace(wallet, 2000, per_s=10) == 1999
+
+    virtual_time(story())
+
+
+def test_a_coordinator_that_does_not_answer_for_seconds_holds_up_no_call(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        wire = Counted(opened(Budget(calls=100_000)))
+        wallet = Wallet(Budget(calls=100_000), account="run", fund=wire.fund)
+        await call_at_a_pace(wallet, 1000, per_s=100)
+        wire.free.clear()
+        assert await call_at_a_pace(wallet, 200, per_s=100) == 200
+        wire.free.set()
+        assert await call_at_a_pace(wallet, 1000, per_s=100) == 1000
+
+    virtual_time(story())
+
+
+def test_a_fast_process_asks_by_the_second_and_not_by_the_call(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        wire = Counted(opened(Budget(calls=1_000_000)))
+        wallet = Wallet(Budget(calls=1_000_000), account="run", fund=wire.fund)
+        await call_at_a_pace(wallet, 100_000, per_s=1000)
+        assert wire.questions <= 60  # in 100 seconds; one each 64 calls were 1,562
+
+    virtual_time(story())
+
+
+def test_the_end_of_a_budget_takes_few_questions(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        wire = Counted(opened(Budget(calls=64)))
+        wallet = Wallet(Budget(calls=64), account="run", fund=wire.fund)
+        assert await spend_all(wallet) == 64
+        assert wire.questions <= 24  # ahead at each half of what is there, and once when it is gone
+
+    virtual_time(story())
+
+
+def test_what_fails_ahead_of_need_is_told_to_the_call_that_needs_it(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        coordinator = opened(Budget(calls=100))
+        wallet = Wallet(Budget(calls=100), account="run", fund=Wire(coordinator).fund)
+        await wallet.reserve(ONE)
+        coordinator.close_account("run")
+        assert await call_at_a_pace(wallet, 49, per_s=100) == 49  # what it has, while its question fails
+        with pytest.raises(BudgetError, match="not known"):
+            await wallet.reserve(ONE)
+
+    virtual_time(story())
