@@ -19,18 +19,19 @@ import pandas as pd
 from apwa_dask.errors import ProviderError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.batch_jobs import JobBook, Settlement, Shard
+from apwa_dask.execution.batch_purse import BatchPurse
 from apwa_dask.execution.batch_replies import Held
 from apwa_dask.execution.batch_results import History, Results, refusal_of
-from apwa_dask.execution.batch_shards import Purse, ShardDraft, reservation
+from apwa_dask.execution.batch_shards import ShardDraft, reservation
 from apwa_dask.execution.events import Event, Progress, State
 from apwa_dask.execution.loop import loop, run_sync
 from apwa_dask.execution.runtime import RunContext
 from apwa_dask.execution.stopping import DEFERRED, Interrupted
 from apwa_dask.models.adapt import Adaptation
 from apwa_dask.models.batch_lines import read_lines, read_prompts, said_in
-from apwa_dask.models.batch_terms import BatchTerms, check_budget, check_model
+from apwa_dask.models.batch_terms import BatchTerms, check_model
 from apwa_dask.models.batches import GONE, BatchApi, BatchJob
-from apwa_dask.models.budget import Budget
+from apwa_dask.models.budget import RECHECK_S
 from apwa_dask.models.endpoints import Lane
 from apwa_dask.models.fatal import fatal_error
 from apwa_dask.models.leases import Money
@@ -75,14 +76,14 @@ class BatchRounds:
     ----------
     context : RunContext
         Of the run in this process.
-    budget : Budget
-        The ceiling as it is now.
+    purse : BatchPurse
+        The run's money, with its ceiling as it is now.
     emit : callable
         Takes events.
     """
 
-    def __init__(self, context: RunContext, budget: Budget, emit: Callable[[Event], None]) -> None:
-        self._context, self._emit, self._budget = context, emit, budget
+    def __init__(self, context: RunContext, purse: BatchPurse, emit: Callable[[Event], None]) -> None:
+        self._context, self._emit, self._purse = context, emit, purse
         self._terms = BatchTerms(**(context.spec.batch or {}))
         self._room = context.batches
         self._book = JobBook(self._room.folder)
@@ -91,7 +92,6 @@ class BatchRounds:
         self._apis: dict[str, BatchApi] = {}
         self._most_tokens: dict[str, int | None] = {}
         self._waiting: list[_Waiting] = []
-        self._spent = self._reserved = Money()
         self._crowded = 0
         """Refusals for want of room, one after the other."""
         self._round = 0
@@ -111,7 +111,6 @@ class BatchRounds:
         ConfigError, ProviderError, BudgetError
             Before anything is spent.
         """
-        check_budget(self._budget)
         for alias in dict.fromkeys(step.contract.model or "" for step in self._context.spec.plan.llm_steps):
             check_model(self._context.spec.models[alias])
             self._lanes[alias] = run_sync(self._context.client.preflight(self._context.spec.models[alias]))
@@ -121,7 +120,7 @@ class BatchRounds:
         self._room.asks.clear()
         for end in self._book.settlements():
             self._history.add(end)
-            self._spent += end.spent
+            self._purse.found(end.spent, Money())
         for shard, batch_id in self._book.unsettled():
             self._find_again(shard, batch_id)
 
@@ -129,6 +128,7 @@ class BatchRounds:
         """Delete the request lines, and end the sessions; batches at work go on."""
         self._room.asks.clear()
         self._room.replies.flush()
+        self._purse.leave(sum((waiting.shard.reserved for waiting in self._waiting), Money()))
         for api in self._apis.values():
             run_sync(api.close())
 
@@ -179,6 +179,7 @@ class BatchRounds:
                     self._add(drafts, ask, stage)
         for draft in drafts.values():
             self._send(draft)
+        self._purse.say()
         while self._waiting:
             self._await_one()
         self._room.asks.clear()
@@ -195,18 +196,21 @@ class BatchRounds:
         draft = drafts.get(ask.model)
         if draft is not None and not draft.has_room(ask):
             self._send(drafts.pop(ask.model))
-        while not (purse := Purse(self._budget, self._spent + self._reserved)).covers(reserved):
+        while not self._purse.reserve(reserved):
             # What is reserved may come back, when the batches that hold it have ended.
             for alias in list(drafts):
                 self._send(drafts.pop(alias))
-            if not self._waiting:
-                raise purse.used_up(reserved)
-            self._await_one()
+            if self._waiting:
+                self._await_one()
+            elif self._purse.may_return:
+                self._wake.wait(RECHECK_S)
+                self._heed_stop()
+            else:
+                raise self._purse.used_up(reserved)
         if ask.model not in drafts:
             limit = self._most_tokens[ask.model]
             drafts[ask.model] = ShardDraft(ask.model, stage, self._terms, limit)
         drafts[ask.model].add(ask, reserved)
-        self._reserved += reserved
 
     def _send(self, draft: ShardDraft) -> None:
         """Make a batch, once its prompt tokens have room among those that wait at the endpoint."""
@@ -330,8 +334,7 @@ class BatchRounds:
     def _close(self, waiting: _Waiting, end: Settlement, results: Results) -> None:
         self._waiting.remove(waiting)
         self._history.add(end)
-        self._spent += end.spent
-        self._reserved -= waiting.shard.reserved
+        self._purse.settle(waiting.shard.reserved, end.spent)
         self._emit(
             Progress(
                 waiting.shard.run_id,
@@ -373,7 +376,7 @@ class BatchRounds:
                 self._book.settle(shard, Settlement("never made"))
                 return
             batch_id = self._book.made(shard, found[0].id)
-        self._reserved += shard.reserved
+        self._purse.found(Money(), shard.reserved)
         self._waiting.append(_Waiting(shard, batch_id, was_found=True))
 
     # -- stopping, telling

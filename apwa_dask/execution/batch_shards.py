@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from apwa_dask.errors import BudgetError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.batch_jobs import Shard
 from apwa_dask.models.batch_terms import BatchTerms
-from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
 from apwa_dask.models.model import Price
 from apwa_dask.models.tokens import CHARACTERS_PER_TOKEN
 
-__all__ = ["Purse", "ShardDraft", "prompt_tokens", "reservation"]
+__all__ = ["ShardDraft", "prompt_tokens", "reservation"]
 
 BYTES_PER_TOKEN_AT_LEAST = 2.0
 """For reserving: prose has four and more bytes a token, most scripts three, so this is nearly always too much."""
@@ -30,44 +28,6 @@ def reservation(ask: Ask, price: Price | None) -> Money:
     tokens_in = int(len(ask.body) / BYTES_PER_TOKEN_AT_LEAST) + 1
     usd = 0.0 if price is None else price.in_batches.cost_usd(tokens_in, ask.output_tokens)
     return Money(usd, tokens_in + ask.output_tokens, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Purse:
-    """A run's ceiling, and what is spent or may be spent of it."""
-
-    budget: Budget
-    used: Money = field(default_factory=Money)
-
-    def covers(self, money: Money) -> bool:
-        """Whether this much more stays within the ceiling."""
-        usd, tokens, calls = self.budget.limited
-        left = self.budget.money - self.used - money
-        return (
-            (not usd or left.usd >= -1e-12)
-            and (not tokens or left.tokens >= 0)
-            and (not calls or left.calls >= 0)
-        )
-
-    def used_up(self, needed: Money) -> BudgetError:
-        """The error for a request that is not covered."""
-        spent = self.used
-        parts = [
-            f"{used:{form}} of {most:{form}} {unit} (the next request may need {need:{form}})"
-            for used, most, need, form, unit in (
-                (spent.usd, self.budget.usd, needed.usd, ".4f", "USD"),
-                (spent.tokens, self.budget.tokens, needed.tokens, "", "tokens"),
-                (spent.calls, self.budget.calls, needed.calls, "", "calls"),
-            )
-            if most is not None
-        ]
-        return BudgetError(
-            "the budget is used up",
-            why="spent: " + ", ".join(parts),
-            fix="resume the run with a larger budget: finished rows are not paid again",
-            saved="all answers so far",
-            code="BUDGET-REACHED",
-        )
 
 
 @dataclass

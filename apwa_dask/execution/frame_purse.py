@@ -41,6 +41,9 @@ class PursePlace(Protocol):
     def close(self, run_id: str) -> Money:
         """As `Coordinator.close_account`."""
 
+    def charge(self, run_id: str, used: Money, *, force: bool) -> Funds:
+        """As `Coordinator.charge`."""
+
     async def fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         """As `Coordinator.fund`, from the private loop."""
 
@@ -59,6 +62,9 @@ class LocalPurses:
 
     def close(self, run_id: str) -> Money:
         return self._coordinator.close_account(run_id)
+
+    def charge(self, run_id: str, used: Money, *, force: bool) -> Funds:
+        return self._coordinator.charge(run_id, used, force=force)
 
 
 class ClusterPurses:
@@ -84,6 +90,12 @@ class ClusterPurses:
             )  # what its workers paid is in the journal; they were stopped when their client went
         closed = self._client.sync(self._client.scheduler.apwa_close, run_id=run_id)
         return _MONEY.validate_python(closed)
+
+    def charge(self, run_id: str, used: Money, *, force: bool) -> Funds:
+        charge = self._client.scheduler.apwa_charge
+        return _FUNDS.validate_python(
+            self._client.sync(charge, run_id=run_id, used=asdict(used), force=force)
+        )
 
     async def fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
         if self._client.status not in ("running", "connecting"):

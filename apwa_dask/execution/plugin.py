@@ -130,6 +130,7 @@ class CoordinatorPlugin(SchedulerPlugin):
         scheduler.handlers["apwa_claim"] = self.claim
         scheduler.handlers["apwa_open"] = self.open_run
         scheduler.handlers["apwa_close"] = self.close_run
+        scheduler.handlers["apwa_charge"] = self.charge_run
 
     async def lease(
         self, holder: str, gate_key: str, want: dict[str, Any], report: dict[str, Any]
@@ -165,6 +166,10 @@ class CoordinatorPlugin(SchedulerPlugin):
     async def close_run(self, run_id: str) -> dict[str, Any]:
         """A lazy frame's purse moves elsewhere: what was spent here, and may have been."""
         return asdict(self.coordinator.close_account(run_id))
+
+    async def charge_run(self, run_id: str, used: dict[str, Any], force: bool) -> dict[str, Any]:
+        """See `Coordinator.charge`."""
+        return asdict(self.coordinator.charge(run_id, _read(Money, used), force=force))
 
     def log_event(self, topic: str, msg: Any) -> None:
         """What travels through the topics anyway is shown on the dashboard too."""

@@ -20,6 +20,7 @@ import pandas as pd
 
 from apwa_dask.errors import ApwaError, BudgetError, RunError, StoreError
 from apwa_dask.execution.alarms import FailureRate, checked_rate
+from apwa_dask.execution.batch_purse import BatchPurse
 from apwa_dask.execution.batch_rounds import BatchRounds
 from apwa_dask.execution.claims import held
 from apwa_dask.execution.compile import Stage
@@ -458,9 +459,8 @@ class Run(KeptRun):
         if self.spec.batch is None:
             yield
             return
-        self._batches = BatchRounds(
-            runtime().run(self.store, self.id), Budget(**self.spec.budget), self._emit
-        )
+        purse = BatchPurse(Budget(**self.spec.budget), self.id, self.executor.purses)
+        self._batches = BatchRounds(runtime().run(self.store, self.id), purse, self._emit)
         try:
             self._batches.open()
             yield

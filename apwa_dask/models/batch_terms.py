@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from apwa_dask.errors import ConfigError, candidates
-from apwa_dask.models.budget import Budget
 from apwa_dask.models.model import Model
 
-__all__ = ["BatchTerms", "check_budget", "check_model"]
+__all__ = ["BatchTerms", "check_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +86,5 @@ def check_model(model: Model) -> None:
             "batches need the engine's own transport",
             where=f"model {model.name!r} has transport='sdk'",
             fix="leave out transport='sdk', or run live",
-            code="CONFIG-BATCH",
-        )
-
-
-def check_budget(budget: Budget) -> None:
-    """Refuse a purse that several runs share: whoever drives batches spends from a run's own.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if budget.name:
-        raise ConfigError(
-            "a run in batches cannot share a budget with others",
-            where=f"Budget(name={budget.name!r})",
-            why="its batches go on while nobody is there who could lease them money",
-            fix="give it a budget of its own, without a name, or run live",
-            saved="nothing was called",
             code="CONFIG-BATCH",
         )

@@ -239,7 +239,7 @@ class Wallet:
         report = self._report(returning=not self._reserved_calls)
         missing = (money - self._have).at_least(Money()) if needed else Money()
         try:
-            funds = await self._fund(self.account, missing, _times(money, self._block_calls()), report)
+            funds = await self._fund(self.account, missing, money.times(self._block_calls()), report)
         except OSError:
             self._silences += 1
             self._return_later()
@@ -249,7 +249,7 @@ class Wallet:
             self._heard = report.number
             self._have += funds.granted - self._granted
             self._granted = funds.granted
-            self._low = _times(self._have, 0.5)
+            self._low = self._have.times(0.5)
             self._return_later()  # who asked may wait for it no more
         return funds
 
@@ -372,7 +372,3 @@ def _heard_by_who_needs_it(asking: asyncio.Future[Funds | None]) -> None:
     """What went wrong with a question ahead of need goes wrong again, and is told, when there is need."""
     if not asking.cancelled():
         asking.exception()
-
-
-def _times(money: Money, count: float) -> Money:
-    return Money(money.usd * count, int(money.tokens * count), int(money.calls * count))

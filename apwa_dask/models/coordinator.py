@@ -156,6 +156,10 @@ class Coordinator:
         """Book what a holder spent and returned; lease it `wanted` if there is plenty, else `least`."""
         return self._purses.fund(holder, account, least, wanted, report, self._clock())
 
+    def charge(self, account: str, used: Money, *, force: bool) -> Funds:
+        """Book all that a run without holders has used, as batches are; see `Purses.charge`."""
+        return self._purses.charge(account, used, self._clock(), force=force)
+
     def spent(self, account: str) -> Money:
         """Settled, plus what dead holders left unaccounted for."""
         return self._purses.spent(account)

@@ -176,6 +176,10 @@ class Money:
     def __bool__(self) -> bool:
         return bool(self.usd or self.tokens or self.calls)
 
+    def times(self, count: float) -> Money:
+        """So many of it; what is counted is rounded down."""
+        return Money(self.usd * count, int(self.tokens * count), int(self.calls * count))
+
     def at_least(self, other: Money) -> Money:
         """The larger amount of each currency."""
         return Money(max(self.usd, other.usd), max(self.tokens, other.tokens), max(self.calls, other.calls))

@@ -153,6 +153,15 @@ class _Purse:
             parts.append(0.0 if not limited else max(lowest, min(desired, left / (2 * holders))))
         return Money(parts[0], int(parts[1]), int(parts[2]))
 
+    def has(self, more: Money) -> bool:
+        """This much is left."""
+        usd, tokens, calls = self.budget.limited
+        return (
+            (not usd or more.usd <= max(0.0, self.left.usd) + 1e-12)
+            and (not tokens or more.tokens <= max(0, self.left.tokens))
+            and (not calls or more.calls <= max(0, self.left.calls))
+        )
+
     def others_hold(self, asking: _WalletKey, now: float) -> bool:
         """Money that may come back."""
         if len(self.holding) > (asking in self.holding):
@@ -197,16 +206,7 @@ class Purses:
         BudgetError
             The run was never opened here.
         """
-        purse = self._of.get(account)
-        if purse is None:
-            raise BudgetError(
-                "the run's money is not known to the coordinator",
-                why="the scheduler was restarted, or the run was never opened here: a lazy frame spends its budget "
-                "through the process that made it, or through the cluster of the client it was made with",
-                fix="resume the run; make a lazy frame again with to_dask(), here or with client=...",
-                saved="all answers so far: they are not paid again",
-                code="BUDGET-ACCOUNT",
-            )
+        purse = self._known(account)
         key = (holder, account, report.series)
         if key not in purse.leases and not least and report.held.is_something:
             # It was forgotten, or comes from another coordinator: what it holds is counted as spent, and may be.
@@ -223,6 +223,37 @@ class Purses:
         if granted is not None:
             purse.grant(lease, granted)
         return Funds(lease.granted, granted is not None, purse.others_hold(key, now), purse.left)
+
+    def charge(self, account: str, used: Money, now: float, *, force: bool) -> Funds:
+        """A run without wallets says all that it has used so far, and will have used after its next step.
+
+        Totals, so that to say it twice changes nothing. Where more is used than is left nothing is booked, unless
+        `force`: it is spent already.
+
+        Raises
+        ------
+        BudgetError
+            The run was never opened here.
+        """
+        purse = self._known(account)
+        enough = force or purse.has(used - purse.paid.get(account, NOTHING))
+        if enough:
+            purse.left -= used - purse.paid.get(account, NOTHING)
+            purse.paid[account] = used
+        return Funds(used, enough, purse.others_hold(("", account, 0), now), purse.left)
+
+    def _known(self, account: str) -> _Purse:
+        purse = self._of.get(account)
+        if purse is None:
+            raise BudgetError(
+                "the run's money is not known to the coordinator",
+                why="the scheduler was restarted, or the run was never opened here: a lazy frame spends its budget "
+                "through the process that made it, or through the cluster of the client it was made with",
+                fix="resume the run; make a lazy frame again with to_dask(), here or with client=...",
+                saved="all answers so far: they are not paid again",
+                code="BUDGET-ACCOUNT",
+            )
+        return purse
 
     def release(self, holder: str, now: float, *, is_leaving: bool = True) -> None:
         """A process is gone. What it may still say is booked; others wait for that where it `is_leaving` alive."""

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 import apwa_dask as apwa
-from apwa_dask.errors import BudgetError, ConfigError
+from apwa_dask.errors import BudgetError
 from apwa_dask.store.journal import Journal
 from apwa_dask.testing import BatchFault, BatchRules, Fault, Script, ScriptedServer
 
@@ -94,13 +94,26 @@ def test_a_ceiling_of_calls_counts_lines(kit, scripted_server):
     assert run.costs()["calls"].sum() == 25
 
 
-def test_a_budget_that_runs_share_is_refused_before_a_call(kit, scripted_server):
+def test_runs_in_batches_and_live_ones_spend_one_budget_that_they_name(kit, scripted_server):
     server = scripted_server()
+    team = apwa.Budget(calls=70, name="of batches and live runs")
+    first = kit.start(kit.severities(kit.rows()), server, budget=team).wait()
+    assert server.calls == kit.count == 60
 
-    with pytest.raises(ConfigError, match="without a name"):
-        kit.start(kit.severities(kit.rows()), server, budget=apwa.Budget(usd=1.0, name="team")).wait()
-    assert server.calls == 0
-    assert not server.batches()
+    others = kit.rows().assign(text=lambda rows: "another " + rows["text"])
+    second = kit.start(kit.severities(others), server, budget=team)
+    with pytest.raises(BudgetError, match="by the runs that share it: 70 of 70 calls"):
+        second.wait()
+    assert server.calls == 70
+    third = kit.start(kit.severities(others.tail(5)), server, budget=team, mode="live")
+    with pytest.raises(BudgetError):
+        third.wait()
+    assert server.calls == 70
+
+    more = apwa.Budget(calls=120, name="of batches and live runs")
+    assert len(second.resume(budget=more).result()) == kit.count
+    assert server.calls == 120
+    assert [run.costs()["calls"].sum() for run in (first, second)] == [60, 60]
 
 
 def test_an_unknown_price_makes_a_budget_of_dollars_an_error(kit, scripted_server):

@@ -7,11 +7,9 @@ import hashlib
 import pytest
 
 from apwa_dask.execution.batch_asks import Ask
-from apwa_dask.execution.batch_shards import Purse, ShardDraft, prompt_tokens, reservation
+from apwa_dask.execution.batch_shards import ShardDraft, prompt_tokens
 from apwa_dask.models.batch_terms import BatchTerms
-from apwa_dask.models.budget import Budget
 from apwa_dask.models.leases import Money
-from apwa_dask.models.model import Price
 
 
 def ask(number: int, size_bytes: int = 400) -> Ask:
@@ -50,16 +48,3 @@ def test_enqueued_tokens_bound_a_file_though_it_is_small() -> None:
 @pytest.mark.parametrize("terms", [BatchTerms(max_bytes=10), BatchTerms(max_requests=1)])
 def test_one_request_always_fits_so_that_none_waits_for_ever(terms: BatchTerms) -> None:
     assert len(filled(terms, max_tokens=1).asks) == 1
-
-
-@pytest.mark.parametrize(
-    ("budget", "covered"),
-    [(Budget(calls=10), 10), (Budget(tokens=3_000), 9), (Budget(usd=0.00155), 10), (Budget(), 1000)],
-)
-def test_each_currency_of_a_budget_bounds_what_is_sent(budget: Budget, covered: int) -> None:
-    each = reservation(ask(0), Price(1.0, 1.0))
-    assert each == Money(pytest.approx(301 / 1e6 / 2), 301, 1)
-    used, sent = Money(), 0
-    while Purse(budget, used).covers(each) and sent < 1000:
-        used, sent = used + each, sent + 1
-    assert sent == covered

@@ -222,6 +222,24 @@ def test_the_budget_is_one_for_all_workers(scripted_server, model_at, store, cli
     assert server.calls == 240
 
 
+def test_a_budget_that_runs_name_is_one_on_a_cluster_for_live_runs_and_batches(
+    scripted_server, model_at, store, client
+):
+    server = scripted_server()
+    live = {"model": model_at(server), "store": store, "client": client, "progress": False}
+    batch = {**live, "mode": apwa.BatchTerms(poll_first_s=0.05, poll_most_s=0.2)}
+    team = apwa.Budget(calls=300, name="of a cluster")
+    assert len(mapped().run(**live, budget=team).result()) == server.calls == 240
+
+    severe = mapped().map("how severe is it?", inputs="text", output={"severe": int})
+    run = severe.run(**batch, budget=team)
+    with pytest.raises(BudgetError, match="by the runs that share it: 300 of 300 calls"):
+        run.wait()
+    assert server.calls == 300
+    run.resume(budget=apwa.Budget(calls=1000, name="of a cluster")).wait()
+    assert run.status()["rows_failed"] == 0
+
+
 def test_a_wrong_key_stops_all_workers(scripted_server, model_at, store, client):
     server = scripted_server(Script(api_key="sk-another"))
 
