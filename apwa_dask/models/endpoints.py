@@ -76,7 +76,8 @@ class Lane:
             limits = self._limits(raw, now_s)
             if limits:
                 gate.heard(limits)
-            gate.throttled(number, verdict.wait_s, lacks_tokens=limits.lack_tokens)
+            left = limits.tokens.remaining if limits.tokens is not None else 0.0
+            gate.throttled(number, verdict.wait_s, lacks_tokens=limits.lack_tokens, left=left)
         elif verdict.outcome in (OutcomeClass.TRANSIENT, OutcomeClass.DEADLINE):
             if verdict.overloaded:
                 gate.overloaded(number)

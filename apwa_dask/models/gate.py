@@ -25,6 +25,7 @@ from apwa_dask.models.types import Usage
 
 __all__ = ["Gate"]
 
+INFINITE = float("inf")
 SHRINK = 0.7
 SLOW_START_STEP = 2.0
 """Slots added by each good answer of a full window in slow start: the window triples every round trip."""
@@ -37,6 +38,9 @@ Answers take seconds and refusals milliseconds: the first refusal ends it long b
 begin one by one also end one by one: of those that begin together the last waits each time until all others are dealt
 with.
 """
+
+DOUBTS = 5
+"""Refusals for tokens in a row, with nothing that explains them, until too few are thought to be reserved."""
 
 BLIND_PAUSE_S, BLIND_PAUSE_CAP_S = 0.5, 60.0
 OUTAGE_STREAK = 5
@@ -90,6 +94,7 @@ class Gate:
         self._rng = rng or random.Random()
         self._wall_clock = wall_clock
         self.counts_most = True
+        self._doubts = 0
         self._waiters: deque[tuple[asyncio.Future[int], int, OutputEstimate | None]] = deque()
         self.reserved: dict[int, int] = {}
         """Tokens set aside for calls, by their numbers; empty where the endpoint limits none."""
@@ -222,6 +227,13 @@ class Gate:
         return sum(self._need(tokens, output) for _, tokens, output in self._waiters)
 
     @property
+    def next_tokens(self) -> int:
+        """What is to be reserved for the one that is next."""
+        return next(
+            (self._need(tokens, output) for future, tokens, output in self._waiters if not future.done()), 0
+        )
+
+    @property
     def admissions(self) -> int:
         """Calls sent so far."""
         return self._sequence
@@ -256,7 +268,9 @@ class Gate:
         if int(self._limit) > int(limit):
             self._set_cap()
 
-    def throttled(self, number: int, wait_s: float | None, *, lacks_tokens: bool = False) -> None:
+    def throttled(
+        self, number: int, wait_s: float | None, *, lacks_tokens: bool = False, left: float = INFINITE
+    ) -> None:
         """A call was refused for its rate: shrink, and let everyone wait.
 
         Parameters
@@ -266,8 +280,13 @@ class Gate:
         wait_s : float, optional
             As the endpoint asked. Without it the pause grows from round to round.
         lacks_tokens : bool
-            It was refused for too many tokens: too few were reserved, perhaps.
+            It was refused for too many tokens.
+        left : float
+            Tokens that the endpoint had then. Where that is more than was reserved, too few were.
         """
+        if lacks_tokens and left < self.reserved.get(number, 0):
+            self._doubts += 1
+            lacks_tokens = self._doubts >= DOUBTS
         self.counts_most = self.counts_most or lacks_tokens
         if self._shrink(number) and wait_s is None:
             self._blind_pauses += 1
@@ -302,6 +321,8 @@ class Gate:
 
     def heard(self, limits: Announced, *, counted_less: bool = False) -> None:
         """Pass announced limits on to whoever keeps the pace, and that an answer was not counted at its most."""
+        if counted_less:
+            self._doubts = 0
         if self._lease is not None:
             self._lease.counted_less += counted_less
             self._lease.heard(limits)

@@ -27,6 +27,9 @@ HEADROOM = 1.25
 IN_STEP = 0.75
 """Share of a second's limit that the calls of all holders may be, if all of them fall into one moment."""
 
+UNEVEN = 2.0
+"""A call may take so many times the tokens of a usual one."""
+
 OTHER_LIMIT = 1.25
 """A limit that changed by this factor voids what was promised under the old one."""
 
@@ -174,6 +177,8 @@ class Lane:
             self.penalties += 1
             self.penalised_s = now
             news = news or now - self._told_s >= TELL_EVERY_S
+        if longer_s > 0 and self.tokens is not None and not self._is_wide:
+            self.tokens.let_go(longer_s, now)
         self.pause_until_s = max(self.pause_until_s, now + report.pause_s if report.pause_s else 0.0)
         if news:
             self._told_s = now
@@ -270,9 +275,11 @@ class Lane:
 
         Endpoints enforce a limit by the second. Where a second admits a call of every holder, nothing is
         refused though all fall together; else holders at independent moments exceed a common pace by about the
-        root of their number (a Brownian bridge), which must be well within a second's calls.
+        root of their number (a Brownian bridge), which must be well within a second's calls. Where tokens are
+        limited some calls are several times as large as others, and so is what is exceeded.
         """
-        most = max(1.0, IN_STEP * calls_per_s, calls_per_s**2 / 2)
+        spread = 1.0 if self.tokens is None else UNEVEN
+        most = max(1.0, IN_STEP * calls_per_s / spread, (calls_per_s / spread) ** 2 / 2)
         # One holder more or less must not turn it to and fro.
         self._is_wide = len(self.holders) <= most * (OTHER_LIMIT if self._is_wide else 1.0)
         return self._is_wide
@@ -308,7 +315,8 @@ class Lane:
             requests = self.requests.block(max(want.requests, 1), count, now) if want.requests else 0
             start_in_s = self.requests.take(requests, now)
         if self.tokens is not None:
-            tokens = self.tokens.block(max(want.tokens, 1), count, now) if want.tokens else 0
+            least = max(1, want.next_tokens)
+            tokens = self.tokens.block(max(want.tokens, 1), count, now, least) if want.tokens else 0
             start_in_s = max(start_in_s, self.tokens.take(tokens, now))
         return Permits(requests, tokens, start_in_s)
 

@@ -55,11 +55,18 @@ class Bucket:
         self.level = max(0.0, min(self.level - units, kept))
         return units
 
-    def block(self, wanted: int, holders: int, now_s: float) -> int:
-        """How many units to grant at once: what is there, or a block's worth, shared among the holders."""
+    def block(self, wanted: int, holders: int, now_s: float, least: int = 1) -> int:
+        """How many units to grant at once: what is there, or a block's worth, shared among the holders, and not less
+        than `least`.
+        """
         self._refill(now_s)
         share = max(self.level, self.per_s * BLOCK_S) / max(holders, 1)
-        return max(1, min(wanted, int(share)))
+        return max(least, min(wanted, int(share)))
+
+    def let_go(self, pause_s: float, now_s: float) -> None:
+        """In a pause nothing of what was promised for it is used."""
+        self._refill(now_s)
+        self.level += min(max(0.0, -self.level), pause_s * self.per_s)
 
     def _refill(self, now_s: float) -> None:
         self.level = min(self.capacity, self.level + max(0.0, now_s - self.at_s) * self.per_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,10 @@ class Stock:
     def take(self, tokens: int = 0) -> bool:
         """Use one permit, and expected tokens, if there are any.
 
-        A call larger than what is left of the tokens goes, and leaves a debt: else it would wait for ever
-        where the limit is small.
+        Of a pace a call larger than what is ripe of the tokens goes, and leaves a debt: else it would wait for ever
+        where the pace is slow. Permits are booked for whole calls.
         """
-        if (self._requests < 1 or self._tokens <= 0) and not self._ripened():
+        if self._lacks(tokens) and not self._ripened():
             self.ask_soon()
             return False
         self._requests -= 1
@@ -90,6 +91,10 @@ class Stock:
         """The endpoint is known to limit tokens."""
         return self._tokens != INFINITE
 
+    def _lacks(self, tokens: int) -> bool:
+        """A call that needs so many may not go now."""
+        return self._requests < 1 or self._tokens <= 0 or (self._tokens < tokens and not self._paced)
+
     def settle(self, unused: int) -> None:
         """Take back what was reserved and not counted; negative: what was counted beyond.
 
@@ -101,7 +106,7 @@ class Stock:
         self._tokens += unused
         if self._paced and unused > 0:
             self._tokens = min(self._tokens, max(before, self._tokens_per_s))
-        if before <= 0 < self._tokens:
+        if before <= 0 < self._tokens or (unused > 0 and not self._paced):
             self._gate.restocked()
 
     def heard(self, limits: Announced) -> None:
@@ -170,13 +175,14 @@ class Stock:
 
     def _want(self) -> Want:
         gate, now = self._gate, self._loop.time()
-        waiting, waiting_tokens, sent = gate.waiting, gate.waiting_tokens, gate.admissions
+        waiting, waiting_tokens, next_tokens = gate.waiting, gate.waiting_tokens, gate.next_tokens
+        sent = gate.admissions
         per_s = (sent - self._asked_sent) / max(now - self._asked_at, DRIP_S)
         self._asked_at, self._asked_sent = now, sent
         self._number += 1
         may_use = not self._promises and not gate.paused
         short_of_requests = self._requests <= self._half_requests or self._requests < 1
-        short_of_tokens = self._tokens <= self._half_tokens or self._tokens <= 0
+        short_of_tokens = self._tokens <= self._half_tokens or self._tokens <= 0 or self._tokens < next_tokens
         wants_requests = may_use and (short_of_requests or self._requests == INFINITE)
         wants_tokens = may_use and (short_of_tokens or self._tokens == INFINITE)
         return Want(
@@ -184,9 +190,10 @@ class Stock:
             requests=max(1, waiting) if wants_requests else 0,
             tokens=max(1, waiting_tokens) if wants_tokens else 0,
             max_concurrency=gate.max_concurrency,
-            hungry=waiting > 0 and (gate.paused or self._requests < 1 or self._tokens <= 0),
+            hungry=waiting > 0 and (gate.paused or self._lacks(next_tokens)),
             per_s=per_s,
             tokens_per_call=waiting_tokens // waiting if waiting else 0,
+            next_tokens=0 if self._tokens == INFINITE else max(0, math.ceil(next_tokens - self._tokens)),
             in_flight=gate.in_flight,
             share=self.share,
             series=self._series,
@@ -322,6 +329,7 @@ class Stock:
             self._ripe_at = until_s
         elif self._expires_at != INFINITE:
             self._requests = self._requests if self._requests == INFINITE else min(self._requests, 0.0)
+            self._tokens = self._tokens if self._tokens == INFINITE else min(self._tokens, 0.0)
 
     def _promise(self, requests: int, tokens: int, in_s: float) -> None:
         if not requests and not tokens:

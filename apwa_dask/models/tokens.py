@@ -83,8 +83,12 @@ class OutputEstimate:
         return guess if self.ceiling is None else min(guess, self.ceiling)
 
     def reserved(self, *, most: bool) -> int:
-        """To set aside of a limit: the expected tokens, or the most that there may be where that is known."""
-        return self.ceiling if most and self.ceiling is not None else self.tokens
+        """To set aside of a limit: the mean, of which on average nothing comes back (what comes back late is lost to
+        a bucket that was full meanwhile); or the most that there may be where that is known.
+        """
+        if most and self.ceiling is not None:
+            return self.ceiling
+        return self.start if self.answers < self.LEARNED_AFTER else int(self._mean) + 1
 
     def observe(self, tokens: int) -> None:
         """Learn from one answer."""
