@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from apwa_dask.models.budget import Budget
 from benchmarks.scaling.endpoint import SimEndpoint
 from benchmarks.scaling.scheduler import Cost, SimScheduler
-from benchmarks.scaling.worker import SimWorker
+from benchmarks.scaling.worker import ACCOUNT, SimWorker
 
 __all__ = ["Cluster", "Figures", "Mark", "Scale"]
 
 SAMPLE_S = 0.1
 FULL = 0.95
+PLENTY_USD = 1e9
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Mark:
     at_s: float
     real_s: float
     leases: int
+    funds: int
     busy_s: float
     coordinator_cpu_s: float
     admitted: int
@@ -75,10 +78,12 @@ class Figures:
 
     Parameters
     ----------
+    leases_per_s, funds_per_s : float
+        Questions about calls, and about money.
     scheduler_share : float
         Of one core, modelled: service times over the span.
     coordinator_share : float
-        Of one core, measured here: CPU of `Coordinator.lease` alone.
+        Of one core, measured here: CPU of the `Coordinator` alone.
     used : float
         Of the announced limit, or of the ceiling of calls in flight where nothing is announced.
     refused : float
@@ -90,6 +95,7 @@ class Figures:
     scenario: str
     span_s: float
     leases_per_s: float
+    funds_per_s: float
     bytes_per_s: float
     scheduler_share: float
     coordinator_share: float
@@ -104,13 +110,14 @@ class Figures:
 
 
 class Cluster:
-    """A running simulation. Make it on a `VirtualLoop`."""
+    """A running simulation. Make it on a `VirtualLoop`. Its run has a budget, which all workers lease from."""
 
-    def __init__(self, scale: Scale, *, rpm: float | None = None) -> None:
-        self.scale, self.rpm = scale, rpm
+    def __init__(self, scale: Scale, *, rpm: float | None = None, budget_usd: float = PLENTY_USD) -> None:
+        self.scale, self.rpm, self.budget = scale, rpm, Budget(usd=budget_usd)
         self._loop = asyncio.get_running_loop()
         self._rng = random.Random(scale.seed)
         self.scheduler = SimScheduler(scale.cost)
+        self.scheduler.coordinator.open_account(ACCOUNT, self.budget)
         self.endpoint = SimEndpoint(scale.p50_s, scale.p99_s, rpm, scale.seed, self._loop.time())
         self.workers: list[SimWorker] = []
         self._born = 0
@@ -157,6 +164,7 @@ class Cluster:
             self._loop.time(),
             time.perf_counter(),
             scheduler.leases,
+            scheduler.funds,
             scheduler.busy_s,
             scheduler.coordinator_cpu_s,
             endpoint.admitted,
@@ -170,7 +178,7 @@ class Cluster:
         scheduler, endpoint = self.scheduler, self.endpoint
         span_s = self._loop.time() - since.at_s
         admitted, refused = endpoint.admitted - since.admitted, endpoint.refused - since.refused
-        leases = scheduler.leases - since.leases
+        leases, funds = scheduler.leases - since.leases, scheduler.funds - since.funds
         levels = [level for _, level in self._samples] or [self.in_flight]
         used = sum(levels) / len(levels) / self.scale.most
         if self.rpm is not None:
@@ -179,7 +187,8 @@ class Cluster:
             scenario=scenario,
             span_s=span_s,
             leases_per_s=leases / span_s,
-            bytes_per_s=leases / span_s * scheduler.message_bytes,
+            funds_per_s=funds / span_s,
+            bytes_per_s=(leases + funds) / span_s * scheduler.message_bytes,
             scheduler_share=(scheduler.busy_s - since.busy_s) / span_s,
             coordinator_share=(scheduler.coordinator_cpu_s - since.coordinator_cpu_s) / span_s,
             calls_per_s=admitted / span_s,
@@ -203,6 +212,7 @@ class Cluster:
                 self.endpoint,
                 most=scale.most,
                 rows=scale.rows,
+                budget=self.budget,
                 seed=scale.seed * 1_000_003 + number,
             )
         )

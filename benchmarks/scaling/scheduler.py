@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from distributed.protocol import dumps
 
 from apwa_dask.models.coordinator import Coordinator
-from apwa_dask.models.leases import Grant, Notice, Report, Want
+from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Notice, Report, Want
 
 __all__ = ["Cost", "SimScheduler"]
 
@@ -21,14 +22,16 @@ SIZE_EVERY = 97
 
 @dataclass(frozen=True)
 class Cost:
-    """Scheduler CPU of one lease, seconds.
+    """Scheduler CPU of one question, seconds.
 
     Parameters
     ----------
     rpc_s : float
         Reading, dispatching and answering an RPC, whatever it does.
     handler_s, holder_s : float
-        Of the handler: once, and for each holder of the gate.
+        Of the handler of leases: once, and for each holder of the gate.
+    fund_s : float
+        Of the handler of money.
     message_s : float
         Of a message that is sent unasked, by the stream that each worker has.
 
@@ -40,6 +43,7 @@ class Cost:
     rpc_s: float = 125e-6
     handler_s: float = 19e-6
     holder_s: float = 0.0
+    fund_s: float = 45e-6
     message_s: float = 20e-6
 
     def lease_s(self, holders: int) -> float:
@@ -49,16 +53,17 @@ class Cost:
 
 @dataclass
 class _Question:
-    holder: str
-    gate_key: str
-    want: Want
-    report: Report
-    answered: asyncio.Future[Grant]
+    """One RPC: its fields as they travel, its handler, and what both cost."""
+
+    words: dict[str, Any]
+    answer: Callable[[], Any]
+    service_s: Callable[[], float]
+    answered: asyncio.Future[Any]
     asked_s: float
 
 
 class SimScheduler:
-    """Answers leases one after the other, as the scheduler's one event loop does.
+    """Answers questions one after the other, as the scheduler's one event loop does.
 
     Parameters
     ----------
@@ -71,12 +76,14 @@ class SimScheduler:
 
     Attributes
     ----------
-    leases, timeouts, wasted : int
-        Messages served, given up on by their worker, and served after that.
+    leases, funds : int
+        Questions served: about calls, and about money.
+    timeouts, wasted : int
+        Those given up on by their worker, and those served after that.
     busy_s : float
         Modelled CPU.
     coordinator_cpu_s : float
-        CPU that `Coordinator.lease` really took here; the only figure that differs from run to run.
+        CPU that the `Coordinator` really took here; the only figure that differs from run to run.
     """
 
     def __init__(self, cost: Cost, *, hop_s: float = 0.0005, timeout_s: float = 10.0) -> None:
@@ -87,19 +94,57 @@ class SimScheduler:
         self._queue: deque[_Question] = deque()
         self._serving = False
         self._stalled_until_s = 0.0
-        self.leases = self.timeouts = self.wasted = 0
+        self.leases = self.funds = self.timeouts = self.wasted = 0
         self.busy_s = self.coordinator_cpu_s = self.longest_wait_s = 0.0
         self._bytes = self._sized = 0
 
     async def lease(self, holder: str, gate_key: str, want: Want, report: Report) -> Grant:
-        """One RPC.
+        """One RPC about calls.
 
         Raises
         ------
         TimeoutError
             As on a cluster: an `OSError`, after which a gate goes on with what it holds.
         """
-        question = _Question(holder, gate_key, want, report, self._loop.create_future(), self._loop.time())
+
+        def answer() -> Grant:
+            self.leases += 1
+            return self.coordinator.lease(holder, gate_key, want, report)
+
+        def service_s() -> float:
+            return self.cost.lease_s(len(self.coordinator.in_flight_share(gate_key)))
+
+        words = {"op": "apwa_lease", "holder": holder, "gate_key": gate_key, "want": want, "report": report}
+        grant: Grant = await self._asked(words, answer, service_s)
+        return grant
+
+    async def fund(
+        self, holder: str, account: str, least: Money, wanted: Money, report: MoneyReport
+    ) -> Funds:
+        """One RPC about money; see `lease`."""
+
+        def answer() -> Funds:
+            self.funds += 1
+            return self.coordinator.fund(holder, account, least, wanted, report)
+
+        def service_s() -> float:
+            return self.cost.rpc_s + self.cost.fund_s
+
+        words = {
+            "op": "apwa_fund",
+            "holder": holder,
+            "account": account,
+            "least": least,
+            "wanted": wanted,
+            "report": report,
+        }
+        funds: Funds = await self._asked(words, answer, service_s)
+        return funds
+
+    async def _asked(
+        self, words: dict[str, Any], answer: Callable[[], Any], service_s: Callable[[], float]
+    ) -> Any:
+        question = _Question(words, answer, service_s, self._loop.create_future(), self._loop.time())
         self._loop.call_later(self._hop_s, self._arrived, question)
         try:
             return await asyncio.wait_for(question.answered, self._timeout_s)
@@ -144,38 +189,32 @@ class SimScheduler:
             self._serving = False
             return
         question = self._queue.popleft()
-        holders = len(self.coordinator.in_flight_share(question.gate_key))
-        service_s = self.cost.lease_s(holders)
+        service_s = question.service_s()
         self.busy_s += service_s
         self._loop.call_later(service_s, self._served, question)
 
     def _served(self, question: _Question) -> None:
         before = time.thread_time()
-        grant = self.coordinator.lease(question.holder, question.gate_key, question.want, question.report)
+        answer = question.answer()
         self.coordinator_cpu_s += time.thread_time() - before
-        self.leases += 1
         self.longest_wait_s = max(self.longest_wait_s, self._loop.time() - question.asked_s)
-        if self.leases % SIZE_EVERY == 1:
-            self._size(question, grant)
+        if (self.leases + self.funds) % SIZE_EVERY == 1:
+            self._size(question, answer)
         if question.answered.done():
             self.wasted += 1
         else:
-            self._loop.call_later(self._hop_s, _answer, question.answered, grant)
+            self._loop.call_later(self._hop_s, _answer, question.answered, answer)
         self._next()
 
-    def _size(self, question: _Question, grant: Grant) -> None:
-        asked = {
-            "op": "apwa_lease",
-            "holder": question.holder,
-            "gate_key": question.gate_key,
-            "want": asdict(question.want),
-            "report": asdict(question.report),
-            "reply": True,
+    def _size(self, question: _Question, answer: Grant | Funds) -> None:
+        fields = {
+            name: word if isinstance(word, str) else asdict(word) for name, word in question.words.items()
         }
-        self._bytes += sum(len(frame) for message in (asked, asdict(grant)) for frame in dumps(message))
+        asked = {**fields, "reply": True}
+        self._bytes += sum(len(frame) for message in (asked, asdict(answer)) for frame in dumps(message))
         self._sized += 1
 
 
-def _answer(answered: asyncio.Future[Grant], grant: Grant) -> None:
+def _answer(answered: asyncio.Future[Any], answer: Grant | Funds) -> None:
     if not answered.done():
-        answered.set_result(grant)
+        answered.set_result(answer)

@@ -1,20 +1,27 @@
-"""One worker process: a real `Gate`, and rows that go through it for ever."""
+"""One worker process: a real `Gate` and a real `Wallet`, and rows that go through both until the money is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 
+from apwa_dask.errors import BudgetError
+from apwa_dask.models.budget import Budget, Wallet
 from apwa_dask.models.endpoints import LIMITS_EVERY_S
 from apwa_dask.models.gate import Gate
 from apwa_dask.models.headers import announced
-from apwa_dask.models.leases import Grant, Report, Want
+from apwa_dask.models.leases import Funds, Grant, Money, MoneyReport, Report, Want
 from benchmarks.scaling.endpoint import Answer, SimEndpoint
 from benchmarks.scaling.scheduler import SimScheduler
 
-__all__ = ["GATE_KEY", "SimWorker"]
+__all__ = ["ACCOUNT", "GATE_KEY", "RESERVED_USD", "SPENT_OF_RESERVED", "SimWorker"]
 
 GATE_KEY = "https://endpoint.example/v1|0123456789abcdef|model"
+ACCOUNT = "run"
+RESERVED_USD = 0.01
+SPENT_OF_RESERVED = 0.4, 1.0
+"""What a call comes to, of what is reserved for it: anything between these."""
+RESERVED = Money(RESERVED_USD, 1000, 1)
 
 
 class SimWorker:
@@ -24,15 +31,29 @@ class SimWorker:
     ----------
     most : int
         The user's ceiling over all processes.
+    budget : Budget
+        Of the run that all workers work on.
     """
 
     def __init__(
-        self, name: str, scheduler: SimScheduler, endpoint: SimEndpoint, *, most: int, rows: int, seed: int
+        self,
+        name: str,
+        scheduler: SimScheduler,
+        endpoint: SimEndpoint,
+        *,
+        most: int,
+        rows: int,
+        budget: Budget,
+        seed: int,
     ) -> None:
         self.name = name
         self._scheduler, self._endpoint = scheduler, endpoint
         self._loop = asyncio.get_running_loop()
         self.gate = Gate(GATE_KEY, max_concurrency=most, lease=self._lease, rng=random.Random(seed))
+        self.wallet = Wallet(budget, account=ACCOUNT, fund=self._fund)
+        self.rows_left = rows
+        """Rows that still have money."""
+        self._prices = random.Random(seed + 1)
         scheduler.listeners[name] = self.gate.noticed
         self.paused_at_s = float("inf")
         self.booked_ahead_s = 0.0
@@ -46,9 +67,25 @@ class SimWorker:
         self.booked_ahead_s = grant.start_in_s if grant.requests else 0.0
         return grant
 
+    async def _fund(self, account: str, least: Money, wanted: Money, report: MoneyReport) -> Funds:
+        if self.name not in self._scheduler.listeners:
+            raise ConnectionError(self.name)  # a process that has ended asks nothing
+        return await self._scheduler.fund(self.name, account, least, wanted, report)
+
     async def _row(self) -> None:
-        gate, endpoint, time_s = self.gate, self._endpoint, self._loop.time
-        while True:
+        try:
+            while True:
+                await self._call()
+        except BudgetError:
+            self.rows_left -= 1
+
+    async def _call(self) -> None:
+        """As `models.client.Client` makes it: money first, then a slot."""
+        gate, wallet, endpoint, time_s = self.gate, self.wallet, self._endpoint, self._loop.time
+        if not wallet.try_reserve(RESERVED):
+            await wallet.reserve(RESERVED)
+        spent = Money()
+        try:
             number = gate.try_acquire() or await gate.acquire()
             try:
                 answer = endpoint.call(self.name, time_s())
@@ -57,10 +94,13 @@ class SimWorker:
                     self._hear(answer)
                 if answer.retry_after_s is None:
                     gate.succeeded()
+                    spent = Money(RESERVED_USD * self._prices.uniform(*SPENT_OF_RESERVED), 700, 1)
                 else:
                     gate.throttled(number, answer.retry_after_s)
             finally:
                 gate.release()
+        finally:
+            wallet.settle(RESERVED, spent)
 
     def _hear(self, answer: Answer) -> None:
         """As `models.endpoints.Lane.observe` does: headers of every refusal, of other answers now and then."""
@@ -83,9 +123,9 @@ class SimWorker:
         self._pauses, self.paused_at_s = self.gate.pauses, float("inf")
 
     async def leave(self) -> None:
-        """The process ends: its calls in flight are gone."""
+        """The process ends: its calls in flight are gone, and what it has not told of its money."""
+        self._scheduler.leave(self.name)
         for row in self._rows:
             row.cancel()
         await asyncio.gather(*self._rows, return_exceptions=True)
         await self.gate.close()
-        self._scheduler.leave(self.name)
