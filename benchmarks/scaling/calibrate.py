@@ -1,4 +1,4 @@
-"""What a lease costs a scheduler's CPU: the handler alone by the number of holders, and an RPC to a real scheduler."""
+"""What questions cost a scheduler's CPU: the handlers by the number of holders, and an RPC to a real scheduler."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 
 from apwa_dask.execution.plugin import CoordinatorPlugin
+from apwa_dask.models.budget import BLOCK_CALLS, Budget
 from apwa_dask.models.coordinator import Coordinator
-from apwa_dask.models.leases import Report, Want
+from apwa_dask.models.leases import Money, MoneyReport, Report, Want
 from benchmarks.scaling.scheduler import Cost
 
 __all__ = ["Measured", "measure", "table"]
@@ -30,11 +31,14 @@ GATE = "https://endpoint.example/v1|0123456789abcdef|model"
 
 @dataclass(frozen=True)
 class Measured:
-    """CPU microseconds of `CoordinatorPlugin.lease` by holders, and of one RPC with `rpc_holders` holders."""
+    """CPU microseconds of `CoordinatorPlugin.lease` by holders, of one RPC with `rpc_holders` holders, and of
+    `CoordinatorPlugin.fund` by holders.
+    """
 
     handler_us: dict[int, float]
     rpc_us: float
     rpc_holders: int
+    fund_us: dict[int, float]
 
     @property
     def cost(self) -> Cost:
@@ -43,27 +47,35 @@ class Measured:
         slope_us = max(0.0, (self.handler_us[high] - self.handler_us[low]) / (high - low))
         fixed_us = self.handler_us[low] - slope_us * low
         wire_us = self.rpc_us - self.handler_us[self.rpc_holders]
-        return Cost(wire_us * 1e-6, max(0.0, fixed_us) * 1e-6, slope_us * 1e-6)
+        return Cost(
+            wire_us * 1e-6,
+            max(0.0, fixed_us) * 1e-6,
+            slope_us * 1e-6,
+            fund_s=max(self.fund_us.values()) * 1e-6,
+        )
 
 
 def measure(holders: Sequence[int] = HOLDERS, rpcs: int = RPCS) -> Measured:
-    """Take both on this machine, in CPU seconds, so that other work disturbs them little."""
+    """Take all on this machine, in CPU seconds, so that other work disturbs them little."""
     handler_us = {count: asyncio.run(_handler_us(count)) for count in holders}
     middle = sorted(holders)[len(holders) // 2]
-    return Measured(handler_us, _rpc_us(middle, rpcs), middle)
+    fund_us = {count: asyncio.run(_fund_us(count)) for count in holders}
+    return Measured(handler_us, _rpc_us(middle, rpcs), middle, fund_us)
 
 
 def table(measured: Measured) -> str:
     """Markdown."""
     lines = [
-        "| holders | handler, CPU us | leases/s at the renewal time | scheduler core |",
-        "|--:|--:|--:|--:|",
+        "| holders | handler, CPU us | leases/s at the renewal time | scheduler core | handler of money, CPU us |",
+        "|--:|--:|--:|--:|--:|",
     ]
     cost = measured.cost
     for count, handler_us in measured.handler_us.items():
         per_s = count / _renew_s(count)
         share = per_s * (handler_us * 1e-6 + cost.rpc_s)
-        lines.append(f"| {count} | {handler_us:.0f} | {per_s:.0f} | {share:.1%} |")
+        lines.append(
+            f"| {count} | {handler_us:.0f} | {per_s:.0f} | {share:.1%} | {measured.fund_us[count]:.0f} |"
+        )
     words = f"an RPC with {measured.rpc_holders} holders: {measured.rpc_us:.0f} us of the scheduler's CPU"
     return "\n".join([*lines, "", f"{words}, {cost.rpc_s * 1e6:.0f} us of it beside the handler"])
 
@@ -82,7 +94,7 @@ def _plugin() -> CoordinatorPlugin:
 async def _handler_us(count: int) -> float:
     """Mean CPU of the handler as the scheduler calls it, once all holders are known; the best of some rounds."""
     plugin, words = _plugin(), _words(count)
-    names = [f"tcp://10.0.{k // 250}.{k % 250}:40000" for k in range(count)]
+    names = _names(count)
     for name in names:
         await plugin.lease(name, GATE, **words)
     turns = max(1, 300 // count)
@@ -94,6 +106,33 @@ async def _handler_us(count: int) -> float:
                 await plugin.lease(name, GATE, **words)
         best = min(best, (time.thread_time() - before) / (turns * min(count, 300)))
     return best * 1e6
+
+
+async def _fund_us(count: int) -> float:
+    """Mean CPU of the handler of money, each question about one more block."""
+    plugin, block = _plugin(), Money(0.064, 38_400, BLOCK_CALLS)
+    plugin.coordinator.open_account("run", Budget(usd=1e9), Money())
+    names = _names(count)
+    granted = dict.fromkeys(names, Money())
+
+    async def ask(name: str, number: int) -> None:
+        report = MoneyReport(granted[name].times(0.9), Money(), granted[name], 7, number)
+        funds = await plugin.fund(name, "run", asdict(Money(calls=1)), asdict(block), asdict(report))
+        granted[name] = Money(**funds["granted"])
+
+    for name in names:
+        await ask(name, 1)
+    best = float("inf")
+    for turn in range(ROUNDS):
+        before = time.thread_time()
+        for name in names[:300]:
+            await ask(name, turn + 2)
+        best = min(best, (time.thread_time() - before) / min(count, 300))
+    return best * 1e6
+
+
+def _names(count: int) -> list[str]:
+    return [f"tcp://10.0.{k // 250}.{k % 250}:40000" for k in range(count)]
 
 
 def _renew_s(count: int) -> float:

@@ -43,6 +43,7 @@ def test_all_slots_are_used_at_a_question_a_worker_and_second(found: dict[str, F
     steady = found["steady"]
     assert steady.used > 0.99
     assert steady.most_in_flight == 1.0
+    assert 0 < steady.funds_per_s <= 1.5 * SMALL.workers / 5.0  # for five seconds of calls at a time
     assert steady.leases_per_s == pytest.approx(SMALL.workers, rel=0.05)
 
 
@@ -87,8 +88,11 @@ def test_a_worker_that_leaves_takes_its_share_with_it() -> None:
 
 
 def test_costs_are_a_line_through_what_was_measured() -> None:
-    measured = calibrate.Measured({10: 20.0, 300: 100.0, 1010: 320.0}, rpc_us=225.0, rpc_holders=300)
+    measured = calibrate.Measured(
+        {10: 20.0, 300: 100.0, 1010: 320.0}, rpc_us=225.0, rpc_holders=300, fund_us={10: 45.0}
+    )
     assert measured.cost.lease_s(10) == pytest.approx((125 + 20) * 1e-6)
+    assert measured.cost.fund_s == pytest.approx(45e-6)
     assert measured.cost.lease_s(1010) == pytest.approx((125 + 320) * 1e-6)
 
 
@@ -96,6 +100,7 @@ def test_costs_are_a_line_through_what_was_measured() -> None:
 def test_the_real_handler_costs_something_and_hardly_more_with_more_holders() -> None:
     measured = calibrate.measure([10, 600], rpcs=200)
     assert 0 < measured.handler_us[600] < 5 * measured.handler_us[10]
+    assert 0 < measured.fund_us[600] < 5 * measured.fund_us[10]
     assert measured.cost.holder_s >= 0
     assert measured.rpc_us > 0
 
