@@ -85,9 +85,8 @@ class ClusterPurses:
 
     def close(self, run_id: str) -> Money:
         if self._client.status != "running":
-            return (
-                Money()
-            )  # what its workers paid is in the journal; they were stopped when their client went
+            # what its workers paid is in the journal; they were stopped when their client went
+            return Money()
         closed = self._client.sync(self._client.scheduler.apwa_close, run_id=run_id)
         return _MONEY.validate_python(closed)
 
