@@ -17,6 +17,7 @@ from apwa_dask.testing.answers import Answer, answer_for, chat_request, count_to
 from apwa_dask.testing.completions import completion_body
 from apwa_dask.testing.embeddings import embeddings_body, embeddings_request
 from apwa_dask.testing.faults import Strike, refused, spoiled_answer, spoiled_reply, struck
+from apwa_dask.testing.kept_prompts import KeptPrompts
 from apwa_dask.testing.limits import Limiter, Verdict, retry_hint
 from apwa_dask.testing.log import Call, CallBook
 from apwa_dask.testing.script import ChatRequest, Fault, Lognormal, Script
@@ -93,6 +94,7 @@ class Desk:
         """Follow another script from now on, with full buckets; calls that have a slot end as they began."""
         self.script = script
         self.limiter = Limiter(script, self.clock())
+        self.kept = KeptPrompts(script.keeps_prompts)
         self.random = random.Random(script.latency_s.seed if isinstance(script.latency_s, Lognormal) else 0)
         self.counts_attempts = any(fault.times is not None for fault in script.faults)
         self.book.keep_bodies, self.book.keep_calls = script.keep_bodies, script.keep_calls
@@ -284,6 +286,7 @@ class Desk:
         if limit is None or self.script.counts_tokens == "made":
             self.limiter.charge(answer.tokens)
         call.billed, call.completion_tokens = True, answer.tokens
+        call.cached_tokens = self.kept.cached_tokens(asked.prompt)
         call.finish_reason = answer.finish_reason
         if self.script.keep_bodies:
             call.answer = answer.content or ""
@@ -293,6 +296,7 @@ class Desk:
             created=int(self.wall()),
             model=_resolved(self.script, fault, asked),
             prompt_tokens=call.prompt_tokens if self.script.usage else None,
+            cached_tokens=call.cached_tokens,
         )
         return json_reply(200, body, extra) if fault is None else spoiled_reply(fault, body, extra)
 

@@ -11,7 +11,9 @@ from apwa_dask.testing.answers import Answer
 __all__ = ["completion_body"]
 
 
-def completion_body(answer: Answer, *, n: int, created: int, model: str, prompt_tokens: int | None) -> bytes:
+def completion_body(
+    answer: Answer, *, n: int, created: int, model: str, prompt_tokens: int | None, cached_tokens: int = 0
+) -> bytes:
     """Encode an answer as an OpenAI chat completion.
 
     Parameters
@@ -26,6 +28,8 @@ def completion_body(answer: Answer, *, n: int, created: int, model: str, prompt_
         Model named in the response.
     prompt_tokens : int or None
         None leaves the usage out.
+    cached_tokens : int
+        Of those, read before.
     """
     message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": answer.refusal}
     if answer.tool_calls:
@@ -51,6 +55,6 @@ def completion_body(answer: Answer, *, n: int, created: int, model: str, prompt_
             "prompt_tokens": prompt_tokens,
             "completion_tokens": answer.tokens,
             "total_tokens": prompt_tokens + answer.tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
     return orjson.dumps(document)

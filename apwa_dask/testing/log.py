@@ -42,6 +42,8 @@ class Call:
         As sent in the response; empty for an error.
     prompt_tokens, completion_tokens : int
         By the server's own count (`count_tokens`).
+    cached_tokens : int
+        Of the prompt, kept from earlier ones.
     retry_count : int
         The ``x-stainless-retry-count`` header that the OpenAI client sends, 0 without it.
     aborted : bool
@@ -71,6 +73,7 @@ class Call:
     answer: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     retry_count: int = 0
     aborted: bool = False
     billed: bool = False

@@ -256,6 +256,9 @@ class Script:
         Prompt plus reserved output beyond this gets 400 ``context_length_exceeded``.
     usage : bool
         False: responses carry no usage.
+    keeps_prompts : int
+        So many of the latest prompts are kept: of one that begins like them ``cached_tokens`` of the usage says how
+        much was read before, in steps of 128 tokens.
     cancel_is_free : bool
         False: a call whose client hung up after it had a slot is still billed, as by most providers.
     faults : tuple of Fault
@@ -290,6 +293,7 @@ class Script:
     dimensions: int = 64
     context_tokens: int | None = None
     usage: bool = True
+    keeps_prompts: int = 0
     cancel_is_free: bool = False
     faults: tuple[Fault, ...] = ()
     batches: BatchRules = field(default_factory=BatchRules)

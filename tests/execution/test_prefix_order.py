@@ -7,7 +7,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import orjson
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 
 import apwa_dask as apwa
 from apwa_dask.execution.prefix_order import SHARED_CHARACTERS, prefix_order
-from apwa_dask.models.budget import Tally
 from apwa_dask.models.client import Client
 
 LONG = [letter * SHARED_CHARACTERS for letter in "abc"]
@@ -81,25 +79,31 @@ def changes(prompts: list[str]) -> int:
     return sum(a != b for a, b in pairwise(documents))
 
 
-def test_cached_tokens_are_seen_shown_and_priced(scripted_server, model_at, store):
-    """The scripted server keeps nothing; what an endpoint says about kept tokens is read from its usage."""
-    from apwa_dask.models.outcomes import classify
+def test_an_endpoint_that_keeps_prompts_is_asked_by_beginning_and_the_bill_says_what_was_kept(
+    scripted_server, model_at, store
+):
+    """Nobody knows it at the first partition; those that come after its answers are in order."""
+    frame = pd.DataFrame({"doc": [LONG[k % 3] * 4 for k in range(60)], "q": [f"row {k}" for k in range(60)]})
+    table = apwa.from_pandas(frame, npartitions=2).map("say", inputs=["doc", "q"], output={"a": str})
+    server = scripted_server(keeps_prompts=4)
+    run = table.run(
+        model=model_at(server, max_concurrency=1, price=apwa.Price(10.0, 20.0, 1.0)),
+        store=store,
+        scheduler="sync",
+        progress=False,
+    ).wait()
 
-    usage = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 900}}
-    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage, "model": "m"}
-    completion = classify(200, {}, orjson.dumps(body)).completion
-    assert completion is not None
-    assert completion.usage is not None
-    tally = Tally()
-    price = apwa.Price(10.0, 20.0, 1.0)
-    seen = completion.usage
-    tally.add(seen, price.cost_usd(seen.input, seen.output, seen.cached), 1)
-
-    assert tally.cached_tokens == 900
-    assert tally.cost_usd == pytest.approx((100 * 10.0 + 900 * 1.0 + 10 * 20.0) / 1e6)
-    assert (
-        "cached_tokens"
-        in run_over(
-            scripted_server(), model_at, store, pd.DataFrame({"doc": ["a"], "q": ["b"]}), "shown"
-        ).costs()
+    calls = server.log()
+    prompts = [str(call.messages[-1]["content"]) for call in calls]
+    assert changes(prompts[:30]) > 20
+    assert changes(prompts[30:]) == 2
+    given, kept, made = (
+        sum(getattr(call, f"{kind}_tokens") for call in calls) for kind in ("prompt", "cached", "completion")
     )
+    assert kept == 55 * 512  # the server has forgotten two of the three when their turn comes again
+    paid_usd = ((given - kept) * 10.0 + kept * 1.0 + made * 20.0) / 1e6
+    status, costs = run.status(), run.costs()
+    assert (status["input_tokens"], status["cached_tokens"]) == (given, kept)
+    assert status["cost_usd"] == pytest.approx(paid_usd)
+    assert costs["cached_tokens"].sum() == kept
+    assert costs["cost_usd"].sum() == pytest.approx(paid_usd)

@@ -345,6 +345,24 @@ def test_usage_is_priced_with_the_cached_part_at_its_own_rate() -> None:
     assert price.cost_usd(usage.input, usage.output, usage.cached) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.8)
 
 
+def test_tokens_that_the_endpoint_kept_are_taken_from_the_budget_at_their_own_rate(
+    serve: Serve, ask: Ask
+) -> None:
+    server = serve(keeps_prompts=1)
+    wallet = Wallet(Budget(usd=1.0))
+    price = Price(10.0, 20.0, cached_input_usd=1.0)
+    beginning = "the same document " * 200
+    texts = [f"{beginning}: question {k}" for k in range(6)]
+    replies = ask(server, wallet=wallet, settings={"max_concurrency": 1, "price": price})(*texts)
+    calls = server.log()
+    kept = sum(call.cached_tokens for call in calls)
+    paid_usd = sum(price.cost_usd(c.prompt_tokens, c.completion_tokens, c.cached_tokens) for c in calls)
+    assert kept >= 5 * 768
+    assert sum(reply.usage.cached for reply in replies) == kept
+    assert sum(reply.cost_usd or 0.0 for reply in replies) == pytest.approx(paid_usd)
+    assert wallet.spent.usd == pytest.approx(paid_usd)
+
+
 def test_runs_that_name_one_budget_spend_from_one_purse(virtual_time: Virtual) -> None:
     async def story() -> tuple[list[int], int]:
         coordinator = Coordinator(asyncio.get_running_loop().time)
