@@ -58,6 +58,21 @@ def test_a_block_for_later_is_not_used_before(virtual_time: Virtual) -> None:
     virtual_time(story())
 
 
+def test_a_block_that_was_promised_under_another_limit_is_void(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        recorder = Recorder(
+            Grant(concurrency=64, requests=5, start_in_s=10.0, renew_s=2.0, expires_s=1e6),
+            Grant(concurrency=64, requests=0, epoch=1, renew_s=28.0, expires_s=1e6),
+            Grant(concurrency=64, requests=5, epoch=1, renew_s=1e6, expires_s=1e6),
+        )
+        door, endpoint = gate(lease=recorder.lease), Endpoint()
+        await many(5, door, endpoint)
+        assert endpoint.accepted[0] >= 30.0
+        await door.close()
+
+    virtual_time(story())
+
+
 def test_a_silent_coordinator_stops_nothing_until_the_lease_expires(virtual_time: Virtual) -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()

@@ -120,6 +120,29 @@ def test_contracts_with_tools_are_never_sent_twice(virtual_time: Virtual) -> Non
     assert endpoint.posts == 200
 
 
+class SlowAtLast(Endpoint):
+    """Ever faster, so that nothing is late; and the request of this number, and what is sent after it, after five."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    async def post(self, body: bytes, timeout_s: float) -> Raw:
+        self.posts += 1
+        await asyncio.sleep(5.0 if self.posts >= self.number else 0.5 - self.posts / 1000)
+        return Raw(200, {}, ANSWER)
+
+
+@pytest.mark.parametrize(("calls", "posts"), [(101, 101), (102, 102)])
+def test_what_the_budget_does_not_hold_is_not_sent_a_second_time(
+    virtual_time: Virtual, calls: int, posts: int
+) -> None:
+    endpoint, model = SlowAtLast(101), replace(MODEL, hedge=True)
+    replies, wallet, _ = virtual_time(sent(endpoint, model, 101, Budget(calls=calls), wave=1))
+    assert {reply.outcome for reply in replies} == {OutcomeClass.OK}
+    assert endpoint.posts == wallet.spent.calls == posts
+
+
 @pytest.mark.parametrize("rows", [300])
 def test_a_second_request_is_paid_from_the_budget_or_not_sent(virtual_time: Virtual, rows: int) -> None:
     endpoint = Endpoint()
