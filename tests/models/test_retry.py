@@ -64,3 +64,14 @@ def test_nothing_is_tried_after_the_deadline_of_the_call() -> None:
     assert tries.wait_s(failed(Retry.THROTTLED), 99.0) == 0.0
     assert tries.wait_s(failed(Retry.THROTTLED), 100.0) is None
     assert tries.wait_s(failed(Retry.TRANSIENT, 50.0), 60.0) is None, "the wait itself would pass it"
+
+
+def test_an_outage_consumes_no_attempt_for_so_long_and_then_attempts_count_again() -> None:
+    policy = RetryPolicy(outage_s=100.0)
+    tries = Tries(policy, 0.0, random.Random(0))
+    for second in range(100):
+        assert tries.wait_s(failed(Retry.TRANSIENT), float(second), outage=True) is not None
+    left = [
+        tries.wait_s(failed(Retry.TRANSIENT), 100.0, outage=True) is not None for _ in range(policy.attempts)
+    ]
+    assert left == [True] * (policy.attempts - 1) + [False]
