@@ -97,9 +97,11 @@ class Runtime(Secrets):
         """Sessions and gates of this process."""
         with self._lock:
             if self._endpoints is None:
-                local = LocalLease(self.coordinator, self.worker_name)
-                self._endpoints = Endpoints(self.leases.watching(self.lease or local.lease))
+                self._endpoints = Endpoints(self.leases.watching(self._way_to_a_coordinator))
             return self._endpoints
+
+    def _way_to_a_coordinator(self) -> LeaseFn:
+        return self.lease or LocalLease(self.coordinator, self.worker_name).lease
 
     def fund_for(self, run_id: str, budget: Budget) -> MoneyFn | None:
         """A run's way to its money: where its frame's purse is, else the cluster's account, else this process's."""
