@@ -54,6 +54,8 @@ class Sharing:
         self._found: dict[bytes, Record] = {}
         self._answered: list[bytes] = []
         self._dropped: list[bytes] = []
+        self._untold: tuple[list[bytes], list[bytes]] = ([], [])
+        """Answered and dropped, of questions that the scheduler did not hear: the next one takes them along."""
         self._ticker: asyncio.Task[None] | None = None
         self._quiet_until_s = 0.0
         self._over = False
@@ -149,12 +151,16 @@ class Sharing:
     ) -> bytes:
         """States of `asked`; all ours where the scheduler does not answer in time."""
         loop = asyncio.get_running_loop()
+        untold, self._untold = self._untold, ([], [])
+        ended = ([*untold[0], *answered], [*untold[1], *dropped])
         if loop.time() >= self._quiet_until_s:
-            question = self._claim(self._room, _joined(asked), _joined(answered), _joined(dropped))
+            question = self._claim(self._room, _joined(asked), _joined(ended[0]), _joined(ended[1]))
             try:
                 return await asyncio.wait_for(question, PATIENCE_S)
             except (OSError, TimeoutError):
                 self._quiet_until_s = loop.time() + SULK_S
+        for kept, keys in zip(self._untold, ended, strict=True):
+            kept.extend(keys)
         return bytes([YOURS]) * len(asked)
 
 

@@ -156,6 +156,36 @@ def test_where_the_scheduler_stalls_every_process_calls_for_itself(
     assert sorted(endpoint.sent) == ["a", "a", "b", "b"]
 
 
+@pytest.mark.parametrize("outcome", [OutcomeClass.OK, OutcomeClass.TRANSIENT])
+def test_what_ended_while_the_scheduler_stalled_is_told_when_it_is_back(
+    play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, outcome: OutcomeClass
+) -> None:
+    """Else others would wait for it as long as its process lives."""
+    monkeypatch.setattr(module, "SULK_S", 0.1)
+
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        plain, unheard = asked(book, "w1"), asyncio.Event()
+
+        async def stalling(room: str, keys: bytes, answered: bytes, dropped: bytes) -> bytes:
+            if endpoint.sent and not unheard.is_set():
+                if answered or dropped:
+                    unheard.set()
+                raise TimeoutError
+            return await plain(room, keys, answered, dropped)
+
+        one, two = make("w1", stalling), make("w2")
+        endpoint.outcome = outcome
+        await one.work("a")
+        await unheard.wait()
+        await one.sharing.announce([b"something else, which takes its time"])
+        endpoint.outcome = OutcomeClass.OK
+        return await two.work("a")
+
+    (reply,), endpoint = play(story)
+    assert reply.ok
+    assert len(endpoint.sent) == (1 if outcome is OutcomeClass.OK else 2)
+
+
 def test_who_waits_is_let_go_when_the_run_stops(play: Callable[..., Any]) -> None:
     async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
         one, two = make("w1"), make("w2")
