@@ -141,7 +141,7 @@ class BatchApi:
             if lost and (found := await self.find(metadata)):
                 return Raw(200, {}, orjson.dumps({"id": found[0].id, "status": found[0].status}))
             raw = await self._send("POST", "/batches", body)
-            lost = raw.trouble not in ("", "connect") or raw.status >= 500
+            lost = lost or raw.trouble not in ("", "connect") or raw.status >= 500
             return raw
 
         return _job_of(await self._document("making a batch", send))
