@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -189,7 +189,7 @@ def _clamped(seconds: float, most_s: float = MAX_WAIT_S) -> float:
 
 def _http_date_s(text: str, now_epoch_s: float) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp() - now_epoch_s
+        return _in_utc(parsedate_to_datetime(text)).timestamp() - now_epoch_s
     except (ValueError, TypeError, OverflowError, IndexError, OSError):
         return None
 
@@ -198,6 +198,11 @@ def _until_s(text: str | None, now_epoch_s: float) -> float | None:
     if not text or len(text) > 40:
         return None
     try:
-        return _clamped(datetime.fromisoformat(text).timestamp() - now_epoch_s, 7 * 86400.0)
+        return _clamped(_in_utc(datetime.fromisoformat(text)).timestamp() - now_epoch_s, 7 * 86400.0)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """A date without a zone is meant in UTC (RFC 9110, 5.6.7, asctime), whatever this machine's zone is."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

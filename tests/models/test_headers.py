@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 from hypothesis import example, given
@@ -44,6 +45,19 @@ NOW = 1_792_000_000.0  # Wed, 14 Oct 2026 17:46:40 GMT
 )
 def test_a_wait_is_read_in_every_dialect_and_clamped(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(CIMultiDict(headers), None, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "date", ["Wed Oct 14 17:47:10 2026", "Wednesday, 14-Oct-26 17:47:10 GMT", "Wed, 14 Oct 2026 17:47:10"]
+)
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_date_without_a_zone_is_meant_in_utc(monkeypatch: pytest.MonkeyPatch, zone: str, date: str) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", zone)
+        time.tzset()
+        found = retry_after_s(CIMultiDict({"Retry-After": date}), None, NOW)
+    time.tzset()
+    assert found == 30.0
 
 
 def test_google_puts_the_wait_into_the_body() -> None:
