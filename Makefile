@@ -69,8 +69,11 @@ format: $(STAMP)  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## overhead, the coordinator at scale, resuming a million rows, tiny partitions; PEERS="--peers" also the libraries that are installed
+bench: $(STAMP)  ## overhead, one limit for many processes, the coordinator at scale, resuming a million rows, tiny partitions; PEERS="--peers" also the libraries that are installed
 	$(BIN)/python benchmarks/overhead.py --cases A,B,C,D,E,G $(PEERS)
+	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/limits.py --learned --minutes 3
+	$(BIN)/python benchmarks/limits.py --tpm 120000 1200000 --minutes 1
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python benchmarks/resume.py
 	$(BIN)/python benchmarks/layout.py
