@@ -61,3 +61,17 @@ def test_what_batches_at_work_may_come_to_counts_after_a_resume(kit, scripted_se
     with pytest.raises(BudgetError, match="50 of 50 calls"):
         run.resume(budget=apwa.Budget(calls=50)).wait()
     assert server.calls == 50
+
+
+def test_what_a_run_that_was_left_had_reserved_and_not_sent_others_can_spend(kit, scripted_server):
+    team = apwa.Budget(calls=70, name="of a run that was left")
+    server = scripted_server(batches=BatchRules(seconds=600.0))
+    terms = kit.terms(max_enqueued_tokens=1)  # one request is at work, the next one waits
+    first = kit.start(kit.severities(kit.rows()), server, budget=team, mode=terms)
+    server.wait_until(lambda stats: stats.calls == 1)
+    first.leave().wait()
+
+    others = kit.rows().assign(text=lambda rows: "another " + rows["text"])
+    second = kit.start(kit.severities(others), server, budget=team, mode="live").wait(timeout=60)
+    assert len(second.result()) == kit.count
+    assert server.calls == 1 + kit.count

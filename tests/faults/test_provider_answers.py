@@ -75,6 +75,11 @@ def test_fault_17_a_cut_answer_is_asked_for_once_more_with_more_room(
     assert result["_apwa_status"].tolist() == ["ok", "ok", "truncated", "ok", "ok", "ok"]
     assert len(asked) == 2
     assert asked[1] > asked[0], "never the same limit twice"
+    (cut,) = run.failures.to_dict("records")
+    spent = server.log().matching(ALWAYS_AT_2).billed_tokens
+    assert (cut["attempts"], cut["input_tokens"], cut["output_tokens"]) == (2, *spent), "both are the row's"
+    status = run.status()
+    assert (status["input_tokens"], status["output_tokens"]) == server.log().billed_tokens
 
 
 @pytest.mark.parametrize(
