@@ -6,7 +6,7 @@ import pytest
 
 from apwa_dask.errors import BudgetError
 from apwa_dask.models.model import Model
-from apwa_dask.models.prices import prices_as_of, require_prices
+from apwa_dask.models.prices import price_of, prices_as_of, require_prices
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,21 @@ def test_an_unknown_price_says_whether_the_endpoint_or_the_model_is_not_listed(
 
 def test_the_same_model_has_a_price_at_the_endpoint_that_is_listed() -> None:
     require_prices([Model("gpt-4o-mini", base_url="https://api.openai.com/v1")], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "usd"),
+    [
+        ("gpt-4o-2024-05-13", 20.0),
+        ("gpt-4o-2024-11-20", 12.5),
+        ("gpt-3.5-turbo-0613", 3.5),
+        ("gpt-3.5-turbo-1106", 3.0),
+        ("gpt-3.5-turbo-0125", 2.0),
+    ],
+)
+def test_a_snapshot_that_costs_more_than_its_name_does_today_is_charged_at_its_own_price(
+    snapshot: str, usd: float
+) -> None:
+    price = price_of(Model(snapshot, base_url="https://api.openai.com/v1"))
+    assert price is not None
+    assert price.cost_usd(1_000_000, 1_000_000) == pytest.approx(usd)
