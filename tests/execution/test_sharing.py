@@ -156,6 +156,24 @@ def test_where_the_scheduler_stalls_every_process_calls_for_itself(
     assert sorted(endpoint.sent) == ["a", "a", "b", "b"]
 
 
+def test_a_scheduler_that_did_not_answer_holds_up_no_further_window(play: Callable[..., Any]) -> None:
+    """Each question is waited for as long as the patience lasts: one is enough."""
+    questions: list[bytes] = []
+
+    async def silent(room: str, keys: bytes, answered: bytes, dropped: bytes) -> bytes:
+        questions.append(keys)
+        raise TimeoutError
+
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        one = make("w1", silent)
+        return [reply for k in range(5) for reply in await one.work(f"row {k}", f"again {k}")]
+
+    replies, _ = play(story)
+    assert len(replies) == 10
+    assert all(reply.ok for reply in replies)
+    assert len(questions) == 1
+
+
 @pytest.mark.parametrize("outcome", [OutcomeClass.OK, OutcomeClass.TRANSIENT])
 def test_what_ended_while_the_scheduler_stalled_is_told_when_it_is_back(
     play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, outcome: OutcomeClass
