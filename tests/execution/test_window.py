@@ -95,3 +95,16 @@ def test_large_rows_are_under_way_a_few_at_a_time_and_one_too_large_goes_alone(
     assert server.calls == 20
     assert window.most_bytes <= 300_000
     assert window.most_rows <= 5
+
+
+def test_partitions_at_work_at_once_share_rows_and_bytes_and_leave_them_to_each_other() -> None:
+    window = Window(rows=1000, size_bytes=1000)
+    with window.seat() as first:
+        assert (first.room_rows, first.room_bytes) == (1000, 1000)
+        first.enter(300)
+        with window.seat() as second:
+            assert (second.room_rows, second.room_bytes) == (500, 500)
+            assert (first.room_rows, first.room_bytes) == (499, 200)
+        assert (first.room_rows, first.room_bytes) == (999, 700)
+        first.leave(300)
+        assert (first.room_rows, first.room_bytes) == (1000, 1000)
