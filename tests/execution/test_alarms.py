@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import apwa_dask as apwa
+from apwa_dask.agents.outcome import Outcome
 from apwa_dask.errors import ConfigError, RunError
-from apwa_dask.execution.alarms import LEAST_ROWS, SAMPLE, FailureRate, alike
+from apwa_dask.execution.alarms import LEAST_ROWS, SAMPLE, FailureRate, Probation, alike
 from apwa_dask.execution.events import Progress
+from apwa_dask.models.types import OutcomeClass
 from apwa_dask.testing import Fault, On, Script
 
 ROWS = 600
@@ -95,6 +102,25 @@ def test_rows_that_fail_without_a_call_do_not_count(scripted_server, model_at, s
 
     assert run.result(status=True)["_apwa_status"].tolist() == ["bad_input"] * 200 + ["ok"]
     assert server.calls == 1
+
+
+@pytest.mark.parametrize(("attempts", "raised"), [(0, []), (1, ["too_large: it cannot fit"])])
+def test_what_comes_back_without_a_call_fills_no_sample_and_lets_the_next_start(
+    attempts: int, raised: list[str]
+) -> None:
+    failed = Outcome(OutcomeClass.TOO_LARGE, message="it cannot fit", attempts=attempts)
+    units: list[Any] = [SimpleNamespace(outcomes={0: failed}) for _ in range(3 * SAMPLE)]
+    alarms, ended = list[str](), set[int]()
+    begun: deque[Callable[[], None]] = deque()
+
+    def submit(part: Sequence[Any], done: Callable[[int], None]) -> None:
+        begun.extend(partial(done, position) for position in range(len(part)))
+
+    Probation(alarms.append).start(units, submit, ended.add)
+    while begun and not alarms:
+        begun.popleft()()
+    assert alarms == raised
+    assert len(ended) == (SAMPLE if raised else len(units))
 
 
 def test_a_retry_of_rows_that_fail_again_is_no_reason_to_stop(scripted_server, model_at, store):
