@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from apwa_dask.models.budget import Wallet
+from apwa_dask.models.client import Client
+from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.retry import RetryPolicy
-from apwa_dask.models.types import OutcomeClass
+from apwa_dask.models.types import Message, OutcomeClass, Purpose, Reply, Request
 from apwa_dask.testing import Fault, On, ScriptedServer
 
 Serve = Callable[..., ScriptedServer]
@@ -126,6 +128,24 @@ def test_stop_ends_what_waits_and_lets_what_flies_finish(serve: Serve, ask: Ask)
     stopped = [outcome for outcome in outcomes if outcome.outcome is OutcomeClass.STOPPED]
     assert (len(done), len(stopped), server.calls) == (1, 49, 1)
     assert {(reply.attempts, reply.message) for reply in stopped} == {(0, "the user stopped the run")}
+
+
+def test_what_is_asked_after_the_stop_is_not_sent_though_a_slot_is_free(serve: Serve, ask: Ask) -> None:
+    server = serve()
+    template = ask(server).template()
+
+    async def story() -> list[Reply]:
+        endpoints = Endpoints()
+        client = Client(endpoints)
+        before = await client.call(Request(template, (Message("user", "row 1"),)), Purpose())
+        client.stop("the user stopped the run")
+        after = await client.call(Request(template, (Message("user", "row 2"),)), Purpose())
+        await endpoints.close()
+        return [before, after]
+
+    outcomes = [(reply.outcome, reply.attempts) for reply in asyncio.run(story())]
+    assert outcomes == [(OutcomeClass.OK, 1), (OutcomeClass.STOPPED, 0)]
+    assert server.calls == 1
 
 
 def test_stop_ends_a_wait_before_a_retry(serve: Serve, ask: Ask) -> None:

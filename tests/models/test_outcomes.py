@@ -92,6 +92,13 @@ def test_google_s_wait_and_error_list_are_read() -> None:
     assert (read.retry, read.wait_s) == (Retry.THROTTLED, 12.0)
 
 
+@pytest.mark.parametrize("status", [408, 500, 503, 529])
+def test_what_an_endpoint_in_trouble_asks_to_wait_is_read(status: int) -> None:
+    assert verdict(status, error("busy"), retry_after="7").wait_s == 7.0
+    assert verdict(status, error("busy"), retry_after_ms="250").wait_s == 0.25
+    assert verdict(status, error("busy")).wait_s is None
+
+
 def test_an_error_object_in_a_200_counts_by_its_own_code() -> None:
     assert verdict(200, error("slow down", 429)).retry is Retry.THROTTLED
     assert verdict(200, error("broken", 502)).retry is Retry.TRANSIENT
