@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,19 @@ def test_a_resolve_finds_its_pairs_by_vectors(server: ScriptedServer, store: str
     assert clusters[1] == clusters[3]
     assert len(set(clusters)) == 3
     assert sorted(embedded(server)) == sorted(rows["name"])
+
+
+def test_the_price_of_the_vectors_must_be_known_to_a_budget_of_dollars_too(
+    server: ScriptedServer, store: str, model_at: ModelAt
+) -> None:
+    known = models(server, model_at)
+    unpriced = {**known, "vectors": replace(known["vectors"], price=None)}
+    with pytest.raises(BudgetError, match="'vectors' is unknown") as refusal:
+        joined().run(model=unpriced, store=store, progress=False, budget=1.0)
+    assert refusal.value.code == "BUDGET-PRICE"
+    assert "nothing was run or paid" in str(refusal.value)
+    assert server.calls == 0
+    assert list(apwa.runs(store)) == []
 
 
 def _words(request: ChatRequest) -> list[str]:
