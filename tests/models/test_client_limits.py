@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apwa_dask.models.budget import Wallet
+from apwa_dask.models.budget import Budget, Wallet
 from apwa_dask.models.client import Client
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.retry import RetryPolicy
@@ -145,6 +145,34 @@ def test_what_is_asked_after_the_stop_is_not_sent_though_a_slot_is_free(serve: S
 
     outcomes = [(reply.outcome, reply.attempts) for reply in asyncio.run(story())]
     assert outcomes == [(OutcomeClass.OK, 1), (OutcomeClass.STOPPED, 0)]
+    assert server.calls == 1
+
+
+def test_money_of_a_call_that_was_given_up_before_it_had_a_slot_is_there_for_another(
+    serve: Serve, ask: Ask
+) -> None:
+    server = serve()
+    template = ask(server).template()
+    requests = [Request(template, (Message("user", f"row {k}"),)) for k in range(2)]
+
+    async def story() -> list[Reply]:
+        endpoints = Endpoints()
+        client = Client(endpoints, Wallet(Budget(calls=1)))
+        lane = await client.preflight(template.model)
+        number = await lane.gate.acquire()
+        waiting = asyncio.create_task(client.call(requests[0], Purpose()))
+        while not lane.gate.waiting:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        lane.gate.settle(number, None, None)
+        lane.gate.release()
+        reply = await asyncio.wait_for(client.call(requests[1], Purpose()), 30)
+        await endpoints.close()
+        return [reply]
+
+    (reply,) = asyncio.run(story())
+    assert reply.ok
     assert server.calls == 1
 
 
