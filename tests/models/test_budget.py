@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apwa_dask.errors import BudgetError, ConfigError
 from apwa_dask.models.budget import Budget, Wallet
+from apwa_dask.models.client import Client
 from apwa_dask.models.coordinator import Coordinator, LocalLease
+from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.leases import Money, MoneyReport
-from apwa_dask.models.model import Price
-from apwa_dask.models.types import OutcomeClass, Usage
+from apwa_dask.models.model import Model, Price
+from apwa_dask.models.transport import Raw
+from apwa_dask.models.types import Message, OutcomeClass, Purpose, Request, Template, Usage
 from apwa_dask.testing import Fault, ScriptedServer
 
 Virtual = Callable[..., Any]
@@ -296,6 +301,64 @@ def test_what_waits_for_a_slot_reserves_what_others_turned_out_to_cost(serve: Se
     assert any(isinstance(outcome, BudgetError) for outcome in outcomes)
     assert 20_000 - 3 * max(bills) <= sum(bills) <= 20_000
     assert wallet.spent.tokens == sum(bills)
+
+
+class Uneven:
+    """Answers whose tokens vary, in what was read or in what was made."""
+
+    def __init__(self, varies: str) -> None:
+        self.varies, self.rng = varies, random.Random(7)
+
+    async def post(self, body: bytes, timeout_s: float) -> Raw:
+        await asyncio.sleep(0.1)
+        factor = min(4.0, self.rng.lognormvariate(0.0, 0.4))
+        read = len(body) / 4 * (factor if self.varies == "input" else 1.0)
+        made = 100 * (factor if self.varies == "output" else 1.0)
+        choice = {"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": int(read), "completion_tokens": int(made)}
+        return Raw(200, {}, orjson.dumps({"choices": [choice], "usage": usage, "model": "m"}))
+
+    async def get_models(self, timeout_s: float) -> Raw:
+        return Raw(404, {}, b"")
+
+    async def close(self) -> None:
+        return None
+
+
+class Watched(Wallet):
+    """Keeps what was set aside for each call, and what it came to."""
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__(budget)
+        self.settled: list[tuple[int, int]] = []
+
+    def settle(self, reserved: Money, actual: Money) -> None:
+        self.settled.append((reserved.tokens, actual.tokens))
+        super().settle(reserved, actual)
+
+
+@pytest.mark.parametrize("varies", ["input", "output"])
+def test_money_is_set_aside_for_more_than_the_usual_call(virtual_time: Virtual, varies: str) -> None:
+    """At the mean each second call would come to more than was kept for it, and the last ones pass the ceiling."""
+
+    async def story() -> list[tuple[int, int]]:
+        model = Model("m", base_url="http://127.0.0.1:9/v1", api_key_env="", max_concurrency=8)
+        endpoints, wallet = Endpoints(environ={}), Watched(Budget(tokens=10**9))
+        lane = await endpoints.lane(model)
+        await lane.transport.close()
+        lane.transport = Uneven(varies)
+        client, template = Client(endpoints, wallet), Template(model, (), max_output_tokens=1000)
+        rows = [Request(template, (Message("user", "a row of usual length " * 20),), k) for k in range(800)]
+        for k in range(0, len(rows), 8):
+            await asyncio.gather(*(client.call(row, Purpose()) for row in rows[k : k + 8]))
+        await endpoints.close()
+        return wallet.settled[200:]
+
+    settled = virtual_time(story())
+    assert len(settled) == 600
+    assert sum(actual > reserved for reserved, actual in settled) <= 0.1 * len(settled)
+    most = max(actual for _, actual in settled)
+    assert sum(reserved for reserved, _ in settled) < 0.9 * most * len(settled), "nor at the most"
 
 
 def test_an_unknown_price_makes_a_budget_of_dollars_an_error_with_advice(serve: Serve, ask: Ask) -> None:

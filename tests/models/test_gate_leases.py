@@ -14,7 +14,7 @@ from tests_models_doors import Endpoint, gate, many
 from apwa_dask.errors import RunError
 from apwa_dask.models.coordinator import Coordinator, LocalLease
 from apwa_dask.models.gate import Gate
-from apwa_dask.models.leases import Grant, LeaseFn, Report, Want
+from apwa_dask.models.leases import Grant, LeaseFn, Notice, Report, Want
 
 Virtual = Callable[..., Any]
 
@@ -196,5 +196,68 @@ def test_what_one_process_has_proved_the_others_need_not_probe(virtual_time: Vir
         assert not second.outage
         for door in (first, second):
             await door.close()
+
+    virtual_time(story())
+
+
+# -- notices
+
+
+def test_a_share_that_shrinks_holds_at_once_and_not_at_the_next_renewal(virtual_time: Virtual) -> None:
+    async def story() -> None:
+        asked = 0
+
+        async def lease(gate_key: str, want: Want, report: Report) -> Grant:
+            nonlocal asked
+            asked += 1
+            if asked > 1:  # on its way for as long as this test looks
+                await asyncio.get_running_loop().create_future()
+            return Grant(concurrency=8, renew_s=1e6, expires_s=1e6)
+
+        door = gate(lease=lease)
+        for _ in range(8):
+            await door.acquire()
+        door.noticed(Notice(door.key, 0.0, 0, share=3))
+        await asyncio.sleep(0)
+        assert asked == 2, "and the coordinator is asked at once, for what came back is for others"
+        for left in (7, 6, 5, 4, 3):
+            door.release()
+            assert not door.try_acquire(), f"{left} are still in flight, of 3"
+        door.noticed(Notice(door.key, 0.0, 0, share=6))
+        assert not door.try_acquire(), "more is granted by an answer, never by a notice"
+        door.release()
+        assert door.try_acquire()
+        assert door.in_flight == 3
+        await door.close()
+
+    virtual_time(story())
+
+
+@pytest.mark.parametrize("way", ["a notice", "a grant"])
+def test_a_penalty_of_others_shrinks_the_window_once(virtual_time: Virtual, way: str) -> None:
+    async def story() -> None:
+        recorder = Recorder(
+            Grant(concurrency=64, renew_s=2.0, expires_s=1e6),
+            Grant(concurrency=64, penalties=1, renew_s=2.0, expires_s=1e6),
+        )
+        door = gate(lease=recorder.lease, start=64)
+        for _ in range(64):
+            await door.acquire()
+        await asyncio.sleep(1.0)
+        assert door.limit == 64
+        if way == "a notice":
+            door.noticed(Notice(door.key, 0.0, 1))
+        else:
+            await asyncio.sleep(2.0)
+        assert door.limit == int(0.7 * 64)
+        await asyncio.sleep(0.5)
+        while door.in_flight > 10:
+            door.release()
+        assert door.try_acquire(), "it is another round trip, but no other penalty"
+        door.noticed(Notice(door.key, 0.0, 1))
+        await asyncio.sleep(10.0)
+        assert len(recorder.asked) > 3
+        assert door.limit == int(0.7 * 64)
+        await door.close()
 
     virtual_time(story())
