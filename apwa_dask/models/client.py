@@ -284,7 +284,7 @@ class Client:
         elif route.lateness is None:
             raw = await lane.transport.post(body, lane.model.timeout_s)
         else:
-            raw = await post_hedged(route, request, spent, self.wallet, body)
+            raw = await post_hedged(route, request, spent, self.wallet, body, number)
         now_s = time_s()
         verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=lane.secrets)
         if route.embeds and raw.status in ABSENT:

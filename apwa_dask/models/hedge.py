@@ -13,12 +13,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from apwa_dask.models.leases import Money
+from apwa_dask.models.outcomes import classify
 from apwa_dask.models.types import Request, Usage
 
 if TYPE_CHECKING:
     from apwa_dask.models.budget import Wallet
     from apwa_dask.models.route import Route, Spent
     from apwa_dask.models.transport import Raw
+
+    Flying = dict[asyncio.Task[Raw], int]
+    """Requests on their way, with their numbers at the gate."""
 
 __all__ = ["SHARE", "Lateness", "post_hedged"]
 
@@ -53,11 +57,15 @@ class Lateness:
         self.delay_s = ordered[int(QUANTILE * (len(ordered) - 1))]
 
 
-async def post_hedged(route: Route, request: Request, spent: Spent, wallet: Wallet, body: bytes) -> Raw:
+async def post_hedged(
+    route: Route, request: Request, spent: Spent, wallet: Wallet, body: bytes, number: int
+) -> Raw:
     """Like the transport's `post`, with a second request where the first is late and there is room for it.
 
     While other calls wait for a slot there is no room: a late call holds none of them up. It is looked for
     again until the answer comes, so that the last calls of a run find the slots that nobody needs any more.
+
+    `number` is the first request's at the gate, which is told here of an answer that is not returned.
     """
     lane, lateness = route.lane, route.lateness
     assert lateness is not None
@@ -70,7 +78,7 @@ async def post_hedged(route: Route, request: Request, spent: Spent, wallet: Wall
             done, _ = await asyncio.wait({first}, timeout=max(lateness.delay_s, SHORTEST_S))
             if done:
                 break
-            raw = await _raced(route, request, spent, wallet, body, first)
+            raw = await _raced(route, request, spent, wallet, body, {first: number})
         if raw is None:
             raw = await first
     finally:
@@ -81,7 +89,7 @@ async def post_hedged(route: Route, request: Request, spent: Spent, wallet: Wall
 
 
 async def _raced(
-    route: Route, request: Request, spent: Spent, wallet: Wallet, body: bytes, first: asyncio.Task[Raw]
+    route: Route, request: Request, spent: Spent, wallet: Wallet, body: bytes, first: Flying
 ) -> Raw | None:
     """Race a second request against the first; the loser is cancelled and booked. None where none may be sent."""
     lane, gate = route.lane, route.lane.gate
@@ -99,7 +107,7 @@ async def _raced(
     lost = route.abandoned(request)
     second = asyncio.get_running_loop().create_task(lane.transport.post(body, lane.model.timeout_s))
     try:
-        raw, loser = await _winner(first, second)
+        raw, loser = await _winner(route, {**first, second: number})
         if loser is not None and loser.status not in (0, 200):
             lost = Usage()
         return raw
@@ -113,10 +121,19 @@ async def _raced(
             wallet.settle(reserved, route.actual(lost))
 
 
-async def _winner(first: asyncio.Task[Raw], second: asyncio.Task[Raw]) -> tuple[Raw, Raw | None]:
+async def _winner(route: Route, flying: Flying) -> tuple[Raw, Raw | None]:
     """The first good answer, else the last bad one; and what the loser said, if it said anything."""
-    done, flying = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
-    ended = next(iter(done)).result()
-    if ended.status == 200 or not flying:
-        return ended, None
-    return await next(iter(flying)), ended
+    done, left = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+    ended = [*sorted(done, key=lambda task: task.result().status == 200), *left]
+    if left and ended[0].result().status == 200:
+        return ended[0].result(), None
+    loser, winner = ended
+    _tell(route, loser.result(), flying[loser])
+    return await winner, loser.result()
+
+
+def _tell(route: Route, raw: Raw, number: int) -> None:
+    """A refusal is a word to all processes, and at once, whichever answer the row takes."""
+    lane = route.lane
+    verdict = classify(raw.status, raw.headers, raw.body, raw.trouble, secrets=lane.secrets)
+    lane.observe(number, raw, verdict, lane.gate.time_s(), first=False, most_output=route.output.ceiling)

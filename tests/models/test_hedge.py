@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from apwa_dask.models.budget import Budget, Wallet
 from apwa_dask.models.client import Client
 from apwa_dask.models.endpoints import Endpoints
 from apwa_dask.models.hedge import LEAST_SEEN, SHARE, Lateness
+from apwa_dask.models.leases import Grant, LeaseFn, Report, Want
 from apwa_dask.models.model import Model
 from apwa_dask.models.transport import Raw
 from apwa_dask.models.types import Message, OutcomeClass, Purpose, Reply, Request, Template
@@ -54,10 +55,16 @@ class Endpoint:
 
 
 async def sent(
-    endpoint: Endpoint, model: Model, rows: int, budget: Budget | None = None, wave: int = 4, **template: Any
+    endpoint: Endpoint,
+    model: Model,
+    rows: int,
+    budget: Budget | None = None,
+    wave: int = 4,
+    lease: LeaseFn | None = None,
+    **template: Any,
 ) -> tuple[list[Reply], Wallet, float]:
     """Replies, the wallet, and the virtual seconds it took."""
-    endpoints = Endpoints(environ={})
+    endpoints = Endpoints(lease, environ={})
     lane = await endpoints.lane(model)
     await lane.transport.close()
     lane.transport = endpoint
@@ -151,3 +158,47 @@ def test_a_second_request_is_paid_from_the_budget_or_not_sent(virtual_time: Virt
     )
     assert {reply.outcome for reply in replies} == {OutcomeClass.OK}
     assert rows < wallet.spent.calls == endpoint.posts <= rows + 20
+
+
+class Refusing(Endpoint):
+    """Ever faster; requests of these numbers take so long, and some of them are refused."""
+
+    def __init__(self, late: Mapping[int, tuple[float, int]]) -> None:
+        super().__init__()
+        self.late = late
+        self.sent_s: list[float] = []
+
+    async def post(self, body: bytes, timeout_s: float) -> Raw:
+        self.posts += 1
+        self.sent_s.append(asyncio.get_running_loop().time())
+        delay_s, status = self.late.get(self.posts, (0.5 - self.posts / 1000, 200))
+        await asyncio.sleep(delay_s)
+        return Raw(status, {"retry-after": "20"} if status == 429 else {}, ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("late", "refusals", "refused_s"),
+    [
+        pytest.param({100: (1.0, 429), 101: (5.0, 200)}, 1, 1.0, id="the first is refused"),
+        pytest.param({100: (5.0, 200), 101: (0.0, 429)}, 1, 0.4, id="the second is refused"),
+        pytest.param({100: (1.0, 429), 101: (3.0, 429)}, 2, 3.6, id="both are refused"),
+    ],
+)
+def test_a_refusal_is_told_to_all_whichever_of_two_answers_is_taken(
+    virtual_time: Virtual, late: Mapping[int, tuple[float, int]], refusals: int, refused_s: float
+) -> None:
+    reports: list[Report] = []
+
+    async def lease(gate_key: str, want: Want, report: Report) -> Grant:
+        reports.append(report)
+        return Grant(concurrency=8, renew_s=1.0)
+
+    endpoint, model = Refusing(late), replace(MODEL, hedge=True)
+    replies, wallet, _ = virtual_time(sent(endpoint, model, 101, wave=1, lease=lease))
+    assert {reply.outcome for reply in replies} == {OutcomeClass.OK}
+    assert sum(report.throttled for report in reports) == refusals
+    assert max(report.pause_s for report in reports) == 20.0
+    paused_s = endpoint.sent_s[101] - endpoint.sent_s[99] - refused_s
+    assert 19.5 <= paused_s <= 21.5, "from the refusal on, not from the answer that came after it"
+    assert sum(reply.attempts for reply in replies) == wallet.spent.calls == endpoint.posts == 101 + refusals
+    assert sum(tally.calls for tally in wallet.totals.values()) == 101
