@@ -54,6 +54,10 @@ class Lender(SchedulerPlugin):
         self._sealed = {place: kept for place, kept in self._sealed.items() if kept[0] != client}
 
 
+_ASKERS: list[Asker] = []
+"""Of this process: one, or several where a cluster lives in its client's process."""
+
+
 class Asker(WorkerPlugin):
     """Lets a worker's runtime ask for what it was not given. Workers that join later have it too."""
 
@@ -62,7 +66,13 @@ class Asker(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         self.worker = worker
+        _ASKERS.append(self)
         runtime().ask_options = self.ask
+
+    def teardown(self, worker: Worker) -> None:
+        """Later runs of a process whose cluster is gone have what they are given, and ask nobody."""
+        _ASKERS[:] = [asker for asker in _ASKERS if asker is not self]
+        runtime().ask_options = _ASKERS[-1].ask if _ASKERS else None
 
     def ask(self, place: str) -> Options | None:
         """Options for `place`. For task threads: waits for one RPC."""

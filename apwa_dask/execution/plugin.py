@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from distributed import Client, Reschedule, Scheduler, SchedulerPlugin, Worker, WorkerPlugin
-from distributed.core import rpc
+from distributed.core import Status, rpc
 from distributed.scheduler import WorkerState
 from pydantic import TypeAdapter
 from tornado.ioloop import PeriodicCallback
@@ -256,6 +256,12 @@ def _makes_calls(worker: WorkerState) -> bool:
     )
 
 
+RUNNING = (Status.running, Status.paused)
+
+_WORKERS: list[RuntimePlugin] = []
+"""Of this process: one, or several where a cluster lives in its client's process. The last one speaks for all."""
+
+
 class RuntimePlugin(WorkerPlugin):
     """Connects a worker's runtime to the scheduler's coordinator, and flushes it when the worker closes."""
 
@@ -268,21 +274,25 @@ class RuntimePlugin(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Leases, money and events go by the worker's own connection to the scheduler."""
         self.worker = worker
-        here = runtime()
-        here.worker_name = str(worker.address)
-        here.lease, here.fund, here.publish = self.lease, self.fund, self.publish
-        here.claim = self.claim
-        neighbours = here.neighbours
-        neighbours.address = str(worker.address)
-        neighbours.ask, neighbours.hand_over = self.ask, Reschedule
+        self._speak()
         # workers that join later are asked by nobody else
-        found = _version_here()
+        found, here = _version_here(), runtime()
         here.unfit = (
             None if found == self.version else _another_version(here.worker_name, found, self.version)
         )
         worker.stream_handlers["apwa_stop"] = self.stop_run
         worker.stream_handlers["apwa_notice"] = self.notice
         worker.handlers["apwa_works_on"] = self.works_on
+        _WORKERS.append(self)
+
+    def _speak(self) -> None:
+        worker, here = self.worker, runtime()
+        here.worker_name = str(worker.address)
+        here.lease, here.fund, here.publish = self.lease, self.fund, self.publish
+        here.claim = self.claim
+        neighbours = here.neighbours
+        neighbours.address = str(worker.address)
+        neighbours.ask, neighbours.hand_over = self.ask, Reschedule
 
     def works_on(self, token: str) -> bool:
         """Answers another worker: is this attempt still at work here?"""
@@ -350,6 +360,10 @@ class RuntimePlugin(WorkerPlugin):
         """One RPC on the worker's loop; this runs on the private one."""
 
         async def ask() -> Any:
+            if self.worker.status == Status.closed:
+                raise ConnectionError(
+                    "the worker has closed"
+                )  # its pool of connections would say RuntimeError
             return await getattr(self.worker.scheduler, operation)(**fields)
 
         return await answered_on(self.worker.loop.asyncio_loop, ask)
@@ -369,9 +383,14 @@ class RuntimePlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """Take no more rows, and wait for calls in flight, so that what was paid for is journaled.
 
-        Meanwhile this worker still answers others, who wait for the partitions it is leaving.
+        Meanwhile this worker still answers others, who wait for the partitions it is leaving. Where others live in
+        this process its rows go on, for the one that is given its tasks.
         """
         here = runtime()
+        _WORKERS[:] = [plugin for plugin in _WORKERS if plugin.worker.status in RUNNING]
+        if _WORKERS:
+            _WORKERS[-1]._speak()
+            return
         await asyncio.to_thread(here.drain, DRAIN_S)
         await self._return_money()
         if here.neighbours.address == str(worker.address):  # of a worker that lived in its client's process

@@ -183,15 +183,11 @@ class LeaseMeter:
     def __init__(self) -> None:
         self._leases: dict[str, _Lease] = {}
 
-    def watching(self, way: Callable[[], LeaseFn]) -> LeaseFn:
-        """The way to the coordinator, with what passes on it noted.
-
-        `way` is looked up for each question: a worker that lives in its client's process comes and goes, and its way
-        to the scheduler with it.
-        """
+    def watching(self, ask: LeaseFn) -> LeaseFn:
+        """The same way to the coordinator, with what passes on it noted."""
 
         async def lease(gate_key: str, want: Want, report: Report) -> Grant:
-            grant = await way()(gate_key, want, report)
+            grant = await ask(gate_key, want, report)
             self._note(gate_key, report, grant)  # a report that did not arrive is told again later
             return grant
 

@@ -30,7 +30,6 @@ from apwa_dask.execution.clients import client_for
 from apwa_dask.execution.compile import Stage, compile_plan, physical_schema
 from apwa_dask.execution.crew import Crews
 from apwa_dask.execution.events import Event, PartitionDone, State
-from apwa_dask.execution.frame_purse import FramePurses, LocalPurses
 from apwa_dask.execution.isolation import Isolation
 from apwa_dask.execution.lent import lent_tables
 from apwa_dask.execution.meter import Flights, Meter
@@ -38,15 +37,14 @@ from apwa_dask.execution.neighbours import LEAVING, Neighbours
 from apwa_dask.execution.packing import PackingCaller
 from apwa_dask.execution.pulse import LeaseMeter, Pulses
 from apwa_dask.execution.secrets import Secrets
-from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
+from apwa_dask.execution.sharing import Sharing, SharingCaller
 from apwa_dask.execution.spec import RunSpec, StageRef
 from apwa_dask.execution.together import Together
 from apwa_dask.execution.watch import StageWatch
 from apwa_dask.execution.watched_desk import WatchedDesk
-from apwa_dask.models.budget import Budget
-from apwa_dask.models.coordinator import Coordinator, LocalLease
+from apwa_dask.execution.ways import Ways
 from apwa_dask.models.endpoints import Endpoints
-from apwa_dask.models.leases import LeaseFn, MoneyFn, Notice
+from apwa_dask.models.leases import Notice
 from apwa_dask.plans.infer import infer
 from apwa_dask.plans.lowering import Embed, lowered
 from apwa_dask.plans.steps import LLMStep, Reduce
@@ -64,11 +62,12 @@ REPORT_S = 0.5
 """Seconds between two progress reports of a process."""
 
 
-class Runtime(Secrets):
+class Runtime(Secrets, Ways):
     """What partition tasks of this process share. Made on first use; forgotten after a fork."""
 
     def __init__(self) -> None:
-        super().__init__()
+        Secrets.__init__(self)
+        Ways.__init__(self, f"{os.uname().nodename}-{os.getpid()}")
         self._lock = threading.RLock()
         self._journals: dict[tuple[str, str], Journal] = {}
         self._in_flight: dict[tuple[str, str], InFlight] = {}
@@ -77,14 +76,6 @@ class Runtime(Secrets):
         self.worker_name = f"{os.uname().nodename}-{os.getpid()}"
         self.publish: Callable[[Event], None] | None = None
         """Set on Dask workers: carries events to the client."""
-        self.coordinator = Coordinator()
-        """Without a cluster the coordinator is in this process; on one, leases come from the scheduler's."""
-        self.purses = LocalPurses(self.coordinator, self.worker_name)
-        self.frame_purses = FramePurses()
-        self.lease: LeaseFn | None = None
-        self.fund: MoneyFn | None = None
-        self.claim: ClaimFn | None = None
-        """Set on Dask workers: tells the scheduler which requests are sent here."""
         self.unfit: ConfigError | None = None
         """Why this process may not work, such as another version of this package."""
         self.isolation = Isolation()
@@ -97,17 +88,8 @@ class Runtime(Secrets):
         """Sessions and gates of this process."""
         with self._lock:
             if self._endpoints is None:
-                self._endpoints = Endpoints(self.leases.watching(self._way_to_a_coordinator))
+                self._endpoints = Endpoints(self.leases.watching(self.ask_for_capacity))
             return self._endpoints
-
-    def _way_to_a_coordinator(self) -> LeaseFn:
-        return self.lease or LocalLease(self.coordinator, self.worker_name).lease
-
-    def fund_for(self, run_id: str, budget: Budget) -> MoneyFn | None:
-        """A run's way to its money: where its frame's purse is, else the cluster's account, else this process's."""
-        if not budget:
-            return None
-        return self.frame_purses.fund_for(run_id) or self.fund or self.purses.fund
 
     # -- runs
 
@@ -242,7 +224,9 @@ class RunContext:
         self.client = client_for(owner, folder.run_id, self.spec)
         self.pulses = Pulses(owner.endpoints.gates, owner.leases)
         self.steps = self.pulses.steps
-        self.sharing = None if owner.claim is None else Sharing(owner.claim, self.journal.url, self.journal)
+        self.sharing = (
+            None if owner.claim is None else Sharing(owner.ask_who_sends, self.journal.url, self.journal)
+        )
         self.caller = self._new_caller()
         self.client.on_loss = self.caller.lost
         self.tasks: set[asyncio.Task[None]] = set()
