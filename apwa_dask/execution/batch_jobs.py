@@ -86,7 +86,7 @@ class Settlement:
     status : str
         As the endpoint says, ``never made``, or ``gone``.
     spent : Money
-        What all answers of the batch came to; of one that is gone, what was set aside for it: nobody can tell.
+        What all answers of the batch came to; where they are gone, what was set aside for it: nobody can tell.
     tried : tuple of Tried
         Requests whose answers failed, to be asked again.
     missed : tuple of str

@@ -280,21 +280,23 @@ class BatchRounds:
         adaptation = self._room.adaptations().get(shard.model, Adaptation())
         prompts: dict[str, str] = {}
         if self._context.spec.store_prompts:
-            prompts = read_prompts(self._heed(self._apis[shard.model].results(job.input_file_id)))
+            prompts = read_prompts(self._heed(self._apis[shard.model].results(job.input_file_id)) or b"")
         results = Results(shard, lane, adaptation, self._history, prompts)
+        is_lost = job.status == GONE
         for file_id in (job.output_file_id, job.error_file_id):
             content = self._heed(self._apis[shard.model].results(file_id))
-            results.take(read_lines(content, lane.secrets))
+            is_lost = is_lost or content is None
+            results.take(read_lines(content or b"", lane.secrets))
         refusal = self._refused(waiting, job, results) if job.status == "failed" else None
         in_time = job.status in ("completed", "expired", GONE)
         self._crowded = 0 if in_time else self._crowded
         end = results.settled(job, in_time=in_time)
-        if job.status == GONE:
-            end = replace(end, spent=shard.reserved)
+        if is_lost:
+            end = replace(end, spent=end.spent.at_least(shard.reserved))
             _logger.warning(
-                "batch %s is gone at the endpoint, and what it answered with it: its %d requests are asked again",
+                "what batch %s answered is gone at the endpoint: its %d requests are asked again",
                 job.id,
-                len(shard.keys),
+                len(end.missed),
             )
         self._keep(results, self._kept_before(results) if waiting.was_found else frozenset())
         reach("batch.kept")
@@ -310,8 +312,11 @@ class BatchRounds:
     def _fatal(self, results: Results, job: BatchJob, verdict: Verdict) -> ProviderError:
         """The error of a line that is refused for good, in words that do not quote what was asked."""
         asked = self._heed(self._apis[results.shard.model].results(job.input_file_id))
-        said = said_in(read_prompts(asked)[results.fatal_key])
-        safe = verdict._replace(words=without_quotes(verdict.words, said))
+        if asked is None:  # who knows what the words quote
+            safe = verdict._replace(words="")
+        else:
+            said = said_in(read_prompts(asked)[results.fatal_key])
+            safe = verdict._replace(words=without_quotes(verdict.words, said))
         return self._heed(fatal_error(results.lane, safe))
 
     def _kept_before(self, results: Results) -> frozenset[bytes]:

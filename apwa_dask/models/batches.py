@@ -43,7 +43,10 @@ GONE = "gone"
 """Our word for a batch that the endpoint has forgotten, and its results with it."""
 
 _ENDED = frozenset({"failed", "completed", "expired", "cancelled", GONE})
-_ABSENT = frozenset({404, 405, 501})
+_ABSENT = frozenset({404, 405, 410, 501})
+
+LACKING_WAITS_S = (0.5, 1.5, 0.0)
+"""A file that was just written may not be everywhere yet. To ask its requests again costs money: look again first."""
 
 
 class _LackingError(Exception):
@@ -179,8 +182,8 @@ class BatchApi:
                 return found
             after = jobs[-1].id
 
-    async def results(self, file_id: str) -> bytes:
-        """The content of a result file; `read_lines` takes it apart."""
+    async def results(self, file_id: str) -> bytes | None:
+        """The content of a result file, which `read_lines` takes apart; None where the endpoint has it no more."""
         if not file_id:
             return b""
 
@@ -189,7 +192,12 @@ class BatchApi:
                 "GET", f"/files/{file_id}/content", None, TRANSFER_TIMEOUT_S, MAX_RESULT_BYTES
             )
 
-        return await self._settled("reading results", send)
+        for wait_s in LACKING_WAITS_S:
+            try:
+                return await self._settled("reading results", send, may_lack=True)
+            except _LackingError:
+                await asyncio.sleep(wait_s)
+        return None
 
     # -- one exchange
 

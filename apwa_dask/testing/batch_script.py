@@ -9,7 +9,7 @@ from apwa_dask.errors import ConfigError, candidates
 
 __all__ = ["BatchFault", "BatchFaultKind", "BatchRules"]
 
-BatchFaultKind = Literal["expired", "failed", "cancelled", "lost_reply", "gone"]
+BatchFaultKind = Literal["expired", "failed", "cancelled", "lost_reply", "gone", "no_results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class BatchFault:
     ----------
     kind : BatchFaultKind
         ``expired`` or ``cancelled`` after a part of the lines was answered; ``failed`` in validation;
-        ``lost_reply``: the batch is made, and the client never hears of it; ``gone``: it is made, and forgotten.
+        ``lost_reply``: the batch is made, and the client never hears of it; ``gone``: it is made, and forgotten;
+        ``no_results``: it is answered, and its files are deleted.
     batches : tuple of int
         Which, numbered by creation from 1. All by default.
     answered : float

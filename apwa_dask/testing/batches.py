@@ -304,6 +304,9 @@ class Batches:
             if lines:
                 content = b"".join(reversed(lines))  # the order of results is nobody's promise
                 batch.document[name] = self._store(f"{batch.id}.jsonl", "batch_output", content).id
+        if batch.fault is not None and batch.fault.kind == "no_results":
+            for name in ("input_file_id", "output_file_id", "error_file_id"):
+                self.files.pop(batch.document[name], None)
 
 
 def _result(line: _Line, reply: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:

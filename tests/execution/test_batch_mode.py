@@ -14,6 +14,7 @@ from apwa_dask.agents import capabilities
 from apwa_dask.errors import BudgetError, ConfigError, ProviderError
 from apwa_dask.execution.batch_asks import Ask
 from apwa_dask.execution.events import Progress, RunFinished, State
+from apwa_dask.models import batches
 from apwa_dask.testing import BatchFault, BatchRules, Fault, Rule, Script
 
 # -- what comes out
@@ -206,6 +207,29 @@ def test_a_batch_that_the_endpoint_has_forgotten_is_asked_again_and_its_money_co
     assert run.batches()["status"].tolist() == ["gone", "completed"]
     assert Counter(server.log().billed.texts) == kit.once(kit.rows()["text"])
     assert "60 requests are asked again" in caplog.text
+
+
+def test_results_that_the_endpoint_has_deleted_are_asked_for_again_and_counted_as_paid(
+    kit, scripted_server, monkeypatch, caplog
+):
+    monkeypatch.setattr(batches, "LACKING_WAITS_S", (0.0, 0.0, 0.0))
+    server = scripted_server(batches=BatchRules(faults=(BatchFault("no_results", batches=(1,)),)))
+
+    run = kit.start(kit.severities(kit.rows()), server, store_prompts=True)
+
+    assert (run.result(status=True)["_apwa_status"] == "ok").all()
+    assert run.batches()["status"].tolist() == ["completed", "completed"]
+    assert Counter(kit.lines(server).values()) == {2: 60}
+    assert "60 requests are asked again" in caplog.text
+
+
+def test_a_budget_holds_although_results_are_deleted(kit, scripted_server, monkeypatch):
+    monkeypatch.setattr(batches, "LACKING_WAITS_S", (0.0, 0.0, 0.0))
+    server = scripted_server(batches=BatchRules(faults=(BatchFault("no_results", batches=(1,)),)))
+
+    with pytest.raises(BudgetError):
+        kit.start(kit.severities(kit.rows()), server, budget=apwa.Budget(calls=100)).result()
+    assert [batch["request_counts"]["total"] for batch in server.batches()] == [60, 40]
 
 
 def test_a_budget_holds_although_a_batch_is_forgotten(kit, scripted_server):
