@@ -212,9 +212,7 @@ def test_an_endpoint_tells_what_a_run_added_and_its_refusals_come_from_the_lease
         meter = EndpointMeter([gate], leases)
         gate.answers = 107
         limits = Announced(requests=Window(600.0, 300.0, 60.0))
-        await leases.watching(grant)(
-            gate.key, Want(1), Report(admitted=7, throttled=2, limits=limits)
-        )
+        await leases.watching(grant)(gate.key, Want(1), Report(admitted=7, throttled=2, limits=limits))
         (pulse,) = meter.take([gate], "r", "w")
         assert (pulse.answers, pulse.throttled, pulse.share, pulse.most) == (7, 2, 5, 8)
         assert pulse.requests_per_s == limits.requests.per_s
