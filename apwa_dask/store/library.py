@@ -14,12 +14,16 @@ from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
 from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName
-from apwa_dask.store.segment_file import CALL, SegmentFile, paid_in, summed
+from apwa_dask.store.segment_file import CALL, SegmentFile, paid_in, summed, summed_each
 from apwa_dask.store.segment_format import PACKED, BadSegmentError
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
 
 Bill = tuple[pa.Table, tuple[str, ...]]
+
+_SUMMED_AT_ONCE = 32_768
+"""So many records are held, a line each, until they are summed."""
+
 _BILLED_RUNS = 8
 _REMOTE_READERS = 16
 _VANISHED_RETRIES = 3
@@ -236,17 +240,26 @@ class SegmentLibrary:
         with self._lock:
             known = self._bills.pop(run_id, {})
         bills: dict[str, Bill] = {}
+        fresh: dict[str, Bill] = {}
+        held = 0
         for entry in self._folder.entries():
-            bill = known.get(entry.name) or self._bill_in(entry, run_id)
+            bill = known.get(entry.name)
             if bill is not None:
                 bills[entry.name] = bill
+            elif (lines := self._lines_in(entry, run_id)) is not None:
+                fresh[entry.name] = lines
+                held += lines[0].num_rows
+                if held >= _SUMMED_AT_ONCE:
+                    bills.update(_summed(fresh))
+                    fresh, held = {}, 0
+        bills.update(_summed(fresh))
         with self._lock:
             self._bills[run_id] = bills
             self._forget_old_bills()
         replaced = {name for _, replaces in bills.values() for name in replaces}
         return [paid for name, (paid, _) in bills.items() if name not in replaced]
 
-    def _bill_in(self, entry: Entry, run_id: str) -> Bill | None:
+    def _lines_in(self, entry: Entry, run_id: str) -> Bill | None:
         name = SegmentName.parse(entry.name)
         if name is None or self._seal.refusal(name) is not None or entry.name in self.ignored:
             return None
@@ -354,6 +367,12 @@ def _records(table: pa.Table, rows: Sequence[int]) -> list[Record]:
     except (ValueError, pa.ArrowIndexError):
         # Sound as a file, but no `Record` of ours has such values or so few rows.
         raise BadSegmentError("its values are no answers of ours") from None
+
+
+def _summed(bills: Mapping[str, Bill]) -> dict[str, Bill]:
+    """The same with a line for each kind of call, in place of one for each record."""
+    sums = summed_each([lines for lines, _ in bills.values()])
+    return {name: (paid, replaces) for (name, (_, replaces)), paid in zip(bills.items(), sums, strict=True)}
 
 
 def bill_of(paid: Sequence[pa.Table]) -> pa.Table:

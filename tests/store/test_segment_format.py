@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from apwa_dask.store import compaction, segment_format
+from apwa_dask.store import compaction, library, segment_format
 from apwa_dask.store.journal import Journal, Record
 from apwa_dask.store.record import SCHEMA, to_table
 from apwa_dask.store.segment import Seal, SegmentName, keys_of, keys_of_batch
@@ -383,3 +383,21 @@ def test_the_keys_of_a_batch_are_those_that_its_segment_would_tell(
     assert known.rows.tolist() == read.rows.tolist() == list(served)
     assert (known.prefixes.dtype, known.rows.dtype) == (read.prefixes.dtype, read.rows.dtype)
     assert (known.row_count, known.decoded_bytes, known.replaces) == (40, 7, ())
+
+
+def test_bills_are_summed_alike_whether_many_segments_are_read_at_once_or_few(
+    tmp_path: Path, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(str(tmp_path)) as journal:
+        for number in range(40):
+            journal.put(record(number, run_id=f"run-{number % 3}", outcome="ok" if number % 2 else "refused"))
+            journal.flush()
+    bills = []
+    for most in (1, 7, 1000):
+        monkeypatch.setattr(library, "_SUMMED_AT_ONCE", most)
+        with Journal(str(tmp_path)) as journal:
+            lines = [journal.bill_of(f"run-{number}").sort_by("outcome").to_pylist() for number in range(4)]
+            bills.append((lines, journal.paid_by("run-1")))
+    assert bills[0] == bills[1] == bills[2]
+    assert [line["records"] for line in bills[0][0][0]] == [7, 7]
+    assert bills[0][0][3] == []
