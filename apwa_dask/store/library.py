@@ -14,7 +14,7 @@ from apwa_dask.store.folder import Entry, Folder
 from apwa_dask.store.index import KeyIndex
 from apwa_dask.store.record import KEY_BYTES, SCHEMA, Record, records_at
 from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName
-from apwa_dask.store.segment_file import CALL, SegmentFile, paid_in, summed, summed_each
+from apwa_dask.store.segment_file import CALL, SegmentFile, paid_in, paid_in_each, summed
 from apwa_dask.store.segment_format import PACKED, BadSegmentError
 
 __all__ = ["Segment", "SegmentLibrary", "bill_of"]
@@ -232,7 +232,7 @@ class SegmentLibrary:
             }
 
     def paid_by(self, run_id: str) -> list[pa.Table]:
-        """What each readable segment says a run has paid; see `SegmentFile.paid_by`.
+        """What each readable segment says a run has paid; see `segment_file.paid_in`.
 
         From a fresh listing, without the index: a process that only looks need not read all keys. Segments never
         change, so each is read once for a run.
@@ -246,25 +246,25 @@ class SegmentLibrary:
             bill = known.get(entry.name)
             if bill is not None:
                 bills[entry.name] = bill
-            elif (lines := self._lines_in(entry, run_id)) is not None:
-                fresh[entry.name] = lines
-                held += lines[0].num_rows
+            elif (spending := self._spending_in(entry)) is not None:
+                fresh[entry.name] = spending
+                held += spending[0].num_rows
                 if held >= _SUMMED_AT_ONCE:
-                    bills.update(_summed(fresh))
+                    bills.update(_summed(fresh, run_id))
                     fresh, held = {}, 0
-        bills.update(_summed(fresh))
+        bills.update(_summed(fresh, run_id))
         with self._lock:
             self._bills[run_id] = bills
             self._forget_old_bills()
         replaced = {name for _, replaces in bills.values() for name in replaces}
         return [paid for name, (paid, _) in bills.items() if name not in replaced]
 
-    def _lines_in(self, entry: Entry, run_id: str) -> Bill | None:
+    def _spending_in(self, entry: Entry) -> tuple[pa.Table, tuple[str, ...]] | None:
         name = SegmentName.parse(entry.name)
         if name is None or self._seal.refusal(name) is not None or entry.name in self.ignored:
             return None
         try:
-            return SegmentFile(self._folder, self._seal, name, entry.size_bytes).paid_by(run_id)
+            return SegmentFile(self._folder, self._seal, name, entry.size_bytes).spending()
         except (BadSegmentError, FileNotFoundError):
             return (
                 None  # a damaged one is named in `ignored` when it is served; a compacted one has a successor
@@ -369,14 +369,16 @@ def _records(table: pa.Table, rows: Sequence[int]) -> list[Record]:
         raise BadSegmentError("its values are no answers of ours") from None
 
 
-def _summed(bills: Mapping[str, Bill]) -> dict[str, Bill]:
-    """The same with a line for each kind of call, in place of one for each record."""
-    sums = summed_each([lines for lines, _ in bills.values()])
-    return {name: (paid, replaces) for (name, (_, replaces)), paid in zip(bills.items(), sums, strict=True)}
+def _summed(spending: Mapping[str, tuple[pa.Table, tuple[str, ...]]], run_id: str) -> dict[str, Bill]:
+    """Of the records of segments, by name, what the run has paid."""
+    sums = paid_in_each([records for records, _ in spending.values()], run_id)
+    return {
+        name: (paid, replaces) for (name, (_, replaces)), paid in zip(spending.items(), sums, strict=True)
+    }
 
 
 def bill_of(paid: Sequence[pa.Table]) -> pa.Table:
-    """The lines of `SegmentFile.paid_by` of all segments, summed by step, model and outcome."""
+    """The lines of `segment_file.paid_in` of all segments, summed by step, model and outcome."""
     if not paid:
         return pa.table({name: pa.array([], SCHEMA.field(name).type) for name in CALL})
     return summed(pa.concat_tables(paid))

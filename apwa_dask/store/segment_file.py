@@ -15,7 +15,7 @@ from apwa_dask.store.folder import Folder
 from apwa_dask.store.segment import Seal, SegmentKeys, SegmentName, keys_of
 from apwa_dask.store.segment_format import replaces_of
 
-__all__ = ["CALL", "SegmentFile", "paid_in", "summed", "summed_each"]
+__all__ = ["CALL", "SegmentFile", "paid_in", "paid_in_each", "summed"]
 
 CALL = ["step_id", "model", "outcome"]
 _TABLE = "table"
@@ -60,12 +60,12 @@ class SegmentFile:
         table, _ = self._columns("run_id")
         return bool(pc.any(pc.equal(table.column("run_id"), run_id)).as_py())
 
-    def paid_by(self, run_id: str) -> tuple[pa.Table, tuple[str, ...]]:
-        """Attempts, tokens and cost of the records of `run_id`, a line each; and the names of the segments whose
-        records this one took over. ``unpriced`` counts unknown costs.
+    def spending(self) -> tuple[pa.Table, tuple[str, ...]]:
+        """What each record came to, and for which run: see `paid_in`; and the names of the segments whose records
+        this one took over.
         """
         table, _ = self._columns("run_id", *CALL, *_PAID)
-        return _lines_of(table, run_id), replaces_of(table)
+        return table, replaces_of(table)
 
     def rows_where(self, column: str, wanted: pa.Array | None) -> list[int]:
         """Numbers of the rows whose `column` is one of `wanted` (None: is not null)."""
@@ -80,12 +80,28 @@ class SegmentFile:
 
 
 def paid_in(table: pa.Table, run_id: str) -> pa.Table:
-    """What a segment's records say that `run_id` has paid, summed by `CALL`; see `SegmentFile.paid_by`."""
-    return summed(_lines_of(table, run_id))
+    """Records, attempts, tokens and cost of `run_id` in a segment, summed by `CALL`. ``unpriced`` counts unknown
+    costs.
+    """
+    return summed(_lines_of(table, run_id, CALL))
 
 
-def _lines_of(table: pa.Table, run_id: str) -> pa.Table:
-    mine = table.filter(pc.equal(table.column("run_id"), run_id)).select([*CALL, *_PAID])
+def paid_in_each(tables: Sequence[pa.Table], run_id: str) -> list[pa.Table]:
+    """`paid_in` of each segment, in one pass over all: a pass costs as much as a thousand records."""
+    if not tables:
+        return []
+    numbers = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
+    bare = [table.replace_schema_metadata(None) for table in tables]
+    numbered = pa.concat_tables(bare).append_column(_TABLE, pa.array(numbers))
+    by = [_TABLE, *CALL]
+    lines = summed(_lines_of(numbered, run_id, by), by).sort_by(_TABLE)
+    ends = np.searchsorted(lines.column(_TABLE).to_numpy(), np.arange(len(tables) + 1))
+    lines = lines.drop_columns([_TABLE])
+    return [lines.slice(begin, end - begin) for begin, end in pairwise(ends.tolist())]
+
+
+def _lines_of(table: pa.Table, run_id: str, by: Sequence[str]) -> pa.Table:
+    mine = table.filter(pc.equal(table.column("run_id"), run_id)).select([*by, *_PAID])
     ones = pa.array(np.ones(mine.num_rows, np.int64))
     unpriced = pc.cast(pc.is_null(mine.column("cost_usd")), pa.int64())
     counted = mine.append_column("unpriced", unpriced).append_column("records", ones)
@@ -97,15 +113,3 @@ def summed(paid: pa.Table, by: Sequence[str] = CALL) -> pa.Table:
     sums = [name for name in paid.column_names if name not in by]
     lines = paid.group_by(list(by), use_threads=False).aggregate([(name, "sum") for name in sums])
     return lines.select([*by, *(f"{name}_sum" for name in sums)]).rename_columns([*by, *sums])
-
-
-def summed_each(tables: Sequence[pa.Table]) -> list[pa.Table]:
-    """`summed` of each table, in one pass over all: a pass costs as much as a thousand lines."""
-    if not tables:
-        return []
-    numbers = np.repeat(np.arange(len(tables)), [table.num_rows for table in tables])
-    numbered = pa.concat_tables(tables).append_column(_TABLE, pa.array(numbers))
-    lines = summed(numbered, [_TABLE, *CALL]).sort_by(_TABLE)
-    ends = np.searchsorted(lines.column(_TABLE).to_numpy(), np.arange(len(tables) + 1))
-    lines = lines.drop_columns([_TABLE])
-    return [lines.slice(begin, end - begin) for begin, end in pairwise(ends.tolist())]

@@ -311,7 +311,7 @@ def test_what_this_process_wrote_is_billed_without_a_look_at_it_and_as_others_re
         journal.flush()
         with Journal(str(tmp_path)) as other, monkeypatch.context() as blind:
             read = {run: other.bill_of(run) for run in ("run-0", "run-1", "run-2")}
-            blind.setattr(SegmentFile, "paid_by", None)  # whoever reads one now fails
+            blind.setattr(SegmentFile, "spending", None)  # whoever reads one now fails
             for run, lines in read.items():
                 assert _sorted(journal.bill_of(run)).equals(_sorted(lines))
         journal.compact()
