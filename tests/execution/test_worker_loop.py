@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from apwa_dask.execution.plugin import RuntimePlugin
-from apwa_dask.execution.worker_loop import asked_on
+from apwa_dask.execution.worker_loop import answered_on, asked_on
 
 
 class Scheduler:
@@ -99,3 +99,21 @@ def test_a_question_nobody_waits_for_is_cancelled(running):
     assert ended.wait(60)
     with pytest.raises(CancelledError):
         answer.result(0)
+
+
+def test_a_question_that_ends_with_its_loop_is_a_lost_connection_and_cancels_nobody_who_asked(running):
+    """As when a cluster that lives in this process is closed: its loop cancels what it still has."""
+    begun = threading.Event()
+
+    async def endless():
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def ended_in_the_middle():
+        waiting = asyncio.create_task(answered_on(running, endless))
+        await asyncio.to_thread(begun.wait, 60)
+        running.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(running)])
+        await waiting
+
+    with pytest.raises(ConnectionError, match="has ended"):
+        asyncio.run(ended_in_the_middle())
