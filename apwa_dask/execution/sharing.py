@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from apwa_dask.errors import StoreError
 from apwa_dask.execution.caller import JournaledCaller, reply_of
 from apwa_dask.execution.crew import resting
 from apwa_dask.models.claimed import ANSWERED, DIGEST_BYTES, YOURS
@@ -30,6 +31,8 @@ HEARTBEAT_TICKS = 10
 PATIENCE_S = 3.0
 """A scheduler that takes longer to answer is left alone for `SULK_S`."""
 SULK_S = 30.0
+LAST_TRIES = 3
+"""What the scheduler did not hear is told so often at the end, and a store that cannot be read is looked at."""
 MOST_FOUND = 8192
 """Answers of others that are kept for rows that have not asked yet: more than all windows of a process."""
 
@@ -57,6 +60,9 @@ class Sharing:
         self._untold: tuple[list[bytes], list[bytes]] = ([], [])
         """Answered and dropped, of questions that the scheduler did not hear: the next one takes them along."""
         self._ticker: asyncio.Task[None] | None = None
+        self._last_words: asyncio.Task[None] | None = None
+        self._unread = 0
+        """Times in a row that the answers of others could not be read."""
         self._quiet_until_s = 0.0
         self._over = False
 
@@ -73,8 +79,8 @@ class Sharing:
                 self._mine.add(key)
             elif not self._over:
                 self._awaited.setdefault(key, loop.create_future())
-        if (self._mine or self._awaited) and self._ticker is None:
-            self._ticker = loop.create_task(self._run())
+        if self._mine or self._awaited:
+            self._tick_on()
         if ANSWERED in states:
             await self._fetch([key for key, state in zip(fresh, states, strict=False) if state == ANSWERED])
 
@@ -100,6 +106,10 @@ class Sharing:
                 awaited.set_result(None)
         self._awaited.clear()
 
+    def _tick_on(self) -> None:
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._run())
+
     async def _run(self) -> None:
         """Announce and look until nothing of ours is under way and nothing of others is waited for."""
         ticks = 0
@@ -108,13 +118,25 @@ class Sharing:
             ticks += 1
             if self._answered or self._dropped or self._awaited or ticks % HEARTBEAT_TICKS == 0:
                 await self._tick()
-        self._ticker = None
+        self._last_words, self._ticker = self._ticker, None
+        for _ in range(LAST_TRIES):
+            if not any(self._untold):
+                return
+            await asyncio.sleep(SULK_S)
+            await self._exchange(())
 
     async def _tick(self) -> None:
         answered, dropped = self._answered, self._dropped
         self._answered, self._dropped = [], []
-        if answered:
-            await asyncio.to_thread(self._journal.flush)
+        try:
+            if answered:
+                await asyncio.to_thread(self._journal.flush)
+        except (
+            StoreError
+        ):  # the journal tries again, and says so: they are told of when they are there to be read
+            self._answered[:0], answered = answered, []
+            if self._over:
+                dropped, self._answered = [*dropped, *self._answered], []
         awaited = list(self._awaited)
         states = await self._exchange(awaited, answered, dropped)
         self._mine.difference_update(answered, dropped)
@@ -122,18 +144,29 @@ class Sharing:
         for key, state in zip(awaited, states, strict=False):
             if state == YOURS:
                 self._mine.add(key)
+                if self._over:  # stopped meanwhile: nobody sends it here
+                    self._dropped.append(key)
                 self._settle(key, None)
         if ready:
             await self._fetch(ready)
 
     async def _fetch(self, keys: Sequence[bytes]) -> None:
-        """Hand out answers that other processes have made durable; one that is not found is sent here."""
+        """Hand out answers that other processes have made durable; one that is not found is sent here.
+
+        Where the store cannot be read they are looked for again, and then sent here too.
+        """
 
         def read() -> dict[bytes, Record]:
             self._journal.refresh()
             return self._journal.get_many(keys)
 
-        found = await asyncio.to_thread(read)
+        try:
+            found, self._unread = await asyncio.to_thread(read), 0
+        except StoreError:
+            self._unread += 1
+            if self._unread < LAST_TRIES:
+                return
+            found = {}
         for key in keys:
             self._settle(key, found.get(key))
 
@@ -159,6 +192,10 @@ class Sharing:
                 return await asyncio.wait_for(question, PATIENCE_S)
             except (OSError, TimeoutError):
                 self._quiet_until_s = loop.time() + SULK_S
+            except asyncio.CancelledError:  # it may have been heard, and nobody sends what it asked for
+                self._untold = ([*ended[0], *self._untold[0]], [*ended[1], *asked, *self._untold[1]])
+                self._tick_on()
+                raise
         for kept, keys in zip(self._untold, ended, strict=True):
             kept.extend(keys)
         return bytes([YOURS]) * len(asked)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from apwa_dask.errors import StoreError
 from apwa_dask.execution import sharing as module
 from apwa_dask.execution.caller import Control
 from apwa_dask.execution.sharing import ClaimFn, Sharing, SharingCaller
@@ -238,3 +239,142 @@ def test_the_scheduler_is_asked_once_for_a_window_and_not_for_each_call(play: Ca
     replies, _ = play(story)
     assert len(replies) == 256
     assert len([size for size in asks if size]) == 1
+
+
+def test_who_waits_is_told_after_the_store_could_not_be_read_once(
+    play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        one, two = make("w1"), make("w2")
+        plain, refused = two.journal.refresh, list[str]()
+
+        def refresh() -> None:
+            if not refused:
+                refused.append("once")
+                raise StoreError("the store cannot be read")
+            plain()
+
+        monkeypatch.setattr(two.journal, "refresh", refresh)
+        request = Request(TEMPLATE, (Message("user", "a"),))
+        await one.sharing.announce([request.fingerprint("")])
+        waiting = asyncio.create_task(two.work("a"))
+        await until_asked(two)
+        await one.work("a")
+        return await waiting, refused
+
+    ((reply,), refused), endpoint = play(story)
+    assert refused
+    assert reply.source == "journal"
+    assert endpoint.sent == ["a"]
+
+
+def test_what_could_not_be_flushed_at_once_is_told_to_others_when_it_is(
+    play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        one, two = make("w1"), make("w2")
+        plain, refused = one.journal.flush, list[str]()
+
+        def flush() -> None:
+            if not refused:
+                refused.append("once")
+                raise StoreError("the store cannot be written")
+            plain()
+
+        monkeypatch.setattr(one.journal, "flush", flush)
+        first = asyncio.create_task(one.work("a"))
+        await until_asked(one)
+        second = asyncio.create_task(two.work("a"))
+        await first
+        return await second, refused
+
+    ((reply,), refused), endpoint = play(story)
+    assert refused
+    assert reply.source == "journal"
+    assert endpoint.sent == ["a"]
+
+
+def test_what_falls_to_a_run_that_is_stopped_meanwhile_is_free_for_others(play: Callable[..., Any]) -> None:
+    """Else others would wait for it as long as its process lives."""
+
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        plain, asks = asked(book, "w2"), list[bytes]()
+
+        async def stopped_on_the_way(room: str, keys: bytes, answered: bytes, dropped: bytes) -> bytes:
+            states = await plain(room, keys, answered, dropped)
+            asks.append(keys)
+            if len(asks) == 2:
+                two.control.stop("stopped by the user")
+                two.sharing.give_up()
+            return states
+
+        one, two, three = make("w1"), make("w2", stopped_on_the_way), make("w3")
+        request = Request(TEMPLATE, (Message("user", "a"),))
+        await one.sharing.announce([request.fingerprint("")])
+        waiting = asyncio.create_task(two.work("a"))
+        await until_asked(two)
+        one.sharing._mine.clear()  # it is gone: nothing more is heard of it
+        book.release_holder("w1")
+        await waiting
+        return await asyncio.wait_for(three.work("a"), 5)
+
+    (reply,), endpoint = play(story)
+    assert reply.ok
+    assert endpoint.sent == ["a"]
+
+
+def test_what_ended_while_the_scheduler_stalled_is_told_though_nothing_more_is_asked(
+    play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SULK_S", 0.1)
+
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        plain, unheard = asked(book, "w1"), list[bytes]()
+
+        async def stalling(room: str, keys: bytes, answered: bytes, dropped: bytes) -> bytes:
+            if answered and not unheard:
+                unheard.append(answered)
+                raise TimeoutError
+            return await plain(room, keys, answered, dropped)
+
+        one, two = make("w1", stalling), make("w2")
+        await one.work("a")
+        return await asyncio.wait_for(two.work("a"), 5)
+
+    (reply,), endpoint = play(story)
+    assert reply.source == "journal"
+    assert endpoint.sent == ["a"]
+
+
+def test_what_was_asked_for_is_free_when_who_asked_was_cancelled(
+    play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a second Ctrl-C: the scheduler may have heard the question."""
+    monkeypatch.setattr(module, "SULK_S", 0.1)
+
+    async def story(make: Any, endpoint: Endpoint, book: ClaimBook) -> Any:
+        plain, heard = asked(book, "w1"), asyncio.Event()
+
+        async def slow_to_answer(room: str, keys: bytes, answered: bytes, dropped: bytes) -> bytes:
+            states = await plain(room, keys, answered, dropped)
+            if keys:
+                heard.set()
+                await asyncio.Event().wait()
+            return states
+
+        one, two = make("w1", slow_to_answer), make("w2")
+        request = Request(TEMPLATE, (Message("user", "a"),))
+        announcing = asyncio.create_task(one.sharing.announce([request.fingerprint("")]))
+        await heard.wait()
+        announcing.cancel()
+        return await asyncio.wait_for(two.work("a"), 5)
+
+    (reply,), endpoint = play(story)
+    assert reply.ok
+    assert endpoint.sent == ["a"]
+
+
+async def until_asked(process: Process) -> None:
+    """Until the process knows who sends its requests."""
+    while not process.sharing._mine and not process.sharing._awaited:  # noqa: ASYNC110
+        await asyncio.sleep(0)
