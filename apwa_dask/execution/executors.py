@@ -68,6 +68,7 @@ class LocalExecutor:
 
     def open(self, run_id: str, budget: Budget, spent: Money, sink: Callable[[Event], None]) -> None:
         self.listen(run_id, sink)
+        runtime().own.add(run_id)
         self.purses.open(run_id, budget, spent)
 
     def listen(self, run_id: str, sink: Callable[[Event], None]) -> None:

@@ -391,7 +391,7 @@ class RuntimePlugin(WorkerPlugin):
         if _WORKERS:
             _WORKERS[-1]._speak()
             return
-        await asyncio.to_thread(here.drain, DRAIN_S)
+        await asyncio.to_thread(here.drain, DRAIN_S, keeps_own=True)
         await self._return_money()
         if here.neighbours.address == str(worker.address):  # of a worker that lived in its client's process
             here.neighbours.address, here.neighbours.ask, here.neighbours.hand_over = "", None, None

@@ -38,7 +38,7 @@ from apwa_dask.execution.packing import PackingCaller
 from apwa_dask.execution.pulse import LeaseMeter, Pulses
 from apwa_dask.execution.secrets import Secrets
 from apwa_dask.execution.sharing import Sharing, SharingCaller
-from apwa_dask.execution.spec import RunSpec, StageRef
+from apwa_dask.execution.spec import LAZY_PREFIX, RunSpec, StageRef
 from apwa_dask.execution.together import Together
 from apwa_dask.execution.watch import StageWatch
 from apwa_dask.execution.watched_desk import WatchedDesk
@@ -110,6 +110,7 @@ class Runtime(Secrets, Ways):
             gone = [key for key in self._runs if key[1] == run_id]
             contexts = [self._runs.pop(key) for key in gone]
             self._sinks.pop(run_id, None)
+            self.own.discard(run_id)
         for context in contexts:
             context.report()
 
@@ -138,6 +139,8 @@ class Runtime(Secrets, Ways):
         """Start no further call of this run in this process."""
         for context in self.known_runs(run_id):
             context.stop(why)
+            if run_id.startswith(LAZY_PREFIX):
+                context.tasks_of_frame.drop_if_idle()
 
     def notice(self, notice: Notice) -> None:
         """Pass what the coordinator sent unasked to its gate. From any thread."""
@@ -179,26 +182,36 @@ class Runtime(Secrets, Ways):
         if sink is not None:
             sink(event)
 
-    def drain(self, timeout_s: float) -> None:
+    def drain(self, timeout_s: float, *, keeps_own: bool = False) -> None:
         """Stop all runs here, wait for calls in flight, flush (when a worker or the process ends).
 
-        Partitions at work are waited for too: each notes that it was left, for whoever takes it over.
+        Partitions at work are waited for too: each notes that it was left, for whoever takes it over. With `keeps_own`
+        the process lives on, and runs without a cluster with it.
         """
         with self._lock:
-            contexts = list(self._runs.values())
+            stays = self.own if keeps_own else ()
+            contexts = [context for (_, run_id), context in self._runs.items() if run_id not in stays]
+            alone = len(contexts) == len(self._runs)
         for context in contexts:
             self.stop(context.folder.run_id, LEAVING)
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if not self.neighbours.busy and not any(context.tasks for context in contexts):
+            if not (alone and self.neighbours.busy) and not any(context.tasks for context in contexts):
                 break
             time.sleep(0.05)
-        self.close()
+        self.close() if alone else self.flush()
 
     def abandon(self, run_id: str) -> None:
         """Give up the calls in flight of this run: they may be billed, and nobody hears their answers."""
         for context in self.known_runs(run_id):
             context.abandon()
+
+    def flush(self) -> None:
+        """Make what was answered durable, in every journal."""
+        with self._lock:
+            journals = list(self._journals.values())
+        for journal in journals:
+            journal.flush()
 
     def close(self) -> None:
         """Flush every journal (at exit and when a worker closes)."""

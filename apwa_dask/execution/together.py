@@ -49,6 +49,13 @@ class Together:
                 self._working -= 1
                 self._change.notify_all()
 
+    def drop_if_idle(self) -> None:
+        """Drop what is shared where nobody is at work on it: whoever begins again begins anew."""
+        with self._change:
+            idle = not self._working
+        if idle:
+            self._drop()
+
     def _end(self) -> None:
         with self._change:
             self._ending += 1

@@ -25,12 +25,16 @@ class Ways:
     ----------
     lease, fund, claim : callable, optional
         Set on Dask workers: to the scheduler, about capacity, money, and which requests are sent here.
+    own : set of str
+        Runs of this process without a cluster: whatever cluster lives in it too, their money is here, and they stay
+        when its workers leave.
     """
 
     def __init__(self, holder: str) -> None:
         self.coordinator = Coordinator()
         self.purses = LocalPurses(self.coordinator, holder)
         self.frame_purses = FramePurses()
+        self.own: set[str] = set()
         self.lease: LeaseFn | None = None
         self.fund: MoneyFn | None = None
         self.claim: ClaimFn | None = None
@@ -40,6 +44,8 @@ class Ways:
         """A run's way to its money: where its frame's purse is, else the cluster's account, else this process's."""
         if not budget:
             return None
+        if run_id in self.own:
+            return self.purses.fund
         return self.frame_purses.fund_for(run_id) or self._ask_for_money
 
     async def ask_for_capacity(self, gate_key: str, want: Want, report: Report) -> Grant:
