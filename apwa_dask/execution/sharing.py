@@ -131,9 +131,8 @@ class Sharing:
         try:
             if answered:
                 await asyncio.to_thread(self._journal.flush)
-        except (
-            StoreError
-        ):  # the journal tries again, and says so: they are told of when they are there to be read
+        except StoreError:
+            # the journal tries again, and says so: they are told of when they are there to be read
             self._answered[:0], answered = answered, []
             if self._over:
                 dropped, self._answered = [*dropped, *self._answered], []

@@ -74,9 +74,8 @@ def _give_up(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], answer: Fut
 def _tell(answer: Future[T], task: asyncio.Task[T]) -> None:
     if not answer.set_running_or_notify_cancel():
         _ = task.cancelled() or task.exception()  # nobody waits for it any more
-    elif (
-        task.cancelled()
-    ):  # by its loop, which ends: to cancel who asked too would end a task of another loop
+    elif task.cancelled():
+        # by its loop, which ends: to cancel who asked too would end a task of another loop
         answer.set_exception(ConnectionError("the worker's event loop has ended"))
     elif (error := task.exception()) is not None:
         answer.set_exception(error)
